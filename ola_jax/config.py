@@ -1,0 +1,169 @@
+"""Frozen configurations of the model and of its inputs, and their JSON form."""
+
+import dataclasses
+import types
+import typing
+from typing import Any, Literal, TypeVar
+
+from ola_jax.errors import OlaError
+
+SAMPLE_RATE = 16_000  # Hz, of every waveform in the package
+
+
+@dataclasses.dataclass(frozen=True)
+class Qwen2Config:
+    """The decoder. Defaults: Qwen2.5-7B."""
+
+    vocab_size: int = 152_064
+    hidden_size: int = 3584
+    num_layers: int = 28
+    num_heads: int = 28
+    num_kv_heads: int = 4
+    intermediate_size: int = 18_944
+    rope_theta: float = 1_000_000.0
+    rms_norm_eps: float = 1e-6
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_heads
+
+
+@dataclasses.dataclass(frozen=True)
+class OryxViTConfig:
+    """The vision encoder. Defaults: OryxViT (the shape of SigLIP so400m, patch 16)."""
+
+    hidden_size: int = 1152
+    num_layers: int = 27
+    num_heads: int = 16
+    intermediate_size: int = 4304
+    patch_size: int = 16  # pixels
+    position_grid: int = 128  # side of the table of position embeddings, patches
+    layer_norm_eps: float = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class WhisperConfig:
+    """The speech encoder. Defaults: Whisper large-v3."""
+
+    num_mels: int = 128
+    num_positions: int = 1500  # encoder frames of a chunk; one frame is two mel frames (20 ms)
+    hidden_size: int = 1280
+    num_layers: int = 32
+    num_heads: int = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class BeatsConfig:
+    """The audio (music, events) encoder. Defaults: BEATs iter3+ AS2M."""
+
+    embed_dim: int = 512
+    hidden_size: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    intermediate_size: int = 3072
+    patch_size: int = 16  # mel bins, and mel frames
+    num_mels: int = 128
+    num_buckets: int = 320
+    max_distance: int = 800  # patches
+    conv_positions: int = 128  # taps of the convolutional position embedding
+    conv_groups: int = 16
+    predictor_classes: int = 527  # AudioSet head of the released file; Ola does not use it. 0: none
+
+
+@dataclasses.dataclass(frozen=True)
+class OlaConfig:
+    """The whole model. A part that is None is absent (Ola-Image has no speech parts)."""
+
+    llm: Qwen2Config = Qwen2Config()
+    vision: OryxViTConfig | None = OryxViTConfig()
+    whisper: WhisperConfig | None = WhisperConfig()
+    beats: BeatsConfig | None = BeatsConfig()
+    speech_stack: int = 10  # encoder frames joined into one token
+    speech_hidden_size: int = 2048  # of the speech projector
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of matrix products; norms, softmax, BEATs: float32
+    remat: Literal["none", "full", "dots"] = "none"  # what the backward pass recomputes in each layer
+
+    @property
+    def chunk_samples(self) -> int:
+        """T: samples (at 16 kHz) of one audio chunk."""
+        return self.whisper.num_positions * 320 if self.whisper else 0
+
+    @property
+    def beats_frames(self) -> int:
+        """Patches that BEATs sees in one chunk: (fbank frames // 16) * (mel bins // 16)."""
+        if not self.beats:
+            return 0
+        fbank_frames = 1 + (self.chunk_samples - 400) // 160
+        return (fbank_frames // self.beats.patch_size) * (self.beats.num_mels // self.beats.patch_size)
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Tokens that one audio chunk becomes, its newline mark not counted."""
+        if not self.whisper:
+            return 0
+        return max(self.whisper.num_positions, self.beats_frames) // self.speech_stack
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelLimits:
+    """How images and frames are brought to whole patches (sizes in pixels).
+
+    Source: the environment variables of the original's scripts/finetune_ola.sh and inference/infer.py.
+    """
+
+    low_res_side: int = 384  # the low-resolution view has about this side squared as its area
+    high_res_max_side: int = 1536  # larger areas than this side squared are resized, others padded
+    image_multiple: int = 32  # both views have sides that are multiples of this
+    video_min_side: int = 288  # frames of a smaller area are enlarged
+    video_max_side: int = 448  # frames of a larger area are reduced
+    video_multiple: int = 32
+    max_frames: int = 48
+    repeat_frames: bool = False  # a video shorter than max_frames: repeat frames to reach it
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessorConfig:
+    """How records become samples; part of every checkpoint."""
+
+    train: PixelLimits = PixelLimits()
+    infer: PixelLimits = PixelLimits(video_max_side=480, video_multiple=64, max_frames=64, repeat_frames=True)
+    max_length: int = 16_384  # tokens of a merged sample; the rest is cut off
+    system_prompt: str = "You are a helpful assistant."
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON values."""
+    return dataclasses.asdict(config)
+
+
+Config = TypeVar("Config")
+
+
+def from_dict(cls: type[Config], values: dict[str, Any], where: str = "config") -> Config:
+    """The config that `to_dict` wrote. Raises OlaError on an unknown or missing name or a wrong type."""
+    types_of = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(types_of))
+    if unknown:
+        raise OlaError(f"{where}: unknown field {unknown[0]!r}; {cls.__name__} has {', '.join(types_of)}")
+    return cls(**{name: _value(types_of[name], value, f"{where}.{name}") for name, value in values.items()})
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    if isinstance(kind, types.UnionType):
+        if value is None and type(None) in kind.__args__:
+            return None
+        kind = next(k for k in kind.__args__ if k is not type(None))
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise OlaError(f"{where}: expected the fields of {kind.__name__}, found {value!r}")
+        return from_dict(kind, value, where)
+    if typing.get_origin(kind) is Literal:
+        if value not in kind.__args__:
+            raise OlaError(f"{where}: {value!r} is none of {', '.join(map(repr, kind.__args__))}")
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise OlaError(f"{where}: expected {kind.__name__}, found {value!r}")
+    return value

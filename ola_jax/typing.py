@@ -1,0 +1,25 @@
+"""One legend of axis letters and array types for the whole package.
+
+    B  rows of a batch                    D  model width (of whichever part)
+    L  tokens of a row                    H  query heads          K  key/value heads
+    S  tokens attended to (keys)          h  width of one head
+    W  attention windows of a row         F  frames (time steps) of an audio encoder
+    N  patches of a window                M  mel bins
+    P  bytes of a patch (16 * 16 * 3)     V  vocabulary
+    G  groups of 2x2 patches              R  rows of a feature table
+    C  audio chunks of a row              T  samples of a chunk (16 kHz)
+
+Shapes are written in these letters, for example `Float[Array, "B L D"]`; in the tests they are
+checked at every call.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int, Key, Shaped, UInt8
+
+Array = jax.Array | np.ndarray
+Params = Any  # a nested dict of arrays
+
+__all__ = ["Array", "Bool", "Float", "Int", "Key", "Params", "Shaped", "UInt8"]
