@@ -17,9 +17,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int, Key, Shaped, UInt8
 
 Array = jax.Array | np.ndarray
 Params = Any  # a nested dict of arrays
 
-__all__ = ["Array", "Bool", "Float", "Int", "Key", "Params", "Shaped", "UInt8"]
+__all__ = ["Array", "Bool", "DTypeLike", "Float", "Int", "Key", "Params", "Shaped", "UInt8"]

@@ -1,0 +1,169 @@
+"""The BEATs encoder of general audio. Everything here is computed in float32.
+
+Source: arXiv 2212.09058 and the original's speech_encoder/beats, quirks S3 and S4.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ola_jax.config import BeatsConfig
+from ola_jax.models.layers import gelu, layer_norm, linear, stack_layers
+from ola_jax.typing import Array, Float, Int
+
+FBANK_MEAN, FBANK_STD = 15.41663, 6.55582  # of AudioSet; the original divides by twice the deviation
+LAYER_NORM_EPS = 1e-5
+SCORE_SHRINK = 32.0  # scores are divided by this before their maximum is taken off, then multiplied
+
+
+def relative_buckets(length: int, num_buckets: int, max_distance: int) -> Int[np.ndarray, "F F"]:
+    """Bucket of the distance from each query (rows) to each key: exact when near, then logarithmic."""
+    distance = np.arange(length)[None, :] - np.arange(length)[:, None]
+    half = num_buckets // 2
+    exact = half // 2
+    far = np.abs(distance)
+    # In float32, as the original: the truncation to whole buckets makes rounding visible.
+    log = np.log(np.maximum(far, 1).astype(np.float32) / np.float32(exact))
+    scaled = log / np.float32(math.log(max_distance / exact)) * np.float32(half - exact)
+    bucket = np.where(far < exact, far, np.minimum(exact + scaled.astype(np.int64), half - 1))
+    return (bucket + half * (distance > 0)).astype(np.int32)
+
+
+class Attention(nn.Module):
+    """Self-attention with a relative position bias that a gate of each query scales."""
+
+    config: BeatsConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B F D"], bias: Float[Array, "H F F"]) -> Float[Array, "B F D"]:
+        """`bias` comes from the one table that all layers share."""
+        c = self.config
+        shape = (*x.shape[:2], c.num_heads, c.hidden_size // c.num_heads)
+        project = lambda name: linear(c.hidden_size, ("embed", "heads"), jnp.float32, name=name)
+        q = project("q_proj")(x).reshape(shape)
+        k = project("k_proj")(x).reshape(shape)
+        v = project("v_proj")(x).reshape(shape)
+
+        gates = linear(8, ("head", "gates"), jnp.float32, name="grep_linear")(q)
+        gates = jax.nn.sigmoid(gates.reshape(*q.shape[:3], 2, 4).sum(-1))
+        ones = nn.with_logical_partitioning(nn.initializers.ones, ("heads",))
+        grep_a = self.param("grep_a", ones, (c.num_heads,))
+        gate = gates[..., 0] * (gates[..., 1] * grep_a - 1.0) + 2.0  # [B F H]
+
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q * (shape[-1] ** -0.5 / SCORE_SHRINK), k)
+        scores = (scores - scores.max(axis=-1, keepdims=True)) * SCORE_SHRINK
+        scores += jnp.moveaxis(gate, 2, 1)[..., None] * bias
+        out = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, axis=-1), v).reshape(x.shape)
+        return linear(c.hidden_size, ("heads", "embed"), jnp.float32, name="out_proj")(out)
+
+
+class Block(nn.Module):
+    """One post-norm layer with deep norm: the residual is enlarged before each norm."""
+
+    config: BeatsConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B F D"], bias: Float[Array, "H F F"]
+    ) -> tuple[Float[Array, "B F D"], None]:
+        """(x, None), as nn.scan wants it."""
+        c = self.config
+        alpha = (2 * c.num_layers) ** 0.25
+        x = alpha * x + Attention(c, name="self_attn")(x, bias)
+        x = layer_norm(LAYER_NORM_EPS, name="self_attn_layer_norm")(x)
+        h = gelu(linear(c.intermediate_size, ("embed", "mlp"), jnp.float32, name="fc1")(x))
+        x = alpha * x + linear(c.hidden_size, ("mlp", "embed"), jnp.float32, name="fc2")(h)
+        x = layer_norm(LAYER_NORM_EPS, name="final_layer_norm")(x)
+        self.sow("intermediates", "output", x)
+        return x, None
+
+
+class PositionConvolution(nn.Module):
+    """A wide grouped convolution whose kernel is normalised for each tap (weight norm, dim=2)."""
+
+    config: BeatsConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B F D"]) -> Float[Array, "B F D"]:
+        """GELU of the convolution: what is added to `x` as its position."""
+        c = self.config
+        taps, width = c.conv_positions, c.hidden_size
+        named = nn.with_logical_partitioning
+        std = math.sqrt(4 / (taps * width))
+        v = self.param(
+            "weight_v",
+            named(nn.initializers.normal(std), (None, None, "embed")),
+            (taps, width // c.conv_groups, width),
+        )
+        norm = jnp.sqrt(jnp.sum(v.astype(jnp.float32) ** 2, axis=(1, 2)))
+        g = self.param("weight_g", named(lambda _: norm, (None,)))
+        b = self.param("bias", named(nn.initializers.zeros, ("embed",)), (width,))
+        kernel = v.astype(jnp.float32) * (g.astype(jnp.float32) / norm)[:, None, None]
+        y = jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(1,),
+            padding=[(taps // 2, taps // 2)],
+            dimension_numbers=("NWC", "WIO", "NWC"),
+            feature_group_count=c.conv_groups,
+        )
+        if taps % 2 == 0:
+            y = y[:, :-1]  # an even kernel yields one frame too many
+        return gelu(y + b.astype(jnp.float32))
+
+
+class Encoder(nn.Module):
+    """Position, norm, layers."""
+
+    config: BeatsConfig
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B F D"]) -> Float[Array, "B F D"]:
+        """F patches to as many features."""
+        c = self.config
+        position = PositionConvolution(c, name="pos_conv")(x)
+        self.sow("intermediates", "pos_conv", position)
+        x = layer_norm(LAYER_NORM_EPS, name="layer_norm")(x + position)
+        self.sow("intermediates", "layer_norm", x)
+        table = self.param(
+            "relative_attention_bias",
+            nn.with_logical_partitioning(nn.initializers.xavier_normal(), (None, "heads")),
+            (c.num_buckets, c.num_heads),
+        )
+        buckets = relative_buckets(x.shape[1], c.num_buckets, c.max_distance)
+        bias = jnp.moveaxis(table.astype(jnp.float32)[buckets], 2, 0)
+        blocks = stack_layers(Block, c.num_layers, self.remat, in_axes=(nn.broadcast,))
+        return blocks(c, name="layers")(x, bias)[0]
+
+
+class Beats(nn.Module):
+    """Kaldi filterbank energies to features of 16x16 patches, time-major."""
+
+    config: BeatsConfig
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(self, fbank: Float[Array, "B T M"]) -> Float[Array, "B F D"]:
+        """Features of B chunks. `fbank` as from audio.kaldi_fbank; F = (T // 16) * (M // 16)."""
+        c = self.config
+        p = c.patch_size
+        x = (fbank - FBANK_MEAN) / (2 * FBANK_STD)
+        rows, columns = x.shape[1] // p, x.shape[2] // p
+        x = x[:, : rows * p, : columns * p].reshape(-1, rows, p, columns, p)
+        x = jnp.swapaxes(x, 2, 3).reshape(-1, rows * columns, p * p)
+        x = linear(c.embed_dim, ("patch", "embed"), jnp.float32, bias=False, name="patch_embedding")(x)
+        self.sow("intermediates", "patch_embedding", x)
+        x = layer_norm(LAYER_NORM_EPS, name="layer_norm")(x)
+        self.sow("intermediates", "layer_norm", x)
+        if c.embed_dim != c.hidden_size:
+            x = linear(c.hidden_size, ("patch", "embed"), jnp.float32, name="post_extract_proj")(x)
+            self.sow("intermediates", "post_extract_proj", x)
+        x = Encoder(c, self.remat, name="encoder")(x)
+        if c.predictor_classes and self.is_initializing():
+            # Ola never uses the AudioSet head; it is kept so that a checkpoint can be exported whole.
+            linear(c.predictor_classes, ("embed", "classes"), jnp.float32, name="predictor")(x)
+        return x

@@ -1,0 +1,56 @@
+"""Small parts that several models share: linear layers and norms with named axes."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ola_jax.typing import Array, DTypeLike, Float
+
+
+def linear(
+    features: int, axes: tuple[str, str], dtype: DTypeLike, bias: bool = True, name: str | None = None
+) -> nn.Dense:
+    """A dense layer whose [in, out] kernel carries the logical axis names `axes`."""
+    return nn.Dense(
+        features,
+        use_bias=bias,
+        dtype=dtype,
+        kernel_init=nn.with_logical_partitioning(nn.initializers.lecun_normal(), axes),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
+        name=name,
+    )
+
+
+def layer_norm(epsilon: float, name: str | None = None) -> nn.LayerNorm:
+    """Layer norm computed and returned in float32, by the two-pass variance as in PyTorch."""
+    return nn.LayerNorm(epsilon=epsilon, dtype=jnp.float32, use_fast_variance=False, name=name)
+
+
+def gelu(x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
+    """The exact (erf) GELU, which every part of Ola uses."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def stack_layers(
+    block: type[nn.Module], length: int, remat: str, in_axes: tuple = (), out_axes: int | None = 0
+) -> Callable[..., nn.Module]:
+    """`length` copies of `block` as one scanned layer, parameters stacked on a leading axis.
+
+    `block.__call__(x, *inputs)` returns `(x, output)`; `in_axes` says for each further input
+    whether it is cut by layer (0) or the same for all (nn.broadcast). `remat` is a field of
+    OlaConfig: what the backward pass computes again.
+    """
+    if remat != "none":
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+        block = nn.remat(block, prevent_cse=False, policy=policy)
+    return nn.scan(
+        block,
+        variable_axes={"params": 0, "intermediates": 0},
+        split_rngs={"params": True},
+        in_axes=in_axes,
+        out_axes=out_axes,
+        length=length,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )

@@ -1,0 +1,112 @@
+"""Ola: encoders, projectors, one gather that merges all modalities, and the decoder."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from ola_jax.audio import kaldi_fbank, log_mel
+from ola_jax.batch import IGNORE, TEXT, OlaBatch
+from ola_jax.config import OlaConfig
+from ola_jax.models.beats import Beats
+from ola_jax.models.oryx_vit import OryxViT
+from ola_jax.models.projectors import SpeechProjector, VisionProjector
+from ola_jax.models.qwen2 import KVCache, Qwen2
+from ola_jax.models.whisper import Whisper
+from ola_jax.typing import Array, Float
+
+
+class Ola(nn.Module):
+    """The omni-modal model (arXiv 2502.04328).
+
+    `Ola(config).apply({"params": params}, batch)` are the logits; other methods through
+    `apply(..., method="hidden")`. No branch depends on what a batch holds, only on its shapes.
+    """
+
+    config: OlaConfig
+
+    def setup(self) -> None:
+        c = self.config
+        dtype = jnp.dtype(c.dtype)
+        self.llm = Qwen2(c.llm, dtype, c.remat)
+        if c.vision:
+            self.vision = OryxViT(c.vision, dtype, c.remat)
+            self.vision_projector = VisionProjector(c.llm.hidden_size, dtype)
+        if c.whisper:
+            self.whisper = Whisper(c.whisper, dtype, c.remat)
+            self.speech_projector = SpeechProjector(
+                c.llm.hidden_size, c.speech_hidden_size, c.speech_stack, dtype
+            )
+        if c.beats:
+            self.beats = Beats(c.beats, c.remat)
+
+    def __call__(self, batch: OlaBatch) -> Float[Array, "B L V"]:
+        """Float32 logits; position i predicts token i + 1."""
+        return self.llm.logits(self.hidden(batch))
+
+    def hidden(self, batch: OlaBatch) -> Float[Array, "B L D"]:
+        """Hidden states after the decoder's final norm."""
+        return self.llm(self.merge(batch), batch.positions, batch.segments)
+
+    def prefill(self, batch: OlaBatch, cache: KVCache) -> tuple[Float[Array, "B L D"], KVCache]:
+        """As `hidden`, and the cache filled with the batch (one sample in a row)."""
+        return self.llm.extend(self.merge(batch), batch.positions, batch.segments, cache)
+
+    def merge(self, batch: OlaBatch) -> Float[Array, "B L D"]:
+        """The decoder's inputs: embedded tokens, and features where `source` points to one."""
+        is_text = batch.source == TEXT
+        text = self.llm.embed(jnp.where(is_text, batch.tokens, 0))
+        table = self.features(batch)
+        at = jnp.maximum(batch.source, 0)[..., None]
+        return jnp.where(is_text[..., None], text, jnp.take_along_axis(table, at, axis=1))
+
+    def features(self, batch: OlaBatch) -> Float[Array, "B R D"]:
+        """The feature table of each row: pooled patches, audio tokens, the seven marks."""
+        rows, width = batch.tokens.shape[0], self.config.llm.hidden_size
+        marks = [
+            self.vision_projector.marks() if self.config.vision else jnp.zeros((4, width)),
+            self.speech_projector.marks() if self.config.whisper else jnp.zeros((3, width)),
+        ]
+        marks = jnp.concatenate(marks).astype(self.config.dtype)
+        parts = [jnp.broadcast_to(marks, (rows, *marks.shape))]
+        if batch.audio.shape[1]:
+            parts.insert(0, self.hear(batch.audio.reshape(-1, batch.audio.shape[2])))
+        if batch.patches.shape[1]:
+            parts.insert(0, self.see(batch))
+        return jnp.concatenate([part.reshape(rows, -1, width) for part in parts], axis=1)
+
+    def see(self, batch: OlaBatch) -> Float[Array, "windows G D"]:
+        """Pooled, projected patches of all windows of all rows."""
+        windows = lambda x: x.reshape(-1, *x.shape[2:])
+        fields = batch.patches, batch.patch_image, batch.patch_position
+        return self.vision_projector(self.vision(*map(windows, fields)))
+
+    def hear(self, audio: Float[Array, "chunks T"]) -> Float[Array, "chunks F D"]:
+        """Projected tokens of all audio chunks: Whisper's and BEATs' frames side by side (quirk S3)."""
+        c = self.config
+        frames = [self.whisper(log_mel(audio, c.whisper.num_mels).astype(c.dtype))]
+        if c.beats:
+            frames.append(self.beats(kaldi_fbank(audio, c.beats.num_mels)))
+        longest = max(f.shape[1] for f in frames)
+        frames = [jnp.pad(f, ((0, 0), (0, longest - f.shape[1]), (0, 0))) for f in frames]
+        joined = jnp.concatenate([f.astype(c.dtype) for f in frames], axis=-1)
+        self.sow("intermediates", "speech_encoder", joined)
+        return self.speech_projector(joined)
+
+
+def example_batch(config: OlaConfig, rows: int = 1) -> OlaBatch:
+    """The smallest batch that uses every part: for `init` and for tracing shapes."""
+    length, windows, patches, chunks = 8, int(config.vision is not None), 4, int(config.whisper is not None)
+    patch_bytes = 3 * config.vision.patch_size**2 if config.vision else 768
+    grid = np.array([[0, 0, 2, 2], [0, 1, 2, 2], [1, 0, 2, 2], [1, 1, 2, 2]], np.int32)
+    ints = lambda *shape: np.zeros(shape, np.int32)
+    return OlaBatch(
+        tokens=ints(rows, length),
+        positions=np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
+        segments=ints(rows, length) + 1,
+        targets=ints(rows, length) + IGNORE,
+        source=ints(rows, length) + TEXT,
+        patches=np.zeros((rows, windows, patches, patch_bytes), np.uint8),
+        patch_image=ints(rows, windows, patches) + 1,
+        patch_position=np.broadcast_to(grid, (rows, windows, 4, 4)),
+        audio=np.zeros((rows, chunks, config.chunk_samples), np.float32),
+    )

@@ -1,0 +1,111 @@
+"""OryxViT: a vision transformer over packed windows of patches of images of any size."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ola_jax.config import OryxViTConfig
+from ola_jax.kernels.attention import packed_attention
+from ola_jax.models.layers import gelu, layer_norm, linear, stack_layers
+from ola_jax.typing import Array, DTypeLike, Float, Int, UInt8
+
+
+def normalize(patches: UInt8[Array, "*b P"]) -> Float[Array, "*b P"]:
+    """Bytes to [-1, 1]: (k / 255 - 0.5) / 0.5."""
+    return (patches.astype(jnp.float32) * jnp.float32(1 / 255) - 0.5) / 0.5
+
+
+def resample_position_embedding(
+    table: Float[Array, "cells D"], place: Int[Array, "*b 4"]
+) -> Float[Array, "*b D"]:
+    """The square table of position embeddings, resized bilinearly to each image's grid.
+
+    `place` is (row, column, grid height, grid width). Half-pixel centres, edges clamped, no
+    antialiasing, as torch's interpolate(mode="bilinear", align_corners=False). Source: quirk V7.
+    """
+    side = round(table.shape[0] ** 0.5)
+    cell, grid = place[..., :2].astype(jnp.float32), jnp.maximum(place[..., 2:], 1).astype(jnp.float32)
+    at = jnp.maximum((cell + 0.5) * (side / grid) - 0.5, 0.0)
+    low = jnp.minimum(at.astype(jnp.int32), side - 1)
+    high = jnp.minimum(low + 1, side - 1)
+    weight = at - low
+
+    def row(y: Array) -> Array:
+        left, right = table[y * side + low[..., 1]], table[y * side + high[..., 1]]
+        return left + (right - left) * weight[..., 1:]
+
+    top, bottom = row(low[..., 0]), row(high[..., 0])
+    return top + (bottom - top) * weight[..., :1]
+
+
+class Attention(nn.Module):
+    """Self-attention within each image."""
+
+    config: OryxViTConfig
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N D"], image: Int[Array, "B N"]) -> Float[Array, "B N D"]:
+        """Patches of the same image (and window) attend to each other, in both directions."""
+        c = self.config
+        qkv = linear(3 * c.hidden_size, ("embed", "heads"), self.dtype, name="qkv")(x)
+        q, k, v = jnp.moveaxis(qkv.reshape(*x.shape[:2], 3, c.num_heads, -1), 2, 0)
+        out = packed_attention(q, k, v, image, image, causal=False).reshape(x.shape)
+        return linear(c.hidden_size, ("heads", "embed"), self.dtype, name="proj")(out)
+
+
+class MLP(nn.Module):
+    """Two linear layers around a GELU."""
+
+    config: OryxViTConfig
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+        """Raise, bend, lower."""
+        x = gelu(linear(self.config.intermediate_size, ("embed", "mlp"), self.dtype, name="fc1")(x))
+        return linear(self.config.hidden_size, ("mlp", "embed"), self.dtype, name="fc2")(x)
+
+
+class Block(nn.Module):
+    """One pre-norm transformer layer."""
+
+    config: OryxViTConfig
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B N D"], image: Int[Array, "B N"]
+    ) -> tuple[Float[Array, "B N D"], None]:
+        """(x, None), as nn.scan wants it."""
+        c = self.config
+        h = layer_norm(c.layer_norm_eps, name="norm1")(x).astype(self.dtype)
+        x = x + Attention(c, self.dtype, name="attn")(h, image)
+        h = layer_norm(c.layer_norm_eps, name="norm2")(x).astype(self.dtype)
+        x = x + MLP(c, self.dtype, name="mlp")(h)
+        self.sow("intermediates", "output", x)
+        return x, None
+
+
+class OryxViT(nn.Module):
+    """Patches to features; no final norm. Source: the original's oryx_vit.py, quirks V6 to V8."""
+
+    config: OryxViTConfig
+    dtype: DTypeLike = jnp.float32
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(
+        self, patches: UInt8[Array, "B N P"], image: Int[Array, "B N"], place: Int[Array, "B N 4"]
+    ) -> Float[Array, "B N D"]:
+        """Features of B windows of N patches; fields as in OlaBatch, windows in the place of rows."""
+        c = self.config
+        table = self.param(
+            "position_embedding",
+            nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, "embed")),
+            (c.position_grid**2, c.hidden_size),
+        )
+        x = linear(c.hidden_size, ("patch", "embed"), self.dtype, name="patch_embed")(normalize(patches))
+        self.sow("intermediates", "patch_embed", x)
+        x = x + resample_position_embedding(table, place).astype(self.dtype)
+        blocks = stack_layers(Block, c.num_layers, self.remat, in_axes=(nn.broadcast,))
+        return blocks(c, self.dtype, name="blocks")(x, image)[0]

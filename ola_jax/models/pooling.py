@@ -1,0 +1,60 @@
+"""Local-global attention pooling: four neighbouring patches become one token.
+
+With x the four and g their mean, scores = W2 gelu(W1 [x, g] + b1) + b2, softmax over the four for
+each channel, then the weighted sum (arXiv 2502.04328, section 3.2; the original's
+pooler_projector.py). W1 [x, g] = W1x x + W1g g, and W1g g is the same for all four: it is computed
+once. b2 adds the same to all four and cancels in the softmax: it is left out, its gradient is zero.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ola_jax.models.layers import gelu
+from ola_jax.typing import Array, DTypeLike, Float
+
+
+def local_global_pool(
+    x: Float[Array, "*b n D"],
+    kernel1: Float[Array, "2*D D"],
+    bias1: Float[Array, "D"],
+    kernel2: Float[Array, "D D"],
+) -> Float[Array, "*b D"]:
+    """Pool the n members of each group (n = 4 in Ola: a 2x2 block; any n works)."""
+    local, glob = jnp.split(kernel1, 2, axis=0)
+    mean = x.mean(axis=-2, keepdims=True)
+    scores = gelu(x @ local + (mean @ glob + bias1)) @ kernel2
+    weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-2).astype(x.dtype)
+    return (x * weights).sum(axis=-2)
+
+
+class LocalGlobalPooling(nn.Module):
+    """The parameters of `local_global_pool`, laid out as in the original."""
+
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b n D"]) -> Float[Array, "*b D"]:
+        """Pooled groups."""
+        width = x.shape[-1]
+        first = _Parameters(2 * width, width, name="predictor_0")()
+        second = _Parameters(width, width, name="predictor_2")()
+        cast = lambda p: p.astype(self.dtype)
+        return local_global_pool(x, cast(first[0]), cast(first[1]), cast(second[0]))
+
+
+class _Parameters(nn.Module):
+    """A kernel and a bias without a product: the pooling takes the kernel apart."""
+
+    inputs: int
+    outputs: int
+
+    @nn.compact
+    def __call__(self) -> tuple[Float[Array, "inputs outputs"], Float[Array, "outputs"]]:
+        named = nn.with_logical_partitioning
+        kernel = named(nn.initializers.lecun_normal(), ("embed", "pool"))
+        bias = named(nn.initializers.zeros, ("pool",))
+        return (
+            self.param("kernel", kernel, (self.inputs, self.outputs)),
+            self.param("bias", bias, (self.outputs,)),
+        )

@@ -1,0 +1,174 @@
+"""The Qwen2.5 decoder: packed training, prefill and decoding with one set of layers."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from ola_jax.config import Qwen2Config
+from ola_jax.kernels.attention import packed_attention
+from ola_jax.models.layers import linear, stack_layers
+from ola_jax.typing import Array, DTypeLike, Float, Int
+
+LayerCache = tuple[Float[Array, "B S K h"], Float[Array, "B S K h"]]  # keys, values of one layer
+
+
+@struct.dataclass
+class KVCache:
+    """Keys and values of all layers, and to which segment each of the S slots belongs (0: none)."""
+
+    k: Float[Array, "layers B S K h"]
+    v: Float[Array, "layers B S K h"]
+    segments: Int[Array, "B S"]
+    length: Int[Array, ""]  # slots written so far
+
+
+def empty_cache(config: Qwen2Config, batch: int, slots: int, dtype: DTypeLike) -> KVCache:
+    """A cache of `slots` places per row with nothing in it."""
+    shape = (config.num_layers, batch, slots, config.num_kv_heads, config.head_dim)
+    return KVCache(
+        k=jnp.zeros(shape, dtype),
+        v=jnp.zeros(shape, dtype),
+        segments=jnp.zeros((batch, slots), jnp.int32),
+        length=jnp.int32(0),
+    )
+
+
+def rope(
+    x: Float[Array, "B L heads h"], positions: Int[Array, "B L"], theta: float
+) -> Float[Array, "B L heads h"]:
+    """Rotary position embedding, halves rotated against each other; angles in float32."""
+    half = x.shape[-1] // 2
+    frequency = 1.0 / theta ** (jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions[:, :, None, None].astype(jnp.float32) * frequency
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention within segments."""
+
+    config: Qwen2Config
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        positions: Int[Array, "B L"],
+        segments: Int[Array, "B L"],
+        cache: LayerCache | None,
+        cache_segments: Int[Array, "B S"] | None,
+        cache_length: Int[Array, ""] | None,
+    ) -> tuple[Float[Array, "B L D"], LayerCache | None]:
+        """The layer's output, and the cache with the new keys and values written behind the old."""
+        c = self.config
+        kv_width = c.num_kv_heads * c.head_dim
+        q = linear(c.num_heads * c.head_dim, ("embed", "heads"), self.dtype, name="q_proj")(x)
+        k = linear(kv_width, ("embed", "kv_heads"), self.dtype, name="k_proj")(x)
+        v = linear(kv_width, ("embed", "kv_heads"), self.dtype, name="v_proj")(x)
+        q = rope(q.reshape(*x.shape[:2], c.num_heads, c.head_dim), positions, c.rope_theta)
+        k = rope(k.reshape(*x.shape[:2], c.num_kv_heads, c.head_dim), positions, c.rope_theta)
+        v = v.reshape(k.shape)
+        if cache is None:
+            out = packed_attention(q, k, v, segments, segments, causal=True)
+        else:
+            write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, cache_length, 1)
+            cache = write(cache[0], k), write(cache[1], v)
+            out = packed_attention(q, *cache, segments, cache_segments, causal=True, q_offset=cache_length)
+        out = out.reshape(*x.shape[:2], -1)
+        return linear(c.hidden_size, ("heads", "embed"), self.dtype, bias=False, name="o_proj")(out), cache
+
+
+class MLP(nn.Module):
+    """SwiGLU."""
+
+    config: Qwen2Config
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """Gate, raise, lower."""
+        c = self.config
+        gate = linear(c.intermediate_size, ("embed", "mlp"), self.dtype, bias=False, name="gate_proj")(x)
+        up = linear(c.intermediate_size, ("embed", "mlp"), self.dtype, bias=False, name="up_proj")(x)
+        down = linear(c.hidden_size, ("mlp", "embed"), self.dtype, bias=False, name="down_proj")
+        return down(jax.nn.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """One decoder layer: pre-norm attention and MLP."""
+
+    config: Qwen2Config
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        cache: LayerCache | None,
+        positions: Int[Array, "B L"],
+        segments: Int[Array, "B L"],
+        cache_segments: Int[Array, "B S"] | None,
+        cache_length: Int[Array, ""] | None,
+    ) -> tuple[Float[Array, "B L D"], LayerCache | None]:
+        """(x, this layer's cache), as nn.scan wants it."""
+        norm = lambda name: nn.RMSNorm(epsilon=self.config.rms_norm_eps, dtype=jnp.float32, name=name)
+        attention = Attention(self.config, self.dtype, name="self_attn")
+        h = norm("input_layernorm")(x).astype(self.dtype)
+        h, cache = attention(h, positions, segments, cache, cache_segments, cache_length)
+        x = x + h
+        h = norm("post_attention_layernorm")(x).astype(self.dtype)
+        x = x + MLP(self.config, self.dtype, name="mlp")(h)
+        self.sow("intermediates", "output", x)
+        return x, cache
+
+
+class Qwen2(nn.Module):
+    """Embedding, layers, final norm, output matrix."""
+
+    config: Qwen2Config
+    dtype: DTypeLike = jnp.float32
+    remat: str = "none"
+
+    def setup(self) -> None:
+        c = self.config
+        self.embed_tokens = nn.Embed(
+            c.vocab_size,
+            c.hidden_size,
+            dtype=self.dtype,
+            embedding_init=nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed")),
+        )
+        layers = stack_layers(Block, c.num_layers, self.remat, in_axes=(0, *[nn.broadcast] * 4))
+        self.layers = layers(c, self.dtype)
+        self.norm = nn.RMSNorm(epsilon=c.rms_norm_eps, dtype=jnp.float32)
+        self.lm_head = linear(c.vocab_size, ("embed", "vocab"), self.dtype, bias=False)
+
+    def embed(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
+        """Embeddings of token ids."""
+        return self.embed_tokens(tokens)
+
+    def __call__(
+        self, x: Float[Array, "B L D"], positions: Int[Array, "B L"], segments: Int[Array, "B L"]
+    ) -> Float[Array, "B L D"]:
+        """Hidden states after the final norm, of packed rows of embeddings."""
+        x, _ = self.layers(x, None, positions, segments, None, None)
+        return self.norm(x).astype(self.dtype)
+
+    def extend(
+        self,
+        x: Float[Array, "B L D"],
+        positions: Int[Array, "B L"],
+        segments: Int[Array, "B L"],
+        cache: KVCache,
+    ) -> tuple[Float[Array, "B L D"], KVCache]:
+        """As `__call__`, after all that `cache` holds; and the cache with these L places added."""
+        filled = jax.lax.dynamic_update_slice_in_dim(cache.segments, segments, cache.length, 1)
+        x, (k, v) = self.layers(x, (cache.k, cache.v), positions, segments, filled, cache.length)
+        cache = KVCache(k=k, v=v, segments=filled, length=cache.length + x.shape[1])
+        return self.norm(x).astype(self.dtype), cache
+
+    def logits(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
+        """Scores of the next token, in float32."""
+        return self.lm_head(hidden).astype(jnp.float32)

@@ -1,0 +1,106 @@
+"""The encoder of Whisper large-v3."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ola_jax.config import WhisperConfig
+from ola_jax.kernels.attention import packed_attention
+from ola_jax.models.layers import gelu, layer_norm, linear, stack_layers
+from ola_jax.typing import Array, DTypeLike, Float
+
+LAYER_NORM_EPS = 1e-5
+
+
+def sinusoids(length: int, channels: int) -> Float[np.ndarray, "F D"]:
+    """Whisper's position embedding before training: sines, then cosines."""
+    rate = np.log(10_000) / (channels // 2 - 1)
+    angle = np.arange(length)[:, None] * np.exp(-rate * np.arange(channels // 2))
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
+
+
+class Attention(nn.Module):
+    """Full self-attention; the key has no bias (quirk S6)."""
+
+    config: WhisperConfig
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B F D"]) -> Float[Array, "B F D"]:
+        """Every frame attends to every frame."""
+        width, heads = self.config.hidden_size, self.config.num_heads
+        shape = (*x.shape[:2], heads, width // heads)
+        q = linear(width, ("embed", "heads"), self.dtype, name="query")(x).reshape(shape)
+        k = linear(width, ("embed", "heads"), self.dtype, bias=False, name="key")(x).reshape(shape)
+        v = linear(width, ("embed", "heads"), self.dtype, name="value")(x).reshape(shape)
+        everything = jnp.zeros(x.shape[:2], jnp.int32)
+        out = packed_attention(q, k, v, everything, everything, causal=False).reshape(x.shape)
+        return linear(width, ("heads", "embed"), self.dtype, name="out")(out)
+
+
+class MLP(nn.Module):
+    """Two linear layers around a GELU, four times as wide."""
+
+    config: WhisperConfig
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B F D"]) -> Float[Array, "B F D"]:
+        """Raise, bend, lower."""
+        width = self.config.hidden_size
+        x = gelu(linear(4 * width, ("embed", "mlp"), self.dtype, name="fc1")(x))
+        return linear(width, ("mlp", "embed"), self.dtype, name="fc2")(x)
+
+
+class Block(nn.Module):
+    """One pre-norm transformer layer."""
+
+    config: WhisperConfig
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B F D"]) -> tuple[Float[Array, "B F D"], None]:
+        """(x, None), as nn.scan wants it."""
+        h = layer_norm(LAYER_NORM_EPS, name="attn_ln")(x).astype(self.dtype)
+        x = x + Attention(self.config, self.dtype, name="attn")(h)
+        h = layer_norm(LAYER_NORM_EPS, name="mlp_ln")(x).astype(self.dtype)
+        x = x + MLP(self.config, self.dtype, name="mlp")(h)
+        self.sow("intermediates", "output", x)
+        return x, None
+
+
+class Whisper(nn.Module):
+    """Log-mel chunks to frames of 20 ms. Source: openai/whisper model.py, AudioEncoder."""
+
+    config: WhisperConfig
+    dtype: DTypeLike = jnp.float32
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(self, mel: Float[Array, "B F2 M"]) -> Float[Array, "B F D"]:
+        """Frames of B chunks; F2 = 2 F mel frames of 10 ms."""
+        c = self.config
+        conv = lambda stride, name: nn.Conv(
+            c.hidden_size,
+            (3,),
+            stride,
+            padding=1,
+            dtype=self.dtype,
+            kernel_init=nn.with_logical_partitioning(nn.initializers.lecun_normal(), (None, None, "embed")),
+            name=name,
+        )
+        x = conv(1, "conv1")(mel)
+        self.sow("intermediates", "conv1", x)
+        x = conv(2, "conv2")(gelu(x))
+        self.sow("intermediates", "conv2", x)
+        table = self.param(
+            "positional_embedding",
+            nn.with_logical_partitioning(lambda _, *shape: jnp.asarray(sinusoids(*shape)), (None, "embed")),
+            c.num_positions,
+            c.hidden_size,
+        )
+        # A buffer, not a parameter, in the original: never trained.
+        x = gelu(x) + jax.lax.stop_gradient(table).astype(self.dtype)
+        x, _ = stack_layers(Block, c.num_layers, self.remat)(c, self.dtype, name="blocks")(x)
+        return layer_norm(LAYER_NORM_EPS, name="ln_post")(x).astype(self.dtype)
