@@ -1,0 +1,70 @@
+"""AdamW with warm-up, cosine decay to a floor, clipping, and learning rates of single parts."""
+
+import dataclasses
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ola_jax.typing import Array, Float
+
+
+@dataclasses.dataclass(frozen=True)
+class PartRate:
+    """A learning rate of its own for the parameters whose path matches."""
+
+    pattern: str  # regular expression, matched from the start of a path such as "llm/norm/scale"
+    learning_rate: float
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Defaults: the original's scripts/finetune_ola.sh."""
+
+    learning_rate: float = 1e-5
+    part_rates: tuple[PartRate, ...] = ()  # the first that matches wins
+    warmup_ratio: float = 0.05  # of all steps, rounded up
+    floor_ratio: float = 0.01  # of the learning rate, reached at the last step
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0  # of matrices; norms, biases and marks are never decayed
+    clip_norm: float | None = 1.0  # of all gradients together
+
+
+def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Share of the learning rate at each step: 0 at step 0, 1 after warm-up, then half a cosine."""
+    warmup = math.ceil(config.warmup_ratio * steps)
+
+    def share(step: Float[Array, ""] | int) -> Float[Array, ""]:
+        progress = (step - warmup) / max(1, steps - warmup)
+        cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(progress, 0, 1)))
+        decayed = config.floor_ratio + (1 - config.floor_ratio) * cosine
+        return jnp.where(step < warmup, step / max(1, warmup), decayed)
+
+    return share
+
+
+def learning_rate(config: OptimizerConfig, path: str) -> float:
+    """The peak learning rate of the parameter at `path`."""
+    matching = (part for part in config.part_rates if re.match(part.pattern, path))
+    return next((part.learning_rate for part in matching), config.learning_rate)
+
+
+def build(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """The optimizer for flat dicts {path: array} of trainable parameters."""
+    is_matrix = lambda params: {path: path.endswith(("kernel", "embedding")) for path in params}
+
+    def scale_parts(updates: dict[str, jax.Array], _: object = None) -> dict[str, jax.Array]:
+        return {path: update * learning_rate(config, path) for path, update in updates.items()}
+
+    clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
+    return optax.chain(
+        clip,
+        optax.scale_by_adam(config.b1, config.b2, config.eps),
+        optax.add_decayed_weights(config.weight_decay, is_matrix),
+        optax.stateless(scale_parts),
+        optax.scale_by_learning_rate(schedule(config, steps)),
+    )
