@@ -1,0 +1,79 @@
+"""Released PyTorch checkpoints to ola_jax checkpoints: `python convert_weights.py import --help`."""
+
+import pathlib
+import sys
+from typing import Annotated, Literal
+
+import rich.console
+import rich.progress
+import tyro
+
+from ola_jax import checkpoint
+from ola_jax.convert.importer import read_released
+from ola_jax.errors import OlaError
+
+
+def import_released(
+    source: Annotated[pathlib.Path, tyro.conf.arg(name="from", metavar="HF_DIR")],
+    to: Annotated[pathlib.Path, tyro.conf.arg(metavar="DIR")],
+    whisper: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    beats: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    vision_heads: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    whisper_heads: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    dtype: Literal["keep", "float32", "bfloat16"] = "keep",
+) -> None:
+    """Reads a released checkpoint and writes an ola_jax checkpoint, for train.py and ola_jax.infer.
+
+    Args:
+        source: the released checkpoint: config.json, safetensors, tokenizer.
+        to: the directory to write; an ola_jax checkpoint that is there is replaced.
+        whisper: Whisper in OpenAI's format (large-v3.pt), instead of a copy inside the checkpoint.
+        beats: BEATs in its {cfg, model} format, instead of a copy inside the checkpoint.
+        vision_heads: attention heads of the vision encoder, which the released format does not store.
+        whisper_heads: attention heads of Whisper, where no --whisper FILE says it.
+        dtype: of all parameters; keep: each as it is stored.
+    """
+    checkpoint.check_destination(to)
+    columns = (
+        rich.progress.TextColumn("reading"),
+        rich.progress.BarColumn(),
+        rich.progress.DownloadColumn(),
+        rich.progress.TransferSpeedColumn(),
+        rich.progress.TimeRemainingColumn(),
+    )
+    console = rich.console.Console(stderr=True)
+    with rich.progress.Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=None)
+        released = read_released(
+            source,
+            whisper,
+            beats,
+            vision_heads,
+            whisper_heads,
+            dtype,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    checkpoint.save(
+        to, released.config, released.processor_config, released.params, source, released.generation_config
+    )
+    for note in released.notes:
+        print(f"note: {note}")
+    print(f"wrote {to}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; the exit status: 0, or 2 after a mistake of the user's."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            {"import": import_released}, args=arguments, prog="convert_weights.py", description=__doc__
+        )
+    except OlaError as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""The ola_jax model checkpoint: one self-contained directory.
+
+config.json             {"format": "ola_jax", "version": 1, "model": ..., "processor": ...}
+generation_config.json  defaults of sampling, as Hugging Face names them
+tokenizer/              the tokenizer's own files
+params/                 the parameter tree, an Orbax PyTree
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from ola_jax.config import OlaConfig, ProcessorConfig, from_dict, to_dict
+from ola_jax.errors import OlaError
+from ola_jax.typing import Params
+
+FORMAT, VERSION = "ola_jax", 1
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+StrPath = str | os.PathLike[str]
+
+
+def save(
+    directory: StrPath,
+    config: OlaConfig,
+    processor_config: ProcessorConfig,
+    params: Params,
+    tokenizer_dir: StrPath,
+    generation_config: Mapping[str, Any],
+) -> None:
+    """Writes a checkpoint: built beside its place, then renamed, so that it is there whole or not at all.
+
+    A checkpoint that is already there is replaced; any other directory with content is refused
+    (OlaError). Leaves of `params` are jax or numpy arrays and keep their dtypes; of
+    `tokenizer_dir` the TOKENIZER_FILES are copied.
+    """
+    directory = check_destination(directory)
+    tokenizer_files = _tokenizer_files(pathlib.Path(tokenizer_dir))
+    with _replacing(directory) as build:
+        _write_json(
+            build / "config.json",
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "model": to_dict(config),
+                "processor": to_dict(processor_config),
+            },
+        )
+        _write_json(build / "generation_config.json", dict(generation_config))
+        (build / "tokenizer").mkdir()
+        for file in tokenizer_files:
+            shutil.copyfile(file, build / "tokenizer" / file.name)
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            checkpointer.save((build / "params").absolute(), params)
+
+
+def load(directory: StrPath, dtype: Any = None) -> tuple[OlaConfig, Params]:
+    """The model's config and its parameters, a nested dict of jax arrays on the default device.
+
+    `dtype`: of all parameters; None keeps each as it is stored. Raises OlaError if `directory` is
+    not a whole checkpoint.
+    """
+    directory = pathlib.Path(directory)
+    config, _, _ = load_configs(directory)
+    path = (directory / "params").absolute()
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            stored = checkpointer.metadata(path).item_metadata.tree
+            how = jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=sharding, dtype=dtype), stored)
+            return config, checkpointer.restore(path, restore_args=how)
+    except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged store
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise OlaError(
+            f"{path}: the parameters cannot be read ({reason[0][:200]}); expected an Orbax tree as "
+            "ola_jax writes it: copy or convert the checkpoint again"
+        ) from error
+
+
+def load_configs(directory: StrPath) -> tuple[OlaConfig, ProcessorConfig, dict[str, Any]]:
+    """The model's config, the processor's, and the defaults of generation."""
+    directory = pathlib.Path(directory)
+    file = directory / "config.json"
+    if not directory.is_dir():
+        found = "a file" if directory.exists() else "nothing"
+        raise OlaError(f"{directory}: not an ola_jax checkpoint: found {found}, expected a directory")
+    if not file.is_file():
+        raise OlaError(
+            f"{directory}: not an ola_jax checkpoint: found {_listing(directory)}, expected config.json; "
+            "give the directory that train.py or convert_weights.py wrote"
+        )
+    values = _read_json(file)
+    if values.get("format") != FORMAT:
+        raise OlaError(
+            f'{file}: not an ola_jax checkpoint: found no "format": "{FORMAT}"; a released PyTorch '
+            f"checkpoint is read in by `python convert_weights.py import --from {directory} --to DIR`"
+        )
+    if values.get("version") != VERSION:
+        raise OlaError(
+            f"{file}: found version {values.get('version')!r}, expected {VERSION}; update ola_jax "
+            "or write the checkpoint again"
+        )
+    if missing := [key for key in ("model", "processor") if not isinstance(values.get(key), dict)]:
+        raise OlaError(f"{file}: found no {missing[0]!r} section; write the checkpoint again")
+    if absent := [name for name in ("params", "tokenizer") if not (directory / name).is_dir()]:
+        raise OlaError(f"{directory}: not a whole checkpoint: found no {absent[0]}/; copy it again")
+    generation_file = directory / "generation_config.json"
+    generation = _read_json(generation_file) if generation_file.is_file() else {}
+    config = from_dict(OlaConfig, values["model"], f"{file}: model")
+    return config, from_dict(ProcessorConfig, values["processor"], f"{file}: processor"), generation
+
+
+def is_checkpoint(directory: StrPath) -> bool:
+    """Whether a directory says of itself that it is an ola_jax checkpoint."""
+    file = pathlib.Path(directory) / "config.json"
+    try:
+        return file.is_file() and _read_json(file).get("format") == FORMAT
+    except OlaError:
+        return False
+
+
+def check_destination(directory: StrPath) -> pathlib.Path:
+    """The path, if a checkpoint may be written there: nothing, an empty directory, or a checkpoint."""
+    directory = pathlib.Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise OlaError(f"{directory}: found a file, expected a directory to write; choose another name")
+    if directory.is_dir() and any(directory.iterdir()) and not is_checkpoint(directory):
+        raise OlaError(
+            f"{directory}: holds {_listing(directory)}, not an ola_jax checkpoint, and is not overwritten; "
+            "choose another directory"
+        )
+    return directory
+
+
+@contextlib.contextmanager
+def _replacing(directory: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A new directory beside `directory` that takes its place when the block ends well."""
+    place = directory.absolute()
+    build, old = (place.with_name(f".{place.name}.{kind}") for kind in ("partial", "old"))
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in (build, old):  # of a run that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        build.mkdir()
+    except OSError as error:
+        raise OlaError(f"{directory}: cannot be written ({error.strerror})") from error
+    try:
+        yield build
+        if place.exists():
+            place.rename(old)
+        build.rename(place)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(build, ignore_errors=True)
+        raise
+
+
+def _tokenizer_files(directory: pathlib.Path) -> list[pathlib.Path]:
+    files = [directory / name for name in TOKENIZER_FILES if (directory / name).is_file()]
+    names = {file.name for file in files}
+    if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
+        raise OlaError(
+            f"{directory}: no tokenizer: found {', '.join(sorted(names)) or 'none of its files'}, expected "
+            "tokenizer.json, or vocab.json and merges.txt"
+        )
+    return files
+
+
+def _listing(directory: pathlib.Path) -> str:
+    names = sorted(path.name for path in directory.iterdir())
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "nothing"
+
+
+def _write_json(file: pathlib.Path, values: dict[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_json(file: pathlib.Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise OlaError(f"{file}: not readable as JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise OlaError(f"{file}: expected a JSON object, found a {type(values).__name__}")
+    return values
