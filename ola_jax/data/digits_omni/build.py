@@ -1,0 +1,132 @@
+"""Builds the dataset on disk in Ola's JSON record format.
+
+    ROOT/manifest.json         seed, scale, and for each split the chance level and number of records of each task
+    ROOT/SPLIT/TASK.json       the records; media paths are relative to ROOT
+    ROOT/SPLIT/media.json      the ground truth of every media file
+    ROOT/SPLIT/{images,digits,questions,videos}/...
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from ola_jax.data.digits_omni.facts import split_questions
+from ola_jax.data.digits_omni.media import write_clip, write_picture, write_speech
+from ola_jax.data.digits_omni.plan import Plan, Record, plan_split
+from ola_jax.data.digits_omni.speech import load_pack
+from ola_jax.data.digits_omni.tasks import SPLITS, TASKS, chance_level
+from ola_jax.errors import OlaError
+from ola_jax.typing import Array, Int
+
+VERSION = 1  # of the dataset: a build of another version is not reused
+HELDOUT_SHARE = 1 / 6  # of the digit images
+
+
+def build(
+    root: Path, seed: int = 0, scale: float = 1.0, progress: Callable[[int, int], None] | None = None
+) -> Path:
+    """Builds the dataset at `root` unless it is there already; returns `root`.
+
+    `scale` multiplies the number of records of every task. `progress(done, total)` is called after each
+    media file. Everything is written beside `root` and renamed when complete. Raises OlaError if
+    `root` holds something else, or a dataset of another seed, scale or version.
+    """
+    identity = {"format": "digits_omni", "version": VERSION, "seed": seed, "scale": scale}
+    if root.exists():
+        _check_complete(root, identity)
+        return root
+    partial_root = root.with_name(f".{root.name}.partial")
+    shutil.rmtree(partial_root, ignore_errors=True)
+    partial_root.mkdir(parents=True)
+    plans, images = plan(seed, scale)
+    _write_media(plans, images, partial_root, progress)
+    manifest = identity | {"splits": {}}
+    for split, of_split in plans.items():
+        for task, records in of_split.records.items():
+            _write_json(partial_root / split / f"{task}.json", records)
+        media = [of_split.pictures, of_split.digits, of_split.questions, of_split.clips]
+        _write_json(partial_root / split / "media.json", [dataclasses.asdict(m) for kind in media for m in kind])
+        manifest["splits"][split] = {
+            task: {"records": len(records), "chance": round(chance_level(records), 4)}
+            for task, records in of_split.records.items()
+        }
+    (partial_root / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    partial_root.rename(root)
+    return root
+
+
+def plan(seed: int, scale: float) -> tuple[dict[str, Plan], Int[Array, "n 8 8"]]:
+    """What each split will hold, and the images of all the handwritten digits (0 paper .. 16 ink)."""
+    rng = np.random.default_rng(seed)
+    handwriting = load_digits()
+    indices = split_digits(handwriting.target, rng)
+    facts = dict(zip(SPLITS, split_questions(rng, max(1, round(scale * TASKS[0].heldout))), strict=True))
+    pack = load_pack()
+    plans = {}
+    for split in SPLITS:
+        counts = {task.name: max(10, round(scale * getattr(task, split))) for task in TASKS}
+        voices = [recording for recording in pack if recording.split == split]
+        plans[split] = plan_split(
+            split, counts, handwriting.target, indices[split], voices, facts[split], rng
+        )
+    return plans, handwriting.images.astype(np.uint8)
+
+
+def split_digits(labels: Int[Array, "n"], rng: np.random.Generator) -> dict[str, Int[Array, "m"]]:
+    """Indices of the digit images of each split, every digit in the same proportion."""
+    indices = {split: [] for split in SPLITS}
+    for digit in range(10):
+        of_digit = rng.permutation(np.flatnonzero(labels == digit))
+        heldout = round(len(of_digit) * HELDOUT_SHARE)
+        indices["heldout"].append(of_digit[:heldout])
+        indices["train"].append(of_digit[heldout:])
+    return {split: np.concatenate(parts) for split, parts in indices.items()}
+
+
+def load_records(root: Path, split: str, task: str) -> list[Record]:
+    """The records of one task; media paths in them are relative to `root`."""
+    return json.loads((root / split / f"{task}.json").read_text())
+
+
+def _write_media(
+    plans: dict[str, Plan], images: Int[Array, "n 8 8"], root: Path, progress: Callable[[int, int], None] | None
+) -> None:
+    pack = {recording.file: recording for recording in load_pack()}
+    jobs = []
+    for of_split in plans.values():
+        jobs += [partial(write_picture, p, root, images) for p in of_split.pictures]
+        jobs += [partial(write_speech, s, root, pack) for s in of_split.digits + of_split.questions]
+        jobs += [partial(write_clip, c, root, images, pack) for c in of_split.clips]
+    for folder in {(root / job.args[0].file).parent for job in jobs}:
+        folder.mkdir(parents=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, _ in enumerate(pool.map(lambda job: job(), jobs), start=1):
+            if progress:
+                progress(done, len(jobs))
+
+
+def _write_json(path: Path, items: list[dict[str, Any]]) -> None:
+    """One item a line, so that a file can be read and searched by eye."""
+    lines = ",\n".join(json.dumps(item) for item in items)
+    path.write_text(f"[\n{lines}\n]\n")
+
+
+def _check_complete(root: Path, identity: dict[str, Any]) -> None:
+    path = root / "manifest.json"
+    if not path.is_file():
+        raise OlaError(f"{root}: exists but is no digits_omni dataset (no manifest.json); choose another place")
+    found = json.loads(path.read_text())
+    for key, expected in identity.items():
+        if found.get(key) != expected:
+            raise OlaError(
+                f"{path}: {key} is {found.get(key)!r}, expected {expected!r}; remove {root} or choose another place"
+            )

@@ -1,0 +1,56 @@
+"""Handwritten digits drawn in coloured ink on a plain background."""
+
+import numpy as np
+from PIL import Image
+
+from ola_jax.typing import Array, Float, UInt8
+
+COLOURS = {
+    "red": (220, 25, 25),
+    "green": (20, 150, 45),
+    "blue": (25, 60, 225),
+    "orange": (255, 150, 0),
+    "black": (20, 20, 20),
+}
+PAPERS = ((255, 255, 255), (236, 236, 236), (255, 248, 220), (226, 240, 250))
+SMALLEST, LARGEST = 40, 96  # pixels, sides of an image
+
+
+def random_size(rng: np.random.Generator) -> tuple[int, int]:
+    """Width and height of an image, pixels; neither side is over 1.6 times the other."""
+    side, stretch = rng.uniform(52, 76), np.exp(rng.uniform(-0.23, 0.23))
+    return int(side * stretch), int(side / stretch)
+
+
+def random_paper(rng: np.random.Generator) -> tuple[int, int, int]:
+    """The RGB colour of a background."""
+    return PAPERS[rng.integers(len(PAPERS))]
+
+
+def draw(
+    digit: UInt8[Array, "8 8"],
+    colour: str,
+    paper: tuple[int, int, int],
+    size: tuple[int, int],
+    rng: np.random.Generator,
+) -> UInt8[Array, "h w 3"]:
+    """A digit of scikit-learn's set (0 paper .. 16 ink) as an RGB picture of `size` (width, height), pixels."""
+    ink = place(digit, size, rng)[..., None]
+    return np.round(ink * np.float32(COLOURS[colour]) + (1 - ink) * np.float32(paper)).astype(np.uint8)
+
+
+def place(digit: UInt8[Array, "8 8"], size: tuple[int, int], rng: np.random.Generator) -> Float[Array, "h w"]:
+    """How much ink (0..1) lies where, in a picture of `size` (width, height).
+
+    The digit is smoothly enlarged to 85..98 % of the shorter side, turned by up to 8 degrees and put
+    anywhere where there is room.
+    """
+    height = min(size) * rng.uniform(0.85, 0.98)
+    shape = int(height * rng.uniform(0.8, 1)), int(height)
+    cells = Image.fromarray(np.pad(digit, 1) * 15)  # a rim of paper, half of it cut off again
+    stroke = cells.resize(shape, Image.Resampling.BICUBIC, box=(0.5, 0.5, 9.5, 9.5))
+    stroke = stroke.rotate(rng.uniform(-8, 8), Image.Resampling.BICUBIC)
+    corner = tuple(int(rng.integers(0, room - used + 1)) for room, used in zip(size, shape, strict=True))
+    mask = Image.new("L", size)
+    mask.paste(stroke, corner)
+    return np.clip((np.asarray(mask, np.float32) - 20) / 180, 0, 1)

@@ -1,0 +1,96 @@
+"""The media files of the dataset: each is planned with its ground truth, then written."""
+
+import dataclasses
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import soundfile
+from PIL import Image
+
+from ola_jax.config import SAMPLE_RATE
+from ola_jax.data.digits_omni.drawing import draw, random_paper, random_size
+from ola_jax.data.digits_omni.speech import LONGEST, Recording, vary
+from ola_jax.typing import Array, Float, UInt8
+
+FRAMES, FPS, SIDE = 8, 4, 64  # of a video: frames, frames per second, pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A PNG of one digit. `source` is the digit's index in scikit-learn's set."""
+
+    file: str
+    digit: int
+    source: int
+    colour: str
+    seed: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Speech:
+    """A FLAC of one recording of the speech pack, varied. `source` is the recording's file there."""
+
+    file: str
+    meaning: str
+    text: str
+    voice: str
+    source: str
+    seed: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """An MP4 that shows one digit after another; `sound` is heard on its sound track."""
+
+    file: str
+    digits: tuple[int, int]
+    sources: tuple[int, int]
+    colour: str
+    sound: Speech | None
+    seed: tuple[int, ...]
+
+
+def write_picture(item: Picture, root: Path, digits: UInt8[Array, "n 8 8"]) -> None:
+    """Draws and writes `item.file` below `root`."""
+    rng = np.random.default_rng(item.seed)
+    picture = draw(digits[item.source], item.colour, random_paper(rng), random_size(rng), rng)
+    Image.fromarray(picture).save(root / item.file, compress_level=1)
+
+
+def samples_of(item: Speech, pack: dict[str, Recording]) -> Float[Array, "T"]:
+    """The sound of `item`, at 16 kHz."""
+    return vary(pack[item.source].samples, np.random.default_rng(item.seed))
+
+
+def write_speech(item: Speech, root: Path, pack: dict[str, Recording]) -> None:
+    """Writes `item.file` below `root`."""
+    soundfile.write(root / item.file, samples_of(item, pack), SAMPLE_RATE, subtype="PCM_16", compression_level=0.0)
+
+
+def frames_of(item: Clip, digits: UInt8[Array, "n 8 8"]) -> UInt8[Array, "f 64 64 3"]:
+    """The frames of `item`: the digit changes about half-way, and wobbles from frame to frame."""
+    rng = np.random.default_rng(item.seed)
+    paper, change = random_paper(rng), int(rng.integers(FRAMES // 2 - 1, FRAMES // 2 + 2))
+    shown = [item.sources[int(t >= change)] for t in range(FRAMES)]
+    return np.stack([draw(digits[s], item.colour, paper, (SIDE, SIDE), rng) for s in shown])
+
+
+def write_clip(item: Clip, root: Path, digits: UInt8[Array, "n 8 8"], pack: dict[str, Recording]) -> None:
+    """Encodes and writes `item.file` below `root`: H.264, and AAC if it has a sound."""
+    with av.open(root / item.file, "w") as container:
+        video = container.add_stream("libx264", FPS, options={"preset": "ultrafast", "crf": "18", "threads": "1"})
+        video.width = video.height = SIDE
+        video.pix_fmt = "yuv420p"
+        track = container.add_stream("aac", SAMPLE_RATE, layout="mono", bit_rate=48_000) if item.sound else None
+        for picture in frames_of(item, digits):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(video.encode(None))
+        if track:
+            samples = samples_of(item.sound, pack)
+            samples = np.pad(samples, (0, LONGEST - len(samples)))  # as long as the video
+            sound = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+            sound.sample_rate, sound.pts, sound.time_base = SAMPLE_RATE, 0, Fraction(1, SAMPLE_RATE)
+            container.mux(track.encode(sound))
+            container.mux(track.encode(None))

@@ -1,0 +1,61 @@
+"""What is asked, in writing and in speech, and the answers, in one style everywhere."""
+
+import dataclasses
+
+import numpy as np
+
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+@dataclasses.dataclass(frozen=True)
+class Topic:
+    """Something to ask of a kind of media."""
+
+    share: float  # of the questions about this kind of media
+    wordings: tuple[str, ...]
+
+
+IMAGE = {
+    "digit": Topic(0.6, ("Which digit is it?", "What digit do you see?", "Name the digit.")),
+    "colour": Topic(0.2, ("What colour is it?", "Which colour is the digit?", "Name the colour.")),
+    "parity": Topic(0.2, ("Is it even or odd?", "Is the digit even or odd?")),
+}
+TWO_IMAGES = {
+    "digits": Topic(0.75, ("Which two digits do you see?", "Name both digits.")),
+    "colours": Topic(0.25, ("Which two colours do you see?", "Name both colours.")),
+}
+VIDEO = {
+    "digits": Topic(0.6, ("Which two digits are shown?", "Name both digits in order.")),
+    "first": Topic(0.2, ("Which digit is shown first?",)),
+    "last": Topic(0.2, ("Which digit is shown last?",)),
+}
+AUDIO = {
+    "digit": Topic(0.8, ("Which digit do you hear?", "What digit is spoken?", "Name the spoken digit.")),
+    "parity": Topic(0.2, ("Is the spoken digit even or odd?",)),
+}
+VIDEO_AUDIO = {
+    "first": Topic(0.5, ("Which digit is shown first, and which do you hear?",)),
+    "last": Topic(0.5, ("Which digit is shown last, and which do you hear?",)),
+}
+# Asked about an image: `render_speech.py` made the speech pack of these, so a change needs a new pack.
+SPOKEN = {
+    "digit": Topic(0.4, ("What digit is it?", "Which digit do you see?")),
+    "colour": Topic(0.3, ("What colour is it?", "Tell me the colour.")),
+    "parity": Topic(0.3, ("Is it even or odd?", "Even or odd?")),
+}
+
+
+def choose(topics: dict[str, Topic], rng: np.random.Generator) -> tuple[str, str]:
+    """A topic by the shares, and one of its wordings."""
+    name = str(rng.choice(list(topics), p=[topic.share for topic in topics.values()]))
+    return name, str(rng.choice(topics[name].wordings))
+
+
+def parity(number: int) -> str:
+    """`even` or `odd`."""
+    return "odd" if number % 2 else "even"
+
+
+def both(first: int | str, second: int | str) -> str:
+    """Two answers in order: `3 and 5`."""
+    return f"{first} and {second}"

@@ -1,0 +1,116 @@
+"""Renders the speech pack with espeak-ng: `python -m ola_jax.data.digits_omni.render_speech DIRECTORY`.
+
+The pack is kept in the repository, so the demo never runs this. It needs `espeak-ng` on the path
+(Debian: `apt-get install espeak-ng`); espeak-ng 1.51 made the pack that is kept.
+"""
+
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from ola_jax.config import SAMPLE_RATE
+from ola_jax.data.digits_omni.questions import SPOKEN, WORDS
+from ola_jax.errors import OlaError
+from ola_jax.typing import Array, Float
+
+PEAK = 0.5  # of every recording, full scale being 1
+STEP = 16 / 32768  # samples are rounded to 12 bits: noise 66 dB below the peak, a third smaller files
+LONGEST = {"digit": 0.8, "question": 1.9}  # seconds: the demo hears 2 s
+
+
+@dataclasses.dataclass(frozen=True)
+class Voice:
+    """A speaker: an accent of English, a variant (the timbre), pitch 0..99, and words per minute."""
+
+    accent: str
+    variant: str
+    pitch: int
+    speed: int
+
+
+ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-us-nyc", "en-gb-scotland", "en-gb-x-gbclan", "en-029")
+# Variants that are near copies of each other (klatt and its kin, for one) are never on both sides.
+TRAIN_VARIANTS = (
+    *("Alex", "belinda", "david", "Alicia", "m7", "aunty", "Mario", "f1", "pedro", "Andrea"),
+    *("grandpa", "f5", "Michael", "anika", "paul", "steph", "john", "grandma", "Jacky", "f3"),
+    *("adam", "Annie", "Denis", "f2", "boris", "m1", "Henrique", "Gene", "iven", "kaukovalta"),
+    *("Andy", "Lee", "antonio", "ed", "m3", "m4", "m5", "max", "miguel", "shelby"),
+)
+HELDOUT_VARIANTS = ("linda", "Mike", "f4", "robert", "quincy", "travis", "m2", "norbert", "sandro", "victor")
+TRAIN_QUESTION_VOICES, HELDOUT_QUESTION_VOICES = 18, 6  # the first of each; questions are long
+
+
+def voices(variants: tuple[str, ...]) -> list[Voice]:
+    """One voice for each variant: accents in turn, pitch and speed spread evenly."""
+    return [
+        Voice(ACCENTS[i % len(ACCENTS)], variant, pitch=35 + 7 * i % 31, speed=150 + 11 * i % 41)
+        for i, variant in enumerate(variants)
+    ]
+
+
+def speak(voice: Voice, text: str) -> Float[Array, "T"]:
+    """What `voice` says, at 16 kHz in [-1, 1], without the silence around it."""
+    name = f"{voice.accent}+{voice.variant}"
+    command = ["espeak-ng", "-v", name, "-p", str(voice.pitch), "-s", str(voice.speed), "--stdout", text]
+    try:
+        wav = subprocess.run(command, capture_output=True, check=True).stdout
+    except FileNotFoundError:
+        raise OlaError("espeak-ng is not on the path: install it (Debian: apt-get install espeak-ng)") from None
+    samples, rate = soundfile.read(io.BytesIO(wav), dtype="float32")
+    samples = trim(soxr.resample(samples, rate, SAMPLE_RATE))
+    return np.round(samples * (PEAK / np.abs(samples).max()) / STEP) * np.float32(STEP)
+
+
+def trim(samples: Float[Array, "T"]) -> Float[Array, "T"]:
+    """Without the ends that are 40 dB below the loudest 10 ms, but for 10 ms on either side."""
+    window = SAMPLE_RATE // 100
+    loudness = np.convolve(np.abs(samples), np.full(window, 1 / window, np.float32), "same")
+    loud = np.flatnonzero(loudness > 0.01 * loudness.max())
+    return samples[max(0, loud[0] - window) : loud[-1] + window]
+
+
+def render(directory: Path) -> list[dict[str, str]]:
+    """Writes every recording and `manifest.json` into `directory`; returns the manifest."""
+    manifest = []
+    for split, variants, asking in (
+        ("train", TRAIN_VARIANTS, TRAIN_QUESTION_VOICES),
+        ("heldout", HELDOUT_VARIANTS, HELDOUT_QUESTION_VOICES),
+    ):
+        for i, voice in enumerate(voices(variants)):
+            lines = [("digit", str(digit), word) for digit, word in enumerate(WORDS)]
+            if i < asking:
+                lines += [
+                    ("question", name, topic.wordings[i % len(topic.wordings)])
+                    for name, topic in SPOKEN.items()
+                ]
+            for kind, meaning, text in lines:
+                samples = speak(voice, text)
+                seconds = len(samples) / SAMPLE_RATE
+                if seconds > LONGEST[kind]:
+                    raise OlaError(f"{voice}: {text!r} takes {seconds:.2f} s, expected {LONGEST[kind]} s or less")
+                name = f"{split}/{voice.variant}_{meaning}.flac"
+                path = directory / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16", compression_level=1.0)
+                entry = {"file": name, "text": text, "kind": kind, "meaning": meaning, "split": split}
+                manifest.append(entry | {"voice": voice.variant, "accent": voice.accent})
+    lines = ",\n".join(json.dumps(entry) for entry in manifest)
+    (directory / "manifest.json").write_text(f"[\n{lines}\n]\n")
+    return manifest
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m ola_jax.data.digits_omni.render_speech DIRECTORY")
+    try:
+        print(f"{len(render(Path(sys.argv[1])))} recordings")
+    except OlaError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
