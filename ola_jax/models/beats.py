@@ -126,9 +126,9 @@ class Encoder(nn.Module):
         """F patches to as many features."""
         c = self.config
         position = PositionConvolution(c, name="pos_conv")(x)
-        self.sow("intermediates", "pos_conv", position)
+        self.sow("intermediates", "pos_conv_out", position)
         x = layer_norm(LAYER_NORM_EPS, name="layer_norm")(x + position)
-        self.sow("intermediates", "layer_norm", x)
+        self.sow("intermediates", "layer_norm_out", x)
         table = self.param(
             "relative_attention_bias",
             nn.with_logical_partitioning(nn.initializers.xavier_normal(), (None, "heads")),
@@ -156,12 +156,12 @@ class Beats(nn.Module):
         x = x[:, : rows * p, : columns * p].reshape(-1, rows, p, columns, p)
         x = jnp.swapaxes(x, 2, 3).reshape(-1, rows * columns, p * p)
         x = linear(c.embed_dim, ("patch", "embed"), jnp.float32, bias=False, name="patch_embedding")(x)
-        self.sow("intermediates", "patch_embedding", x)
+        self.sow("intermediates", "patch_embedding_out", x)
         x = layer_norm(LAYER_NORM_EPS, name="layer_norm")(x)
-        self.sow("intermediates", "layer_norm", x)
+        self.sow("intermediates", "layer_norm_out", x)
         if c.embed_dim != c.hidden_size:
             x = linear(c.hidden_size, ("patch", "embed"), jnp.float32, name="post_extract_proj")(x)
-            self.sow("intermediates", "post_extract_proj", x)
+            self.sow("intermediates", "post_extract_proj_out", x)
         x = Encoder(c, self.remat, name="encoder")(x)
         if c.predictor_classes and self.is_initializing():
             # Ola never uses the AudioSet head; it is kept so that a checkpoint can be exported whole.

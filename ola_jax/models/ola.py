@@ -8,7 +8,7 @@ from ola_jax.audio import kaldi_fbank, log_mel
 from ola_jax.batch import IGNORE, TEXT, OlaBatch
 from ola_jax.config import OlaConfig
 from ola_jax.models.beats import Beats
-from ola_jax.models.oryx_vit import OryxViT
+from ola_jax.models.oryx_vit import OryxViT, normalize
 from ola_jax.models.projectors import SpeechProjector, VisionProjector
 from ola_jax.models.qwen2 import KVCache, Qwen2
 from ola_jax.models.whisper import Whisper
@@ -77,8 +77,8 @@ class Ola(nn.Module):
     def see(self, batch: OlaBatch) -> Float[Array, "windows G D"]:
         """Pooled, projected patches of all windows of all rows."""
         windows = lambda x: x.reshape(-1, *x.shape[2:])
-        fields = batch.patches, batch.patch_image, batch.patch_position
-        return self.vision_projector(self.vision(*map(windows, fields)))
+        image, place = windows(batch.patch_image), windows(batch.patch_position)
+        return self.vision_projector(self.vision(normalize(windows(batch.patches)), image, place))
 
     def hear(self, audio: Float[Array, "chunks T"]) -> Float[Array, "chunks F D"]:
         """Projected tokens of all audio chunks: Whisper's and BEATs' frames side by side (quirk S3)."""

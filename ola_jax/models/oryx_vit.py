@@ -95,17 +95,23 @@ class OryxViT(nn.Module):
 
     @nn.compact
     def __call__(
-        self, patches: UInt8[Array, "B N P"], image: Int[Array, "B N"], place: Int[Array, "B N 4"]
+        self, pixels: Float[Array, "B N P"], image: Int[Array, "B N"], place: Int[Array, "B N 4"]
     ) -> Float[Array, "B N D"]:
-        """Features of B windows of N patches; fields as in OlaBatch, windows in the place of rows."""
+        """Features of B windows of N patches.
+
+        `pixels` as from `normalize`; `image` and `place` are `patch_image` and `patch_position` of
+        an OlaBatch, windows in the place of rows.
+        """
         c = self.config
         table = self.param(
             "position_embedding",
             nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, "embed")),
             (c.position_grid**2, c.hidden_size),
         )
-        x = linear(c.hidden_size, ("patch", "embed"), self.dtype, name="patch_embed")(normalize(patches))
-        self.sow("intermediates", "patch_embed", x)
+        x = linear(c.hidden_size, ("patch", "embed"), self.dtype, name="patch_embed")(
+            pixels.astype(self.dtype)
+        )
+        self.sow("intermediates", "patch_embed_out", x)
         x = x + resample_position_embedding(table, place).astype(self.dtype)
         blocks = stack_layers(Block, c.num_layers, self.remat, in_axes=(nn.broadcast,))
         return blocks(c, self.dtype, name="blocks")(x, image)[0]

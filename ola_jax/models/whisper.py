@@ -91,9 +91,9 @@ class Whisper(nn.Module):
             name=name,
         )
         x = conv(1, "conv1")(mel)
-        self.sow("intermediates", "conv1", x)
+        self.sow("intermediates", "conv1_out", x)
         x = conv(2, "conv2")(gelu(x))
-        self.sow("intermediates", "conv2", x)
+        self.sow("intermediates", "conv2_out", x)
         table = self.param(
             "positional_embedding",
             nn.with_logical_partitioning(lambda _, *shape: jnp.asarray(sinusoids(*shape)), (None, "embed")),

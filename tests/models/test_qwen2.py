@@ -1,0 +1,83 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ola_jax.models.qwen2 import Qwen2, empty_cache
+from tests import golden
+from tests.released import released
+
+EXPECTED = golden.arrays("llm.npz")
+TOLERANCE = golden.stage("llm")["tolerance"]
+MASK = EXPECTED["attention_mask"].astype(np.int32)
+IDS = EXPECTED["input_ids"].astype(np.int32)
+POSITIONS = np.broadcast_to(np.arange(IDS.shape[1], dtype=np.int32), IDS.shape)
+
+
+def forward(model: Qwen2, ids: np.ndarray, positions: np.ndarray, segments: np.ndarray) -> dict:
+    def run(m: Qwen2) -> tuple:
+        x = m.embed(ids)
+        hidden = m(x, positions, segments)
+        return x, hidden, m.logits(hidden)
+
+    apply = jax.jit(lambda p: model.apply({"params": p}, method=run, mutable="intermediates"))
+    (x, hidden, logits), sown = apply(released().params["llm"])
+    blocks = sown["intermediates"]["layers"]["output"][0]
+    return {"embedded": x, "blocks": blocks, "hidden": hidden, "logits": logits}
+
+
+def test_every_layer_equals_the_original() -> None:
+    out = forward(Qwen2(released().config.llm), IDS, POSITIONS, MASK)
+    layers = [out["embedded"], *out["blocks"][:-1], out["hidden"]]
+    for i, layer in enumerate(layers):
+        name = f"hidden{i}"
+        golden.assert_close(layer * MASK[..., None], EXPECTED[name], TOLERANCE[name], name)
+    kept = EXPECTED["logits__idx"]
+    logits = (np.asarray(out["logits"]) * MASK[..., None])[:, kept]
+    golden.assert_close(logits, EXPECTED["logits"] * MASK[:, kept, None], TOLERANCE["logits"], "logits")
+
+
+def test_two_samples_packed_in_a_row_get_what_they_get_alone() -> None:
+    model = Qwen2(released().config.llm)
+    a, b = IDS[0, :13], IDS[1, :17]
+    row = np.concatenate([a, b, np.zeros(2, np.int32)])[None]
+    segments = np.repeat([1, 2, 0], [13, 17, 2])[None].astype(np.int32)
+    positions = np.concatenate([np.arange(13), np.arange(17), np.zeros(2)])[None].astype(np.int32)
+    packed = forward(model, row, positions, segments)["logits"][0]
+    for part, ids in ((packed[:13], a), (packed[13:30], b)):
+        n = len(ids)
+        alone = forward(model, ids[None], np.arange(n, dtype=np.int32)[None], np.ones((1, n), np.int32))
+        np.testing.assert_allclose(part, alone["logits"][0], atol=1e-5 * np.abs(alone["logits"]).max())
+
+    changed = row.copy()
+    changed[0, :13] = changed[0, :13][::-1]
+    other = forward(model, changed, positions, segments)["logits"][0]
+    np.testing.assert_array_equal(other[13:30], packed[13:30])
+
+
+def test_a_cache_filled_in_pieces_gives_the_logits_of_one_pass() -> None:
+    config, params = released().config.llm, released().params["llm"]
+    model, ids = Qwen2(config), IDS[:1]
+    whole = forward(model, ids, POSITIONS[:1], MASK[:1])["hidden"]
+    cache = empty_cache(config, 1, 40, jnp.float32)
+    extend = lambda m, i, p, c: m.extend(m.embed(i), p, jnp.ones_like(p), c)
+    pieces = []
+    for start, stop in ((0, 9), (9, 10), (10, 33)):
+        part = slice(start, stop)
+        args = ids[:, part], POSITIONS[:1, part], cache
+        hidden, cache = model.apply({"params": params}, *args, method=extend)
+        pieces.append(hidden)
+    assert int(cache.length) == 33
+    np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, atol=2e-5)
+
+
+def test_rematerialisation_changes_no_gradient() -> None:
+    params = released().params["llm"]
+
+    def grad(remat: str) -> dict:
+        model = Qwen2(released().config.llm, remat=remat)
+        run = lambda m: m(m.embed(IDS), POSITIONS, MASK).sum()
+        return jax.jit(jax.grad(lambda p: model.apply({"params": p}, method=run)))(params)
+
+    plain = grad("none")
+    for remat in ("full", "dots"):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), grad(remat), plain)

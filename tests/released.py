@@ -1,0 +1,13 @@
+"""The visible golden's checkpoint, imported once for all tests, in float32."""
+
+import functools
+
+from ola_jax.convert.importer import Released, read_released
+from tests import golden
+
+
+@functools.cache
+def released() -> Released:
+    """Configs, parameters (float32) and tokenizer of tests/goldens/visible."""
+    root = golden.VISIBLE
+    return read_released(root / "hf", root / "whisper.pt", root / "beats.pt", vision_heads=4, dtype="float32")
