@@ -1,0 +1,124 @@
+"""Conversations as token ids: training with labels, and prompts for generation.
+
+The original tokenises the two differently, and the released weights have seen both: training
+builds a message piece by piece and puts a newline after every placeholder, inference tokenises the
+rendered prompt between the placeholders. Both are kept. Source: `preprocess_qwen` of the original's
+ola/train/train.py; `tokenizer_*_token` of its ola/datasets/preprocess.py.
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from ola_jax.batch import IGNORE
+from ola_jax.data.tokenizer import END, START
+from ola_jax.typing import Array, Int
+
+IMAGE, AUDIO = "<image>", "<speech>"
+IMAGE_ID, AUDIO_ID = -300, -200  # placeholders among token ids
+ROLES = {"human": "user", "gpt": "assistant"}
+
+Turn = tuple[str, str]  # who ("human" or "gpt"), and the text
+
+# The original takes a placeholder only together with its newline, and so loses an image that ends a
+# message; here the end of the message stands for the newline.
+_IMAGE_LINE = r"<image>(?:\n|\Z)"
+_AUDIO_LINE = r"<speech>(?:\n|\Z)"
+
+
+def media_first(text: str) -> str:
+    """Move the placeholders of a training message to its front, in the order that training uses."""
+    images = text.count(IMAGE)
+    if AUDIO in text and images:
+        front = AUDIO + IMAGE + "\n"
+    elif AUDIO in text:
+        front = AUDIO + "\n"
+    elif images:
+        front = (IMAGE + "\n") * images
+    else:
+        return text
+    for placeholder in (AUDIO, IMAGE):
+        if placeholder in text:
+            text = text.replace(placeholder, "").strip()
+    return (front + text).strip()
+
+
+def newline_after_audio(text: str) -> str:
+    """Give the audio placeholder of a spoken question its newline, leaving it where it is."""
+    return text if AUDIO + "\n" in text else text.replace(AUDIO, AUDIO + "\n")
+
+
+def encode_conversation(
+    turns: Sequence[Turn], tokenizer: Tokenizer, system: str, has_image: bool, has_audio: bool
+) -> tuple[Int[Array, "l"], Int[Array, "l"]]:
+    """Token ids (with IMAGE_ID and AUDIO_ID) and labels of a training conversation.
+
+    Labels are not shifted: `labels[i]` belongs to `ids[i]`. As in the original, the loss covers
+    the answers and also the start, end and newline tokens of every turn, the system's included.
+    """
+    start, end, newline = (_encode(tokenizer, text)[0] for text in (START, END, "\n"))
+    head = [start, *_encode(tokenizer, "system"), newline]
+    ids = [*head, *_encode(tokenizer, system), end, newline]
+    labels = [start, *[IGNORE] * (len(ids) - 3), end, newline]
+    for who, text in turns:
+        head = [*_encode(tokenizer, START + ROLES[who]), newline]
+        body: list[int] = []
+        for piece in _split_training(text, has_image, has_audio):
+            body += _encode(tokenizer, piece) if isinstance(piece, str) else [piece, newline]
+        ids += [*head, *body, end, newline]
+        learned = body if who == "gpt" else [IGNORE] * len(body)
+        labels += [start, *[IGNORE] * (len(head) - 1), *learned, end, newline]
+    placeholders = (IMAGE_ID, AUDIO_ID)
+    labels = [IGNORE if i in placeholders else label for i, label in zip(ids, labels, strict=True)]
+    return np.array(ids, np.int32), np.array(labels, np.int32)
+
+
+def encode_prompt(
+    turns: Sequence[Turn], tokenizer: Tokenizer, system: str, has_image: bool, has_audio: bool
+) -> Int[Array, "l"]:
+    """Token ids (with IMAGE_ID and AUDIO_ID) of a conversation to be continued by the assistant."""
+    prompt = f"{START}system\n{system}{END}\n"
+    for who, text in turns:
+        prompt += f"{START}{ROLES[who]}\n" + (f"{text}{END}\n" if text else "")
+    prompt += f"{START}assistant\n"
+    known = {IMAGE: IMAGE_ID} if has_image else {}
+    known |= {AUDIO: AUDIO_ID} if has_audio else {}
+    pieces = re.split(f"({'|'.join(known)})", prompt) if known else [prompt]
+    ids: list[int] = []
+    for piece in pieces:
+        ids += [known[piece]] if piece in known else _encode(tokenizer, piece)
+    return np.array(ids, np.int32)
+
+
+def _split_training(text: str, has_image: bool, has_audio: bool) -> list[str | int]:
+    """A message as text pieces and placeholders; a placeholder brings its own newline.
+
+    A message that begins with audio keeps the newline that follows the placeholder in its text, so
+    that two newlines are seen. A placeholder of media that the record lacks is ordinary text.
+    """
+    image, audio = has_image and IMAGE in text, has_audio and AUDIO in text
+    if image and audio and AUDIO + IMAGE in text:
+        if text.startswith(AUDIO + IMAGE):
+            return [AUDIO_ID, IMAGE_ID, text[len(AUDIO + IMAGE) :]]
+        return _join(re.split(AUDIO + _IMAGE_LINE, text), [AUDIO_ID, IMAGE_ID])
+    if image and audio:  # whatever their order, the original takes the last placeholder for the audio
+        pieces = re.split(f"{_IMAGE_LINE}|{_AUDIO_LINE}", text)
+        return [*_join(pieces[:-1], [IMAGE_ID]), AUDIO_ID, pieces[-1]] if len(pieces) > 1 else [text]
+    if audio:
+        if text.startswith(AUDIO):
+            return [AUDIO_ID, text[len(AUDIO) :]]
+        return _join(re.split(_AUDIO_LINE, text), [AUDIO_ID])
+    return _join(re.split(_IMAGE_LINE, text), [IMAGE_ID]) if image else [text]
+
+
+def _join(pieces: list[str], placeholders: list[int]) -> list[str | int]:
+    joined: list[str | int] = [pieces[0]]
+    for piece in pieces[1:]:
+        joined += [*placeholders, piece]
+    return joined
+
+
+def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    return tokenizer.encode(text, add_special_tokens=False).ids

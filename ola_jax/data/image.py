@@ -1,0 +1,93 @@
+"""Images and video frames: decoding, bringing to whole patches, cutting into patches.
+
+Source: the original's ola/mm_utils.py.
+"""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from ola_jax.config import PixelLimits
+from ola_jax.data.media import Media
+from ola_jax.data.sample import ImagePatches
+from ola_jax.data.tokenizer import first_line
+from ola_jax.errors import OlaError
+from ola_jax.typing import Array, UInt8
+
+GREY = (127, 127, 127)  # of the padding
+
+
+def read_image(media: Media, to_rgb: bool) -> Image.Image:
+    """Decode an image; of an animation, the first picture.
+
+    With `to_rgb` it is converted at once, as in training; otherwise it keeps its mode (palette,
+    grey, alpha) until it is padded or cut into patches, as in the original's inference script.
+    """
+    try:
+        with Image.open(media.open()) as image:
+            image.load()
+            return image.convert("RGB") if to_rgb else image
+    except Exception as error:  # Pillow's decoders raise nearly anything on broken files
+        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else first_line(error)
+        raise OlaError(f"{media.name}: cannot be read as an image ({reason})") from error
+
+
+def image_views(image: Image.Image, limits: PixelLimits) -> tuple[Image.Image, Image.Image]:
+    """The low-resolution and the high-resolution view, both RGB with sides of whole multiples.
+
+    The high-resolution view is padded with grey, or, above the largest area, resized (the aspect
+    ratio only roughly kept). The low-resolution view is made from that padded or resized view.
+    """
+    multiple = limits.image_multiple
+    high = _pad_or_resize(image, multiple, 0, limits.high_res_max_side, smallest=multiple)
+    low = high.resize(_scaled(high.size, limits.low_res_side, multiple, smallest=multiple))
+    return low.convert("RGB"), high.convert("RGB")
+
+
+def video_frame(image: Image.Image, limits: PixelLimits, name: str = "frame") -> Image.Image:
+    """A video frame, RGB with sides of whole multiples. Raises OlaError where a side would vanish."""
+    multiple = limits.video_multiple
+    frame = _pad_or_resize(image, multiple, limits.video_min_side, limits.video_max_side, smallest=0)
+    if min(frame.size) == 0:
+        width, height = image.size
+        raise OlaError(
+            f"{name}: {width}x{height} pixels is too narrow, no side may vanish when it is resized"
+        )
+    return frame.convert("RGB")
+
+
+def patchify(pixels: UInt8[Array, "height width 3"], patch_size: int) -> ImagePatches:
+    """Cut an image into patches of `patch_size` pixels square, in 2x2-block order.
+
+    Both sides must be multiples of twice the patch size, in pixels.
+    """
+    rows, columns = pixels.shape[0] // patch_size, pixels.shape[1] // patch_size
+    blocks = pixels.reshape(rows // 2, 2, patch_size, columns // 2, 2, patch_size, 3)
+    patches = blocks.transpose(0, 3, 1, 4, 2, 5, 6).reshape(rows * columns, -1)
+    return ImagePatches(np.ascontiguousarray(patches), (rows, columns))
+
+
+def _pad_or_resize(
+    image: Image.Image, multiple: int, min_side: int, max_side: int, smallest: int
+) -> Image.Image:
+    """Resize an area outside min_side² to max_side²; pad others with grey to the next multiples."""
+    width, height = image.size
+    if width * height > max_side * max_side:
+        side = max_side
+    elif width * height < min_side * min_side:
+        side = min_side
+    else:
+        padded = (math.ceil(width / multiple) * multiple, math.ceil(height / multiple) * multiple)
+        canvas = Image.new("RGB", padded, GREY)
+        canvas.paste(image, ((padded[0] - width) // 2, (padded[1] - height) // 2))
+        return canvas
+    size = _scaled(image.size, side, multiple, smallest)
+    return Image.new("RGB", size) if min(size) == 0 else image.resize(size)
+
+
+def _scaled(size: tuple[int, int], side: int, multiple: int, smallest: int) -> tuple[int, int]:
+    """The size of about side² pixels, each side rounded down to a multiple (and at least `smallest`)."""
+    scale = math.sqrt(side * side / (size[0] * size[1]))
+    width, height = (max(int(length * scale / multiple) * multiple, smallest) for length in size)
+    return width, height

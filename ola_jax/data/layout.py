@@ -1,0 +1,61 @@
+"""Which rows of a feature table an image, a video and a sound become, marks included.
+
+Source: `OlaMLP.forward` and `EncoderProjectorConcat.forward` of the original.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ola_jax.batch import MARKS
+from ola_jax.typing import Array, Int
+
+Grid = tuple[int, int]  # height and width of an image in patches
+
+
+def image_rows(starts: tuple[int, int], grids: tuple[Grid, Grid], marks: int) -> Int[Array, "rows"]:
+    """An image: begin, rows of the low-resolution view, sep, rows of the high-resolution view, end.
+
+    `starts`: the first feature of either view; `grids`: their sizes in patches; `marks`: the table
+    row of the first mark. Every row of features is followed by a newline.
+    """
+    newline, begin, end, sep = _marks(marks)[:4]
+    low, high = (_lines(start, grid, newline) for start, grid in zip(starts, grids, strict=True))
+    return np.concatenate([[begin], low, [sep], high, [end]]).astype(np.int32)
+
+
+def video_rows(starts: Sequence[int], grid: Grid, marks: int) -> Int[Array, "rows"]:
+    """A video: begin, then for each frame its rows and a sep, then end."""
+    newline, begin, end, sep = _marks(marks)[:4]
+    frames = [np.append(_lines(start, grid, newline), sep) for start in starts]
+    return np.concatenate([[begin], *frames, [end]]).astype(np.int32)
+
+
+def audio_rows(start: int, chunks: int, chunk_tokens: int, marks: int) -> Int[Array, "rows"]:
+    """A sound: begin, the tokens of each chunk followed by a newline, end."""
+    newline, begin, end = _marks(marks)[4:]
+    tokens = start + np.arange(chunks * chunk_tokens).reshape(chunks, chunk_tokens)
+    lines = np.append(tokens, np.full((chunks, 1), newline), axis=1).ravel()
+    return np.concatenate([[begin], lines, [end]]).astype(np.int32)
+
+
+def pooled_size(grid: Grid) -> int:
+    """Features that an image of this grid becomes: one for each block of 2x2 patches."""
+    return grid[0] * grid[1] // 4
+
+
+def block_order(grid: Grid) -> tuple[Int[Array, "n"], Int[Array, "n"]]:
+    """Row and column of every patch of a grid, in 2x2-block order."""
+    row, column = np.divmod(np.arange(grid[0] * grid[1], dtype=np.int32).reshape(grid), grid[1])
+    order = lambda x: x.reshape(grid[0] // 2, 2, grid[1] // 2, 2).transpose(0, 2, 1, 3).ravel()
+    return order(row), order(column)
+
+
+def _lines(start: int, grid: Grid, newline: int) -> Int[Array, "rows"]:
+    height, width = grid[0] // 2, grid[1] // 2
+    features = start + np.arange(height * width).reshape(height, width)
+    return np.append(features, np.full((height, 1), newline), axis=1).ravel()
+
+
+def _marks(first: int) -> range:
+    return range(first, first + len(MARKS))

@@ -1,0 +1,186 @@
+"""From Ola's JSON records to samples and batches, on the host."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from ola_jax.batch import IGNORE, Budget, OlaBatch
+from ola_jax.checkpoint import load_configs
+from ola_jax.config import OlaConfig, PixelLimits, ProcessorConfig
+from ola_jax.data.assembly import assemble, misfit
+from ola_jax.data.audio import chunk, read_audio, read_sound_track
+from ola_jax.data.chat import AUDIO, encode_conversation, encode_prompt
+from ola_jax.data.image import image_views, patchify, read_image, video_frame
+from ola_jax.data.layout import audio_rows, image_rows, pooled_size, video_rows
+from ola_jax.data.media import locate
+from ola_jax.data.merging import MODALITIES, merge
+from ola_jax.data.records import Record, parse_record
+from ola_jax.data.sample import ImagePatches, Sample
+from ola_jax.data.tokenizer import check_chat_tokens, load_tokenizer
+from ola_jax.data.video import read_frames
+from ola_jax.data.windows import choose_windows
+from ola_jax.errors import OlaError
+from ola_jax.typing import Array, Float
+
+TOKEN_MULTIPLE = 64  # batch lengths are rounded up to it, so that fewer shapes are compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class Processor:
+    """Turns records into samples, or into a batch of one row each.
+
+    `preset` chooses the pixel limits: those of the original's training or of its inference script.
+    """
+
+    config: OlaConfig
+    processor_config: ProcessorConfig
+    tokenizer: Tokenizer
+    preset: Literal["train", "infer"] = "train"
+
+    def __post_init__(self):
+        if self.preset not in ("train", "infer"):
+            raise OlaError(f"preset {self.preset!r}: expected 'train' or 'infer'")
+        check_chat_tokens(self.tokenizer, "tokenizer")
+        size, rows = self.tokenizer.get_vocab_size(), self.config.llm.vocab_size
+        if size > rows:
+            raise OlaError(f"tokenizer: {size} tokens, the model's vocab_size is {rows}; they do not match")
+        if self.config.vision:
+            _check_limits(self.limits, 2 * self.config.vision.patch_size)
+
+    @classmethod
+    def from_pretrained(
+        cls, directory: str | pathlib.Path, preset: Literal["train", "infer"] = "train"
+    ) -> "Processor":
+        """The processor of an ola_jax checkpoint: its `config.json` and `tokenizer/`."""
+        config, processor_config, _ = load_configs(directory)
+        return cls(config, processor_config, load_tokenizer(pathlib.Path(directory) / "tokenizer"), preset)
+
+    @property
+    def limits(self) -> PixelLimits:
+        """The pixel limits of the preset."""
+        return self.processor_config.train if self.preset == "train" else self.processor_config.infer
+
+    def sample(self, record: dict[str, Any], root: str | None = None) -> Sample:
+        """Decode, tokenise and merge one record; relative media paths are below `root`.
+
+        A record whose last message is the human's becomes a prompt, ending with the opened turn of
+        the assistant and without targets. Raises OlaError naming the record and the file.
+        """
+        try:
+            return self._sample(parse_record(record), root)
+        except OlaError as error:
+            known = isinstance(record, dict) and record.get("id") is not None
+            raise OlaError(f"record {record['id']!r}: {error}" if known else str(error)) from error
+
+    def __call__(
+        self, records: Sequence[dict[str, Any]], root: str | None = None, budget: Budget | None = None
+    ) -> OlaBatch:
+        """A batch (numpy leaves) of one row for each record, in order.
+
+        Its sizes are those of `budget`, or else as small as the records need.
+        """
+        samples = [self.sample(record, root) for record in records]
+        if not samples:
+            raise OlaError("no records: expected at least one")
+        budget = budget or self._smallest_budget(samples)
+        for number, sample in enumerate(samples):
+            if reason := misfit([sample], budget):
+                raise OlaError(
+                    f"record {sample.id or number!r}: {reason}; raise the budget or shorten the record"
+                )
+        return assemble([[sample] for sample in samples], budget, self.config)
+
+    def _smallest_budget(self, samples: Sequence[Sample]) -> Budget:
+        longest = max(len(sample.tokens) for sample in samples)
+        # A patch's linear layers do about as much work as attention over 6 times its width.
+        linear = 6 * self.config.vision.hidden_size if self.config.vision else 0
+        windows, patches = choose_windows([[len(i.patches) for i in s.images] for s in samples], linear)
+        chunks = max(len(sample.audio) for sample in samples)
+        return Budget(-(-longest // TOKEN_MULTIPLE) * TOKEN_MULTIPLE, windows, patches, chunks)
+
+    def _sample(self, record: Record, root: str | None) -> Sample:
+        images, shown = self._images(record, root)
+        record, audio = self._audio(record, root)
+        starts = np.cumsum([0, *(pooled_size(image.grid) for image in images)]).tolist()
+        marks = starts[-1] + len(audio) * self.config.chunk_tokens
+        if record.video is not None:
+            visuals = [video_rows([starts[i] for i in shown], images[0].grid, marks)]
+        else:
+            views = range(0, len(images), 2)
+            grids = [image.grid for image in images]
+            visuals = [image_rows((starts[i], starts[i + 1]), (grids[i], grids[i + 1]), marks) for i in views]
+        sounds = [audio_rows(starts[-1], len(audio), self.config.chunk_tokens, marks)] if len(audio) else []
+
+        text = record.turns, self.tokenizer, self.processor_config.system_prompt
+        if record.is_prompt:
+            ids = encode_prompt(*text, bool(visuals), bool(sounds))
+            labels = np.full(len(ids), IGNORE, np.int32)
+        else:
+            ids, labels = encode_conversation(*text, bool(visuals), bool(sounds))
+        kind = "image" if record.video is None else "video"
+        tokens, labels, source, modality = merge(ids, labels, visuals, sounds, kind)
+        limit = self.processor_config.max_length
+        if record.is_prompt and len(tokens) > limit:
+            raise OlaError(
+                f"the prompt has {len(tokens)} tokens, at most {limit} are allowed; shorten its media"
+            )
+        tokens, labels, source, modality = (x[:limit] for x in (tokens, labels, source, modality))
+        targets = np.append(labels[1:], IGNORE).astype(np.int32)
+        totals = np.bincount(modality, minlength=len(MODALITIES))
+        counts = dict(zip(MODALITIES, totals.tolist(), strict=True))
+        return Sample(record.id, tokens, targets, source, tuple(images), audio, ids, counts)
+
+    def _audio(self, record: Record, root: str | None) -> tuple[Record, Float[Array, "c T"]]:
+        """The chunks of the record's sound; a video may bring its own, or turn out to be silent."""
+        silence = np.zeros((0, self.config.chunk_samples), np.float32)
+        spoken = any(AUDIO in text for _, text in record.turns)
+        if record.audio is not None:
+            self._require("whisper", "audio")
+            waveform = np.concatenate([read_audio(media) for media in locate(record.audio, root)])
+        elif isinstance(record.video, str) and spoken and self.config.whisper:
+            waveform = read_sound_track(locate(record.video, root)[0])
+            if waveform is None:
+                return record.without_audio(), silence
+        elif record.video is not None and spoken:
+            return record.without_audio(), silence
+        else:
+            return record, silence
+        return record, chunk(waveform, self.config.chunk_samples)
+
+    def _images(self, record: Record, root: str | None) -> tuple[list[ImagePatches], list[int]]:
+        """The views of the images, two each; or a video's distinct frames, and which are shown in turn."""
+        cut = lambda image: patchify(np.asarray(image), self.config.vision.patch_size)
+        if record.video is not None:
+            self._require("vision", "video")
+            refs = record.video if isinstance(record.video, list) else [record.video]
+            items = [media for ref in refs for media in locate(ref, root)]
+            frames, shown = read_frames(items, self.limits)
+            images = [cut(video_frame(frame, self.limits, items[0].name)) for frame in frames]
+            if len({image.grid for image in images}) > 1:
+                raise OlaError(f"{items[0].name}: the frames differ in size; expected frames of one video")
+            return images, shown
+        images = []
+        for ref in record.images:
+            self._require("vision", "image")
+            for media in locate(ref, root):
+                image = read_image(media, to_rgb=self.preset == "train")
+                images += [cut(view) for view in image_views(image, self.limits)]
+        return images, []
+
+    def _require(self, part: str, key: str) -> None:
+        if getattr(self.config, part) is None:
+            raise OlaError(
+                f"{key!r}: this model has no {part} encoder; remove the {key} or use a model that has one"
+            )
+
+
+def _check_limits(limits: PixelLimits, block: int) -> None:
+    for name in ("image_multiple", "video_multiple"):
+        if (multiple := getattr(limits, name)) % block or multiple <= 0:
+            raise OlaError(f"{name} is {multiple} pixels, expected a multiple of {block} (two patches)")
+    if limits.max_frames < 1:
+        raise OlaError(f"max_frames is {limits.max_frames}, expected at least 1")

@@ -1,0 +1,42 @@
+"""Laying images into attention windows of equal size, so that no image crosses a window."""
+
+import math
+from collections.abc import Sequence
+
+
+def lay_out(sizes: Sequence[int], window_patches: int) -> tuple[list[tuple[int, int]], int]:
+    """For each image its window and its first patch there, and the number of windows used.
+
+    First fit, largest image first (ties in order). `sizes` are in patches; none may be larger than
+    a window (ValueError).
+    """
+    places: list[tuple[int, int]] = [(0, 0)] * len(sizes)
+    filled: list[int] = []
+    for image in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        size = sizes[image]
+        if size > window_patches:
+            raise ValueError(f"an image of {size} patches does not fit a window of {window_patches}")
+        window = next((w for w, used in enumerate(filled) if used + size <= window_patches), len(filled))
+        if window == len(filled):
+            filled.append(0)
+        places[image] = (window, filled[window])
+        filled[window] += size
+    return places, len(filled)
+
+
+def choose_windows(rows: Sequence[Sequence[int]], linear_patches: int, multiple: int = 4) -> tuple[int, int]:
+    """Windows W and patches N of a window that hold the images of every row at the least cost.
+
+    A patch costs its own linear work, equal to attention over `linear_patches` patches, and
+    attention over its whole window: W * N * (linear_patches + N). `rows` are the sizes of the images
+    of each row, in patches. (0, 0) if there are none.
+    """
+    largest = max((size for row in rows for size in row), default=0)
+    if not largest:
+        return 0, 0
+    most = max(sum(row) for row in rows)
+    wanted = {largest, largest * 3 // 2, largest * 2, largest * 4, *(most // count for count in range(1, 9))}
+    up = lambda n: math.ceil(n / multiple) * multiple
+    candidates = sorted({up(n) for n in wanted if largest <= n <= most} | {up(largest)})
+    plans = [(max(lay_out(row, n)[1] for row in rows), n) for n in candidates]
+    return min(plans, key=lambda plan: plan[0] * plan[1] * (linear_patches + plan[1]))
