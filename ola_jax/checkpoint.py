@@ -1,6 +1,7 @@
 """The ola_jax model checkpoint: one self-contained directory.
 
-config.json             {"format": "ola_jax", "version": 1, "model": ..., "processor": ...}
+config.json             {"format": "ola_jax", "version": 1, "model": ..., "processor": ...,
+                         "files": the files of params/ and their sizes in bytes}
 generation_config.json  defaults of sampling, as Hugging Face names them
 tokenizer/              the tokenizer's own files
 params/                 the parameter tree, an Orbax PyTree
@@ -51,21 +52,20 @@ def save(
     directory = check_destination(directory)
     tokenizer_files = _tokenizer_files(pathlib.Path(tokenizer_dir))
     with _replacing(directory) as build:
-        _write_json(
-            build / "config.json",
-            {
-                "format": FORMAT,
-                "version": VERSION,
-                "model": to_dict(config),
-                "processor": to_dict(processor_config),
-            },
-        )
         _write_json(build / "generation_config.json", dict(generation_config))
         (build / "tokenizer").mkdir()
         for file in tokenizer_files:
             shutil.copyfile(file, build / "tokenizer" / file.name)
         with ocp.PyTreeCheckpointer() as checkpointer:
             checkpointer.save((build / "params").absolute(), params)
+        values = {"format": FORMAT, "version": VERSION}
+        values |= {"model": to_dict(config), "processor": to_dict(processor_config)}
+        values["files"] = {
+            file.relative_to(build).as_posix(): file.stat().st_size
+            for file in sorted((build / "params").rglob("*"))
+            if file.is_file()
+        }
+        _write_json(build / "config.json", values)
 
 
 def load(directory: StrPath, dtype: Any = None) -> tuple[OlaConfig, Params]:
@@ -116,8 +116,9 @@ def load_configs(directory: StrPath) -> tuple[OlaConfig, ProcessorConfig, dict[s
         )
     if missing := [key for key in ("model", "processor") if not isinstance(values.get(key), dict)]:
         raise OlaError(f"{file}: found no {missing[0]!r} section; write the checkpoint again")
-    if absent := [name for name in ("params", "tokenizer") if not (directory / name).is_dir()]:
-        raise OlaError(f"{directory}: not a whole checkpoint: found no {absent[0]}/; copy it again")
+    if not (directory / "tokenizer").is_dir():
+        raise OlaError(f"{directory}: not a whole checkpoint: found no tokenizer/; copy it again")
+    _check_files(directory, values.get("files"))
     generation_file = directory / "generation_config.json"
     generation = _read_json(generation_file) if generation_file.is_file() else {}
     config = from_dict(OlaConfig, values["model"], f"{file}: model")
@@ -167,6 +168,19 @@ def _replacing(directory: pathlib.Path) -> Iterator[pathlib.Path]:
     except BaseException:
         shutil.rmtree(build, ignore_errors=True)
         raise
+
+
+def _check_files(directory: pathlib.Path, files: Any) -> None:
+    """The parameters' files are there in their sizes: an unfinished copy is told before it is read."""
+    if not isinstance(files, dict) or not files:
+        raise OlaError(f"{directory / 'config.json'}: found no 'files' section; write the checkpoint again")
+    for name, size in files.items():
+        file = directory / name
+        found = f"{file.stat().st_size} bytes" if file.is_file() else "nothing"
+        if found != f"{size} bytes":
+            raise OlaError(
+                f"{file}: not a whole checkpoint: found {found}, expected {size} bytes; copy it again"
+            )
 
 
 def _tokenizer_files(directory: pathlib.Path) -> list[pathlib.Path]:

@@ -47,6 +47,9 @@ def read_safetensors(directory: pathlib.Path) -> dict[str, Tensor]:
     files = _weight_map(index)
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(files.values())):
+        if not (directory / name).is_file():
+            raise OlaError(f"{directory / name}: no such file, but {INDEX} lists it; download it again")
+    for name in sorted(set(files.values())):
         shard = _open_safetensors(directory / name)
         listed = {key for key, file in files.items() if file == name}
         if listed != shard.keys():
