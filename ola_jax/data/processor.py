@@ -83,7 +83,10 @@ class Processor:
 
         Its sizes are those of `budget`, or else as small as the records need.
         """
-        samples = [self.sample(record, root) for record in records]
+        return self.batch([self.sample(record, root) for record in records], budget)
+
+    def batch(self, samples: Sequence[Sample], budget: Budget | None = None) -> OlaBatch:
+        """As `__call__`, of samples that are made already."""
         if not samples:
             raise OlaError("no records: expected at least one")
         budget = budget or self._smallest_budget(samples)

@@ -1,0 +1,164 @@
+"""The training input: records of several sources, mixed, shuffled, packed into batches without end."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+
+from ola_jax.batch import Budget, OlaBatch
+from ola_jax.data.assembly import assemble
+from ola_jax.data.packing import Loaded, Packer
+from ola_jax.data.processor import Processor
+from ola_jax.data.records import read_records
+from ola_jax.data.sample import Sample
+from ola_jax.data.skips import Skip, SkipLog
+from ola_jax.errors import OlaError
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One file of records."""
+
+    records: str  # path of the JSON file
+    root: str | None = None  # folder that relative media paths are below; None: the working folder
+    weight: float | None = None  # share of the samples; None: as many as its records
+
+
+class TrainIterator(Iterator[OlaBatch]):
+    """Batches (numpy leaves), with a state from which the very same batches follow.
+
+    The state is plain JSON. It belongs to the arguments of `make_train_iterator`: other sources, seed,
+    sizes or number of processes are refused.
+    """
+
+    def __init__(self, iterator: grain.DatasetIterator[OlaBatch], skips: SkipLog, identity: dict[str, Any]):
+        self._iterator, self._skips, self._identity = iterator, skips, identity
+
+    def __next__(self) -> OlaBatch:
+        try:
+            return next(self._iterator)
+        except OlaError as error:  # grain adds lines of its own to the message
+            raise OlaError(str(error).splitlines()[0]) from error
+
+    @property
+    def skips(self) -> list[Skip]:
+        """The records left out so far, with reasons; those of batches prepared in advance included."""
+        return self._skips.skips
+
+    def get_state(self) -> dict[str, Any]:
+        """The state after the last batch that was taken."""
+        return {"identity": self._identity, "iterator": self._iterator.get_state()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on after that batch. Raises OlaError if the state is of other data or other settings."""
+        for name, value in self._identity.items():
+            if (saved := state["identity"].get(name)) != value:
+                raise OlaError(
+                    f"data state: saved with {name} = {saved!r}, now {value!r}; use the saved setting, "
+                    "or start the data anew"
+                )
+        self._iterator.set_state(state["iterator"])
+
+    def close(self) -> None:
+        """Stop preparing batches in advance."""
+        self._iterator.close()
+
+
+def make_train_iterator(
+    sources: Sequence[Source],
+    processor: Processor,
+    budget: Budget,
+    batch_rows: int,
+    seed: int,
+    *,
+    max_skipped: int = 0,
+    epochs: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    cache: bool = False,
+    open_rows: int | None = None,
+    num_threads: int = 4,
+    prefetch: int = 2,
+) -> TrainIterator:
+    """Batches of `batch_rows` packed rows for this process, without end unless `epochs` is given.
+
+    Every source is shuffled anew in each epoch, and split between processes. With `epochs`, the
+    samples end when the first source has been used up, and the last batch is filled with empty rows.
+
+    Args:
+        sources: files of records, their media folders and mixing weights.
+        processor: makes the samples.
+        budget: sizes of one row.
+        batch_rows: rows of the batches of this process.
+        seed: of the shuffling, from 0 to 2**32 - 1.
+        max_skipped: how many different bad records may be skipped before OlaError is raised.
+        epochs: times that each source is gone through.
+        process_index: number of this process.
+        process_count: processes that share the data.
+        cache: keep every processed sample in memory (for small data).
+        open_rows: rows that are filled at a time; default four batches.
+        num_threads: threads that decode.
+        prefetch: batches prepared in advance.
+    """
+    if not sources:
+        raise OlaError("sources: none given; expected at least one file of records")
+    open_rows = open_rows or 4 * batch_rows
+    datasets, weights, sizes = [], [], []
+    for source in sources:
+        records = read_records(source.records)
+        if len(records) < process_count:
+            raise OlaError(f"{source.records}: {len(records)} records for {process_count} processes; too few")
+        if source.weight is not None and source.weight <= 0:
+            raise OlaError(f"{source.records}: weight {source.weight}; expected more than 0, or leave it out")
+        load = _Load(source, records, processor, {} if cache else None)
+        shuffled = grain.MapDataset.range(len(records)).seed(seed).shuffle()
+        datasets.append(shuffled[process_index::process_count].repeat(epochs).map(load))
+        weights.append(len(records) if source.weight is None else source.weight)
+        sizes.append([pathlib.Path(source.records).name, len(records), weights[-1]])
+    mixed = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, weights)
+    # Ahead of the packer, as many samples as keep the threads busy.
+    read = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4 * num_threads)
+
+    def to_batch(rows: Sequence[list[Sample]]) -> OlaBatch:
+        return assemble([*rows, *[[]] * (batch_rows - len(rows))], budget, processor.config)
+
+    skips = SkipLog(max_skipped)
+    rows = Packer(mixed.to_iter_dataset(read), budget, open_rows, skips)
+    batches = rows.batch(batch_rows, batch_fn=to_batch)
+    if prefetch:
+        batches = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=prefetch)
+    identity = {
+        "sources": sizes,
+        "budget": dataclasses.asdict(budget),
+        "batch_rows": batch_rows,
+        "open_rows": open_rows,
+        "seed": seed,
+        "epochs": epochs,
+        "process": [process_index, process_count],
+    }
+    return TrainIterator(iter(batches), skips, identity)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Load:
+    """Makes the sample of one record, or says why there is none."""
+
+    source: Source
+    records: list[Any]
+    processor: Processor
+    cache: dict[int, Loaded] | None
+
+    def __call__(self, index: int) -> Loaded:
+        index = int(index)
+        if self.cache is not None and index in self.cache:
+            return self.cache[index]
+        name = self.source.records
+        try:
+            loaded = Loaded(name, index, self.processor.sample(self.records[index], self.source.root))
+        except OlaError as error:
+            loaded = Loaded(name, index, None, str(error))
+        if self.cache is not None:
+            self.cache[index] = loaded
+        return loaded

@@ -1,0 +1,217 @@
+import itertools
+import json
+import logging
+import pathlib
+
+import numpy as np
+import pytest
+
+from ola_jax.batch import Budget
+from ola_jax.data import Source, make_train_iterator
+from ola_jax.errors import OlaError
+from tests.data.made_up import TINY, tiny_processor, write_records
+
+BUDGET = Budget(tokens=160, windows=2, window_patches=80)
+
+
+def same(a, b):
+    return all((getattr(a, field) == getattr(b, field)).all() for field in a.__dataclass_fields__)
+
+
+def make(sources, seed=0, **options):
+    return make_train_iterator(sources, tiny_processor(), BUDGET, 2, seed, **options)
+
+
+def segment_texts(batch):
+    """The token ids of every sample of a batch."""
+    texts = []
+    for tokens, segments in zip(batch.tokens, batch.segments, strict=True):
+        for number in range(1, segments.max() + 1):
+            texts.append(tuple(tokens[segments == number].tolist()))
+    return texts
+
+
+@pytest.fixture
+def source(tmp_path):
+    return Source(write_records(tmp_path, 20), str(tmp_path))
+
+
+def test_an_epoch_holds_every_sample_once(source):
+    processor = tiny_processor()
+    expected = sorted(
+        tuple(processor.sample(record, source.root).tokens.tolist())
+        for record in json.loads(pathlib.Path(source.records).read_text())
+    )
+    for threads in (0, 3):
+        batches = list(make([source], epochs=1, num_threads=threads))
+        assert sorted(text for batch in batches for text in segment_texts(batch)) == expected
+        assert all(batch.tokens.shape == (2, BUDGET.tokens) for batch in batches)
+        assert max(batch.segments.max() for batch in batches) > 1  # rows are shared
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_a_restored_iterator_gives_the_very_same_batches(source, tmp_path, prefetch):
+    other = Source(write_records(tmp_path, 9, "other.json", bad=(4,)), str(tmp_path), weight=5.0)
+    options = {"max_skipped": 1, "prefetch": prefetch, "open_rows": 3}
+    whole = make([source, other], **options)
+    batches, states = [], [whole.get_state()]
+    for _ in range(14):
+        batches.append(next(whole))
+        states.append(json.loads(json.dumps(whole.get_state())))
+    for start in (0, 3, 8):
+        resumed = make([source, other], **options)
+        resumed.set_state(states[start])
+        assert resumed.get_state() == states[start]
+        for number in range(start, 14):
+            assert same(next(resumed), batches[number]), f"batch {number} after resuming at {start}"
+            assert resumed.get_state() == states[number + 1]
+        resumed.close()
+    rewound = whole
+    rewound.set_state(states[3])
+    assert same(next(rewound), batches[3])
+    whole.close()
+
+
+def test_samples_that_wait_for_room_are_part_of_the_state(tmp_path):
+    """Long samples wait while short ones still fit; a state in between must keep them."""
+    records = [
+        {
+            "conversations": [
+                {"from": "human", "value": "a"},
+                {"from": "gpt", "value": "x " * (1 + 27 * (i % 2))},
+            ]
+        }
+        for i in range(40)
+    ]
+    (tmp_path / "r.json").write_text(json.dumps(records))
+    source = Source(str(tmp_path / "r.json"))
+    whole = make([source], epochs=1, prefetch=0, open_rows=2)
+    states, batches = [], []
+    while True:
+        states.append(whole.get_state())
+        try:
+            batches.append(next(whole))
+        except StopIteration:
+            break
+    assert any(state["iterator"]["waiting"] for state in states)
+    assert sum(len(segment_texts(batch)) for batch in batches) == 40
+    for start, state in enumerate(states):
+        resumed = make([source], epochs=1, prefetch=0, open_rows=2)
+        resumed.set_state(state)
+        rest = list(resumed)
+        assert len(rest) == len(batches) - start
+        assert all(same(a, b) for a, b in zip(rest, batches[start:], strict=True))
+
+
+def test_epochs_and_seeds_shuffle_differently(source):
+    def order(batches):
+        return [text for batch in batches for text in segment_texts(batch)]
+
+    twice = order(make([source], epochs=2))
+    assert sorted(twice) == sorted(order(make([source], epochs=1)) * 2)
+    assert order(make([source], epochs=1)) == order(make([source], epochs=1))
+    assert order(make([source], epochs=1)) != order(make([source], seed=1, epochs=1))
+
+
+def test_processes_share_the_samples(source):
+    parts = [
+        [
+            t
+            for batch in make([source], epochs=1, process_index=i, process_count=3)
+            for t in segment_texts(batch)
+        ]
+        for i in range(3)
+    ]
+    whole = [t for batch in make([source], epochs=1) for t in segment_texts(batch)]
+    assert sorted(itertools.chain(*parts)) == sorted(whole)
+    assert all(6 <= len(part) <= 7 for part in parts)
+
+
+def test_weights_mix_the_sources(tmp_path):
+    sources = [
+        Source(write_records(tmp_path, 5, "a.json"), str(tmp_path), weight=3.0),
+        Source(write_records(tmp_path, 5, "b.json"), str(tmp_path), weight=1.0),
+    ]
+    processor = tiny_processor()
+    first = {
+        tuple(processor.sample(record, str(tmp_path)).tokens.tolist())
+        for record in json.loads((tmp_path / "a.json").read_text())
+    }
+    iterator = make(sources)
+    texts = [text for _ in range(16) for text in segment_texts(next(iterator))]
+    iterator.close()
+    assert np.mean([text in first for text in texts]) == pytest.approx(0.75, abs=0.05)
+
+
+def test_bad_samples_are_logged_counted_once_and_skipped(tmp_path, caplog):
+    source = Source(write_records(tmp_path, 12, bad=(3, 7)), str(tmp_path))
+    with caplog.at_level(logging.WARNING, "ola_jax.data.skips"):
+        iterator = make([source], epochs=3, max_skipped=2)
+        count = sum(len(segment_texts(batch)) for batch in iterator)
+    assert count == 3 * 10
+    assert sorted(skip.index for skip in iterator.skips) == [3, 7]
+    assert len(caplog.messages) == 2
+    assert any(
+        "record 'r7'" in message and "missing.png: no such file" in message for message in caplog.messages
+    )
+
+
+def test_more_bad_samples_than_allowed_are_an_error(tmp_path):
+    source = Source(write_records(tmp_path, 12, bad=(3, 7)), str(tmp_path))
+    with pytest.raises(OlaError, match=r"2 bad samples, at most 1 may be skipped.*missing\.png"):
+        list(make([source], epochs=1, max_skipped=1))
+
+
+def test_a_sample_that_fits_no_row_is_a_bad_sample(tmp_path):
+    record = {
+        "id": "long",
+        "conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y" * 200}],
+    }
+    (tmp_path / "r.json").write_text(json.dumps([record]))
+    with pytest.raises(OlaError, match=r"record 'long'.* tokens, a row holds 160"):
+        next(make([Source(str(tmp_path / "r.json"))]))
+
+
+def test_cached_samples_are_made_once(source, monkeypatch):
+    plain = list(make([source], epochs=2))
+    calls = []
+    processor = tiny_processor()
+    original = type(processor).sample
+
+    def counted(self, record, root=None):
+        calls.append(record["id"])
+        return original(self, record, root)
+
+    monkeypatch.setattr(type(processor), "sample", counted)
+    iterator = make_train_iterator([source], processor, BUDGET, 2, 0, epochs=2, cache=True, num_threads=0)
+    assert all(same(a, b) for a, b in zip(iterator, plain, strict=True))
+    assert sorted(calls) == sorted(f"r{i}" for i in range(20))
+
+
+def test_a_state_of_other_settings_is_refused(source):
+    state = make([source]).get_state()
+    with pytest.raises(OlaError, match=r"saved with seed = 0, now 1"):
+        make([source], seed=1).set_state(state)
+
+
+def test_sources_that_cannot_be_read_are_errors(tmp_path, source):
+    with pytest.raises(OlaError, match=r"none\.json: cannot be read"):
+        make([Source(str(tmp_path / "none.json"))])
+    (tmp_path / "broken.json").write_text("[{")
+    with pytest.raises(OlaError, match=r"broken\.json: not valid JSON"):
+        make([Source(str(tmp_path / "broken.json"))])
+    (tmp_path / "object.json").write_text("{}")
+    with pytest.raises(OlaError, match=r"object\.json: expected a JSON array"):
+        make([Source(str(tmp_path / "object.json"))])
+    with pytest.raises(OlaError, match=r"20 records for 21 processes"):
+        make([source], process_count=21)
+    with pytest.raises(OlaError, match="weight 0"):
+        make([Source(source.records, source.root, weight=0.0)])
+    with pytest.raises(OlaError, match="sources: none given"):
+        make([])
+
+
+def test_batches_belong_to_the_model(source):
+    batch = next(make([source]))
+    assert batch.audio.shape == (2, 0, TINY.chunk_samples)
+    assert batch.patches.shape == (2, 2, 80, 12)
