@@ -1,9 +1,9 @@
 """Builds the dataset on disk in Ola's JSON record format.
 
-    ROOT/manifest.json         seed, scale, and for each split the chance level and number of records of each task
-    ROOT/SPLIT/TASK.json       the records; media paths are relative to ROOT
-    ROOT/SPLIT/media.json      the ground truth of every media file
-    ROOT/SPLIT/{images,digits,questions,videos}/...
+ROOT/manifest.json         seed, scale, and for each split the chance level and number of records of each task
+ROOT/SPLIT/TASK.json       the records; media paths are relative to ROOT
+ROOT/SPLIT/media.json      the ground truth of every media file
+ROOT/SPLIT/{images,digits,questions,videos}/...
 """
 
 import dataclasses
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from ola_jax.data.digits_omni.facts import split_questions
 from ola_jax.data.digits_omni.media import write_clip, write_picture, write_speech
-from ola_jax.data.digits_omni.plan import Plan, Record, plan_split
+from ola_jax.data.digits_omni.plan import Plan, plan_split
+from ola_jax.data.digits_omni.records import Record
 from ola_jax.data.digits_omni.speech import load_pack
 from ola_jax.data.digits_omni.tasks import SPLITS, TASKS, chance_level
 from ola_jax.errors import OlaError
@@ -54,7 +54,9 @@ def build(
         for task, records in of_split.records.items():
             _write_json(partial_root / split / f"{task}.json", records)
         media = [of_split.pictures, of_split.digits, of_split.questions, of_split.clips]
-        _write_json(partial_root / split / "media.json", [dataclasses.asdict(m) for kind in media for m in kind])
+        _write_json(
+            partial_root / split / "media.json", [dataclasses.asdict(m) for kind in media for m in kind]
+        )
         manifest["splits"][split] = {
             task: {"records": len(records), "chance": round(chance_level(records), 4)}
             for task, records in of_split.records.items()
@@ -66,6 +68,12 @@ def build(
 
 def plan(seed: int, scale: float) -> tuple[dict[str, Plan], Int[Array, "n 8 8"]]:
     """What each split will hold, and the images of all the handwritten digits (0 paper .. 16 ink)."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise OlaError(
+            "scikit-learn, which has the digits, is missing: pip install 'ola_jax[demo]'"
+        ) from None
     rng = np.random.default_rng(seed)
     handwriting = load_digits()
     indices = split_digits(handwriting.target, rng)
@@ -73,12 +81,18 @@ def plan(seed: int, scale: float) -> tuple[dict[str, Plan], Int[Array, "n 8 8"]]
     pack = load_pack()
     plans = {}
     for split in SPLITS:
-        counts = {task.name: max(10, round(scale * getattr(task, split))) for task in TASKS}
+        counts = {task.name: _scaled(getattr(task, split), scale) for task in TASKS}
+        train_files = {task.name: _scaled(task.train_files, scale) for task in TASKS}
+        files = train_files if split == "train" else counts
         voices = [recording for recording in pack if recording.split == split]
         plans[split] = plan_split(
-            split, counts, handwriting.target, indices[split], voices, facts[split], rng
+            split, counts, files, handwriting.target, indices[split], voices, facts[split], rng
         )
     return plans, handwriting.images.astype(np.uint8)
+
+
+def _scaled(count: int, scale: float) -> int:
+    return max(10, round(scale * count))
 
 
 def split_digits(labels: Int[Array, "n"], rng: np.random.Generator) -> dict[str, Int[Array, "m"]]:
@@ -98,7 +112,10 @@ def load_records(root: Path, split: str, task: str) -> list[Record]:
 
 
 def _write_media(
-    plans: dict[str, Plan], images: Int[Array, "n 8 8"], root: Path, progress: Callable[[int, int], None] | None
+    plans: dict[str, Plan],
+    images: Int[Array, "n 8 8"],
+    root: Path,
+    progress: Callable[[int, int], None] | None,
 ) -> None:
     pack = {recording.file: recording for recording in load_pack()}
     jobs = []
@@ -123,10 +140,13 @@ def _write_json(path: Path, items: list[dict[str, Any]]) -> None:
 def _check_complete(root: Path, identity: dict[str, Any]) -> None:
     path = root / "manifest.json"
     if not path.is_file():
-        raise OlaError(f"{root}: exists but is no digits_omni dataset (no manifest.json); choose another place")
+        raise OlaError(
+            f"{root}: exists but is no digits_omni dataset (no manifest.json); choose another place"
+        )
     found = json.loads(path.read_text())
     for key, expected in identity.items():
         if found.get(key) != expected:
             raise OlaError(
-                f"{path}: {key} is {found.get(key)!r}, expected {expected!r}; remove {root} or choose another place"
+                f"{path}: {key} is {found.get(key)!r}, expected {expected!r}; "
+                f"remove {root} or choose another place"
             )

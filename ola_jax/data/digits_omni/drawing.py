@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from ola_jax.typing import Array, Float, UInt8
+from ola_jax.typing import Array, UInt8
 
 COLOURS = {
     "red": (220, 25, 25),
@@ -27,23 +27,11 @@ def random_paper(rng: np.random.Generator) -> tuple[int, int, int]:
     return PAPERS[rng.integers(len(PAPERS))]
 
 
-def draw(
-    digit: UInt8[Array, "8 8"],
-    colour: str,
-    paper: tuple[int, int, int],
-    size: tuple[int, int],
-    rng: np.random.Generator,
-) -> UInt8[Array, "h w 3"]:
-    """A digit of scikit-learn's set (0 paper .. 16 ink) as an RGB picture of `size` (width, height), pixels."""
-    ink = place(digit, size, rng)[..., None]
-    return np.round(ink * np.float32(COLOURS[colour]) + (1 - ink) * np.float32(paper)).astype(np.uint8)
+def place(digit: UInt8[Array, "8 8"], size: tuple[int, int], rng: np.random.Generator) -> UInt8[Array, "h w"]:
+    """How much ink (0..255) lies where, in a picture of `size` (width, height), pixels.
 
-
-def place(digit: UInt8[Array, "8 8"], size: tuple[int, int], rng: np.random.Generator) -> Float[Array, "h w"]:
-    """How much ink (0..1) lies where, in a picture of `size` (width, height).
-
-    The digit is smoothly enlarged to 85..98 % of the shorter side, turned by up to 8 degrees and put
-    anywhere where there is room.
+    The digit, of scikit-learn's set (0 paper .. 16 ink), is smoothly enlarged to 85..98 % of the shorter
+    side, turned by up to 8 degrees and put anywhere where there is room.
     """
     height = min(size) * rng.uniform(0.85, 0.98)
     shape = int(height * rng.uniform(0.8, 1)), int(height)
@@ -51,6 +39,13 @@ def place(digit: UInt8[Array, "8 8"], size: tuple[int, int], rng: np.random.Gene
     stroke = cells.resize(shape, Image.Resampling.BICUBIC, box=(0.5, 0.5, 9.5, 9.5))
     stroke = stroke.rotate(rng.uniform(-8, 8), Image.Resampling.BICUBIC)
     corner = tuple(int(rng.integers(0, room - used + 1)) for room, used in zip(size, shape, strict=True))
-    mask = Image.new("L", size)
-    mask.paste(stroke, corner)
-    return np.clip((np.asarray(mask, np.float32) - 20) / 180, 0, 1)
+    ink = Image.new("L", size)
+    ink.paste(stroke, corner)
+    return np.asarray(ink)
+
+
+def paint(ink: UInt8[Array, "*shape"], colour: str, paper: tuple[int, int, int]) -> UInt8[Array, "*shape 3"]:
+    """RGB pictures of ink on paper; full ink from 200 on, none up to 20."""
+    opacity = np.clip((np.arange(256, dtype=np.float32)[:, None] - 20) / 180, 0, 1)
+    palette = opacity * np.float32(COLOURS[colour]) + (1 - opacity) * np.float32(paper)
+    return np.round(palette).astype(np.uint8)[ink]

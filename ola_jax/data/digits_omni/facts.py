@@ -39,7 +39,11 @@ def all_questions() -> list[TextQuestion]:
                 plus = ("What is {a} plus {b}?", "How much is {a} plus {b}?", "{a} plus {b} is what?")
                 ask("plus", a, b, a + b, *plus, "Add {a} and {b}.", "{a} plus {b}?")
             if a != b:
-                larger = ("Which is larger, {a} or {b}?", "Is {a} or {b} larger?", "Name the larger: {a} or {b}.")
+                larger = (
+                    "Which is larger, {a} or {b}?",
+                    "Is {a} or {b} larger?",
+                    "Name the larger: {a} or {b}.",
+                )
                 ask("larger", a, b, max(a, b), *larger)
     return found
 

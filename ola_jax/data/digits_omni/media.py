@@ -7,14 +7,16 @@ from pathlib import Path
 import av
 import numpy as np
 import soundfile
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from ola_jax.config import SAMPLE_RATE
-from ola_jax.data.digits_omni.drawing import draw, random_paper, random_size
+from ola_jax.data.digits_omni.drawing import paint, place, random_paper, random_size
 from ola_jax.data.digits_omni.speech import LONGEST, Recording, vary
 from ola_jax.typing import Array, Float, UInt8
 
 FRAMES, FPS, SIDE = 8, 4, 64  # of a video: frames, frames per second, pixels
+WOBBLE = 4  # pixels that a digit moves about in a video
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Picture:
     digit: int
     source: int
     colour: str
-    seed: tuple[int, ...]
+    seed: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Speech:
     text: str
     voice: str
     source: str
-    seed: tuple[int, ...]
+    seed: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +51,13 @@ class Clip:
     sources: tuple[int, int]
     colour: str
     sound: Speech | None
-    seed: tuple[int, ...]
+    seed: int
 
 
 def write_picture(item: Picture, root: Path, digits: UInt8[Array, "n 8 8"]) -> None:
     """Draws and writes `item.file` below `root`."""
     rng = np.random.default_rng(item.seed)
-    picture = draw(digits[item.source], item.colour, random_paper(rng), random_size(rng), rng)
+    picture = paint(place(digits[item.source], random_size(rng), rng), item.colour, random_paper(rng))
     Image.fromarray(picture).save(root / item.file, compress_level=1)
 
 
@@ -66,28 +68,40 @@ def samples_of(item: Speech, pack: dict[str, Recording]) -> Float[Array, "T"]:
 
 def write_speech(item: Speech, root: Path, pack: dict[str, Recording]) -> None:
     """Writes `item.file` below `root`."""
-    soundfile.write(root / item.file, samples_of(item, pack), SAMPLE_RATE, subtype="PCM_16", compression_level=0.0)
+    soundfile.write(
+        root / item.file, samples_of(item, pack), SAMPLE_RATE, subtype="PCM_16", compression_level=0.0
+    )
 
 
 def frames_of(item: Clip, digits: UInt8[Array, "n 8 8"]) -> UInt8[Array, "f 64 64 3"]:
     """The frames of `item`: the digit changes about half-way, and wobbles from frame to frame."""
     rng = np.random.default_rng(item.seed)
-    paper, change = random_paper(rng), int(rng.integers(FRAMES // 2 - 1, FRAMES // 2 + 2))
-    shown = [item.sources[int(t >= change)] for t in range(FRAMES)]
-    return np.stack([draw(digits[s], item.colour, paper, (SIDE, SIDE), rng) for s in shown])
+    room = SIDE - WOBBLE
+    inks = [place(digits[source], (room, room), rng) for source in item.sources]
+    change = rng.integers(FRAMES // 2 - 1, FRAMES // 2 + 2)
+    film = np.zeros((FRAMES, SIDE, SIDE), np.uint8)
+    for t in range(FRAMES):
+        x, y = rng.integers(0, WOBBLE + 1, 2)
+        film[t, y : y + room, x : x + room] = inks[int(t >= change)]
+    return paint(film, item.colour, random_paper(rng))
 
 
 def write_clip(item: Clip, root: Path, digits: UInt8[Array, "n 8 8"], pack: dict[str, Recording]) -> None:
     """Encodes and writes `item.file` below `root`: H.264, and AAC if it has a sound."""
     with av.open(root / item.file, "w") as container:
-        video = container.add_stream("libx264", FPS, options={"preset": "ultrafast", "crf": "18", "threads": "1"})
+        video = container.add_stream("libx264", FPS, options={"preset": "ultrafast", "crf": "18"})
         video.width = video.height = SIDE
         video.pix_fmt = "yuv420p"
-        track = container.add_stream("aac", SAMPLE_RATE, layout="mono", bit_rate=48_000) if item.sound else None
+        video.codec_context.thread_count = 1  # files are written in parallel instead
+        if item.sound:
+            options = {"aac_coder": "fast"}
+            track = container.add_stream("aac", SAMPLE_RATE, options, layout="mono", bit_rate=48_000)
+        reformatter = VideoReformatter()
         for picture in frames_of(item, digits):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            container.mux(video.encode(reformatter.reformat(frame, format=video.pix_fmt, threads=1)))
         container.mux(video.encode(None))
-        if track:
+        if item.sound:
             samples = samples_of(item.sound, pack)
             samples = np.pad(samples, (0, LONGEST - len(samples)))  # as long as the video
             sound = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")

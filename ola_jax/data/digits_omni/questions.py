@@ -37,11 +37,11 @@ VIDEO_AUDIO = {
     "first": Topic(0.5, ("Which digit is shown first, and which do you hear?",)),
     "last": Topic(0.5, ("Which digit is shown last, and which do you hear?",)),
 }
-# Asked about an image: `render_speech.py` made the speech pack of these, so a change needs a new pack.
+# Asked aloud about an image. `render_speech.py` made the speech pack of these: a change needs a new pack.
 SPOKEN = {
-    "digit": Topic(0.4, ("What digit is it?", "Which digit do you see?")),
-    "colour": Topic(0.3, ("What colour is it?", "Tell me the colour.")),
-    "parity": Topic(0.3, ("Is it even or odd?", "Even or odd?")),
+    "digit": ("What digit is it?", "Which digit do you see?"),
+    "colour": ("What colour is it?", "Tell me the colour."),
+    "parity": ("Is it even or odd?", "Even or odd?"),
 }
 
 

@@ -62,7 +62,9 @@ def speak(voice: Voice, text: str) -> Float[Array, "T"]:
     try:
         wav = subprocess.run(command, capture_output=True, check=True).stdout
     except FileNotFoundError:
-        raise OlaError("espeak-ng is not on the path: install it (Debian: apt-get install espeak-ng)") from None
+        raise OlaError(
+            "espeak-ng is not on the path: install it (Debian: apt-get install espeak-ng)"
+        ) from None
     samples, rate = soundfile.read(io.BytesIO(wav), dtype="float32")
     samples = trim(soxr.resample(samples, rate, SAMPLE_RATE))
     return np.round(samples * (PEAK / np.abs(samples).max()) / STEP) * np.float32(STEP)
@@ -86,15 +88,14 @@ def render(directory: Path) -> list[dict[str, str]]:
         for i, voice in enumerate(voices(variants)):
             lines = [("digit", str(digit), word) for digit, word in enumerate(WORDS)]
             if i < asking:
-                lines += [
-                    ("question", name, topic.wordings[i % len(topic.wordings)])
-                    for name, topic in SPOKEN.items()
-                ]
+                lines += [("question", name, texts[i % len(texts)]) for name, texts in SPOKEN.items()]
             for kind, meaning, text in lines:
                 samples = speak(voice, text)
                 seconds = len(samples) / SAMPLE_RATE
                 if seconds > LONGEST[kind]:
-                    raise OlaError(f"{voice}: {text!r} takes {seconds:.2f} s, expected {LONGEST[kind]} s or less")
+                    raise OlaError(
+                        f"{voice}: {text!r} takes {seconds:.2f} s, expected {LONGEST[kind]} s or less"
+                    )
                 name = f"{split}/{voice.variant}_{meaning}.flac"
                 path = directory / name
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,23 +8,24 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One kind of record. `train` and `heldout` count the records of a full-size dataset."""
+    """One kind of record, with the numbers of a full-size dataset."""
 
     name: str  # of its JSON file
     title: str  # for tables
     modalities: str  # what goes in
-    train: int
-    heldout: int = 200
+    train: int  # records
+    train_files: int = 0  # media files made for the training records, which share them in turn
+    heldout: int = 200  # records, each with media of its own
 
 
 TASKS = (
     Task("text", "text only", "text", 3000),
-    Task("image", "image + text", "image, text", 6000, 300),
+    Task("image", "image + text", "image, text", 6000, train_files=6000, heldout=300),
     Task("two_images", "two images", "2 images, text", 3000),
-    Task("video", "video", "video, text", 2500),
-    Task("audio", "audio + text", "audio, text", 4000),
-    Task("image_speech", "image + spoken question", "image, audio", 4000),
-    Task("video_audio", "video + audio", "video, audio, text", 2000),
+    Task("video", "video", "video, text", 3000, train_files=1000),
+    Task("audio", "audio + text", "audio, text", 4000, train_files=3200),
+    Task("image_speech", "image + spoken question", "image, audio", 4000, train_files=1000),
+    Task("video_audio", "video + audio", "video, audio, text", 2500, train_files=700),
 )
 SPLITS = ("train", "heldout")
 

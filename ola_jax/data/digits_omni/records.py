@@ -1,0 +1,87 @@
+"""One record in Ola's JSON format from planned media, for each task."""
+
+from typing import Any
+
+import numpy as np
+
+from ola_jax.data.digits_omni.facts import TextQuestion
+from ola_jax.data.digits_omni.media import Clip, Picture, Speech
+from ola_jax.data.digits_omni.questions import (
+    AUDIO,
+    IMAGE,
+    TWO_IMAGES,
+    VIDEO,
+    VIDEO_AUDIO,
+    both,
+    choose,
+    parity,
+)
+
+Record = dict[str, Any]
+SPOKEN_PROMPT = "<image>\nUser's question in speech: <speech>"
+
+
+def text_record(fact: TextQuestion, rng: np.random.Generator) -> Record:
+    """Text only."""
+    return _conversation(fact.text, fact.answer)
+
+
+def image_record(picture: Picture, rng: np.random.Generator) -> Record:
+    """A written question about one image."""
+    topic, wording = choose(IMAGE, rng)
+    return {"image": picture.file} | _conversation(f"<image>\n{wording}", _about(picture, topic))
+
+
+def two_images_record(first: Picture, second: Picture, rng: np.random.Generator) -> Record:
+    """A written question about two images, answered in their order."""
+    topic, wording = choose(TWO_IMAGES, rng)
+    answer = both(first.digit, second.digit) if topic == "digits" else both(first.colour, second.colour)
+    return {"image": [first.file, second.file]} | _conversation(f"<image>\n<image>\n{wording}", answer)
+
+
+def video_record(clip: Clip, rng: np.random.Generator) -> Record:
+    """A written question about a video."""
+    topic, wording = choose(VIDEO, rng)
+    answer = {"digits": both(*clip.digits), "first": clip.digits[0], "last": clip.digits[1]}[topic]
+    return {"video": clip.file} | _conversation(f"<image>\n{wording}", answer)
+
+
+def audio_record(speech: Speech, rng: np.random.Generator) -> Record:
+    """A written question about a spoken digit."""
+    topic, wording = choose(AUDIO, rng)
+    digit = int(speech.meaning)
+    answer = digit if topic == "digit" else parity(digit)
+    return {"audio": speech.file} | _conversation(f"<speech>\n{wording}", answer)
+
+
+def image_speech_record(picture: Picture, question: Speech, rng: np.random.Generator) -> Record:
+    """A spoken question about an image; the human's text is its transcript, which `text_q` replaces."""
+    media = {"image": picture.file, "audio_q": question.file, "text_q": SPOKEN_PROMPT}
+    return media | _conversation(f"<image>\n{question.text}", _about(picture, question.meaning))
+
+
+def video_audio_record(clip: Clip, rng: np.random.Generator) -> Record:
+    """A written question about what a video shows and what is heard with it."""
+    topic, wording = choose(VIDEO_AUDIO, rng)
+    seen = clip.digits[0 if topic == "first" else 1]
+    media = {"video": clip.file, "audio": clip.sound.file}
+    return media | _conversation(f"<speech><image>\n{wording}", both(seen, int(clip.sound.meaning)))
+
+
+RECORDS = {
+    "text": text_record,
+    "image": image_record,
+    "two_images": two_images_record,
+    "video": video_record,
+    "audio": audio_record,
+    "image_speech": image_speech_record,
+    "video_audio": video_audio_record,
+}
+
+
+def _about(picture: Picture, topic: str) -> int | str:
+    return {"digit": picture.digit, "colour": picture.colour, "parity": parity(picture.digit)}[topic]
+
+
+def _conversation(question: str, answer: int | str) -> Record:
+    return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": str(answer)}]}
