@@ -1,0 +1,16 @@
+"""Random weights for PyTorch modules: ones and zeros too, so that no part goes untested."""
+
+import torch
+
+
+def perturb(module: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """The module in evaluation mode, every parameter moved by seeded noise that suits its size."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.dim() == 1:
+                parameter.add_(0.2 * noise)
+            else:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+    return module.eval().requires_grad_(False)

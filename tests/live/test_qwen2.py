@@ -1,0 +1,93 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from ola_jax.config import OlaConfig, Qwen2Config
+from ola_jax.convert.names import to_jax
+from ola_jax.models.qwen2 import Qwen2, empty_cache
+from ola_jax.typing import Params
+from tests.golden import assert_close
+from tests.live.perturb import perturb
+
+SIZES = [
+    Qwen2Config(91, 48, 3, 4, 2, 72, 1e6, 1e-6),
+    Qwen2Config(130, 60, 2, 6, 1, 44, 1e4, 1e-5),
+    Qwen2Config(64, 96, 4, 3, 3, 160, 5e5, 1e-6),
+]
+LENGTHS = (19, 11)  # tokens of two samples
+
+
+def torch_model(config: Qwen2Config) -> transformers.Qwen2ForCausalLM:
+    torch_config = transformers.Qwen2Config(
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        num_key_value_heads=config.num_kv_heads,
+        intermediate_size=config.intermediate_size,
+        rope_theta=config.rope_theta,
+        rms_norm_eps=config.rms_norm_eps,
+        tie_word_embeddings=False,
+        attn_implementation="eager",
+    )
+    return perturb(transformers.Qwen2ForCausalLM(torch_config), seed=config.vocab_size)
+
+
+def our_params(config: Qwen2Config, model: torch.nn.Module) -> Params:
+    tensors = {key: value.numpy() for key, value in model.state_dict().items()}
+    return to_jax(OlaConfig(llm=config, vision=None, whisper=None, beats=None), tensors)["llm"]
+
+
+def random_tokens(config: Qwen2Config) -> list[np.ndarray]:
+    rng = np.random.default_rng(config.hidden_size)
+    return [rng.integers(0, config.vocab_size, n).astype(np.int32) for n in LENGTHS]
+
+
+@pytest.mark.parametrize("config", SIZES)
+def test_packed_samples_give_the_logits_of_pytorch(config: Qwen2Config) -> None:
+    model, samples = torch_model(config), random_tokens(config)
+    params = our_params(config, model)
+    tokens = np.concatenate(samples)[None]
+    positions = np.concatenate([np.arange(n, dtype=np.int32) for n in LENGTHS])[None]
+    segments = np.repeat(np.arange(1, 3, dtype=np.int32), LENGTHS)[None]
+
+    def forward(ours: Qwen2) -> tuple[jax.Array, jax.Array]:
+        hidden = ours(ours.embed(tokens), positions, segments)
+        return hidden, ours.logits(hidden)
+
+    (hidden, logits), seen = jax.jit(
+        lambda p: Qwen2(config).apply({"params": p}, method=forward, mutable="intermediates")
+    )(params)
+    layers = seen["intermediates"]["layers"]["output"][0]
+    start = 0
+    for tokens_of_one in samples:
+        end = start + len(tokens_of_one)
+        with torch.no_grad():
+            expected = model(torch.from_numpy(tokens_of_one).long()[None], output_hidden_states=True)
+        for i in range(config.num_layers - 1):  # the last one is given after the final norm
+            assert_close(layers[i, :, start:end], expected.hidden_states[i + 1], None, f"layer {i}")
+        assert_close(hidden[:, start:end], expected.hidden_states[-1], None, "hidden")
+        assert_close(logits[:, start:end], expected.logits, None, "logits")
+        start = end
+
+
+@pytest.mark.parametrize("config", SIZES)
+def test_decoding_with_a_cache_gives_the_logits_of_pytorch(config: Qwen2Config) -> None:
+    model, (tokens, _) = torch_model(config), random_tokens(config)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(tokens).long()[None]).logits
+
+    def extend(ours: Qwen2, new: np.ndarray, cache: object) -> tuple:
+        positions = cache.length + jnp.arange(new.shape[1])[None]
+        hidden, cache = ours.extend(ours.embed(new), positions, jnp.ones_like(new), cache)
+        return ours.logits(hidden), cache
+
+    step = jax.jit(lambda p, new, cache: Qwen2(config).apply({"params": p}, new, cache, method=extend))
+    params, cache, logits = our_params(config, model), empty_cache(config, 1, 24, np.float32), []
+    for new in (tokens[:14], *tokens[14:, None]):
+        part, cache = step(params, new[None], cache)
+        logits.append(part)
+    assert_close(np.concatenate(logits, axis=1), expected, None, "logits")
