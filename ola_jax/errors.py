@@ -1,5 +1,8 @@
 """Errors that the user can mend: shown as one line, without a traceback."""
 
+import sys
+from collections.abc import Callable
+
 
 class OlaError(Exception):
     """A mistake in what the user gave: a file, a record, a key, an option.
@@ -7,3 +10,12 @@ class OlaError(Exception):
     The message is one line and says what was found, where, what was expected, and what to do.
     Command-line tools print it and leave with exit status 2.
     """
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a command-line tool: an OlaError becomes one line on stderr and exit status 2."""
+    try:
+        main()
+    except OlaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

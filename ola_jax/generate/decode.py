@@ -46,9 +46,7 @@ def prefill(model: Ola, params: Params, batch: OlaBatch, max_new_tokens: int) ->
     return Prompt(logits=logits, length=used, cache=cache)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("model", "max_new_tokens", "sampling", "on_token"), donate_argnames="prompt"
-)
+@functools.partial(jax.jit, static_argnames=("model", "max_new_tokens", "sampling", "on_token"))
 def decode(
     model: Ola,
     params: Params,

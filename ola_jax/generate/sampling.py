@@ -59,7 +59,7 @@ def next_token(
         logits = jnp.where(generated, punished, logits)
     if config.temperature == 0.0:
         return logits.argmax(axis=-1).astype(jnp.int32)
-    logits /= config.temperature
+    logits = logits / config.temperature
     if 0 < config.top_k < logits.shape[1]:
         threshold = jax.lax.top_k(logits, config.top_k)[0][:, -1:]
         logits = jnp.where(logits < threshold, -jnp.inf, logits)

@@ -1,14 +1,8 @@
 """Text from token ids as they arrive."""
 
 from collections.abc import Callable
-from typing import Protocol
 
-
-class Tokenizer(Protocol):
-    """What streaming needs of a tokenizer."""
-
-    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-        """Text of token ids."""
+from tokenizers import Tokenizer
 
 
 class TextStream:

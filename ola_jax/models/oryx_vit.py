@@ -22,7 +22,7 @@ def resample_position_embedding(
     `place` is (row, column, grid height, grid width). Half-pixel centres, edges clamped, no
     antialiasing, as torch's interpolate(mode="bilinear", align_corners=False). Source: quirk V7.
     """
-    side = round(table.shape[0] ** 0.5)
+    table, side = jnp.asarray(table), round(table.shape[0] ** 0.5)
     cell, grid = place[..., :2].astype(jnp.float32), jnp.maximum(place[..., 2:], 1).astype(jnp.float32)
     at = jnp.maximum((cell + 0.5) * (side / grid) - 0.5, 0.0)
     low = jnp.minimum(at.astype(jnp.int32), side - 1)
