@@ -1,7 +1,6 @@
 """Released PyTorch checkpoints to ola_jax checkpoints: `python convert_weights.py import --help`."""
 
 import pathlib
-import sys
 from typing import Annotated, Literal
 
 import rich.console
@@ -10,7 +9,7 @@ import tyro
 
 from ola_jax import checkpoint
 from ola_jax.convert.importer import read_released
-from ola_jax.errors import OlaError
+from ola_jax.errors import run
 
 
 def import_released(
@@ -63,17 +62,12 @@ def import_released(
     print(f"wrote {to}")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; the exit status: 0, or 2 after a mistake of the user's."""
-    try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"import": import_released}, args=arguments, prog="convert_weights.py", description=__doc__
-        )
-    except OlaError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    return 0
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line (`arguments`: instead of the program's own)."""
+    tyro.extras.subcommand_cli_from_dict(
+        {"import": import_released}, args=arguments, prog="convert_weights.py", description=__doc__
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import convert_weights
-from ola_jax import checkpoint
+from ola_jax import checkpoint, errors
 from ola_jax.convert.importer import read_released
 from tests.convert.checkpoints import BEATS_FILE, HF, WHISPER_FILE, without_speech_encoder, write
 
@@ -15,7 +15,12 @@ SPEECH = ["--whisper", str(WHISPER_FILE), "--beats", str(BEATS_FILE)]
 
 
 def run(*arguments: object) -> int:
-    return convert_weights.main(["import", *map(str, arguments)])
+    """The exit status."""
+    try:
+        errors.run(lambda: convert_weights.main(["import", *map(str, arguments)]))
+    except SystemExit as stop:
+        return stop.code
+    return 0
 
 
 def test_imported_checkpoint_loads_bit_for_bit(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:

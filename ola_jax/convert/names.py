@@ -13,7 +13,7 @@ import numpy as np
 from flax import traverse_util
 
 from ola_jax.config import OlaConfig
-from ola_jax.typing import Params
+from ola_jax.typing import Params, Shaped
 
 WHISPER = "model.speech_encoder.whisper_model."
 BEATS = "model.speech_encoder.beats_model."
@@ -28,11 +28,11 @@ class Permute:
 
     axes: tuple[int, ...]
 
-    def to_jax(self, tensor: np.ndarray) -> np.ndarray:
+    def to_jax(self, tensor: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
         """From PyTorch's axes to ours."""
         return tensor.transpose(self.axes)
 
-    def to_torch(self, tensor: np.ndarray) -> np.ndarray:
+    def to_torch(self, tensor: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
         """From our axes to PyTorch's."""
         return tensor.transpose(np.argsort(self.axes))
 
@@ -43,11 +43,11 @@ class Squeeze:
 
     axes: tuple[int, ...]
 
-    def to_jax(self, tensor: np.ndarray) -> np.ndarray:
+    def to_jax(self, tensor: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
         """From PyTorch's axes to ours."""
         return tensor.squeeze(self.axes)
 
-    def to_torch(self, tensor: np.ndarray) -> np.ndarray:
+    def to_torch(self, tensor: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
         """From our axes to PyTorch's."""
         return np.expand_dims(tensor, self.axes)
 
@@ -58,11 +58,11 @@ class PatchKernel:
 
     channels: int
 
-    def to_jax(self, tensor: np.ndarray) -> np.ndarray:
+    def to_jax(self, tensor: Shaped[np.ndarray, "out c P P"]) -> Shaped[np.ndarray, "P*P*c out"]:
         """From PyTorch's axes to ours."""
         return tensor.transpose(2, 3, 1, 0).reshape(-1, tensor.shape[0])
 
-    def to_torch(self, tensor: np.ndarray) -> np.ndarray:
+    def to_torch(self, tensor: Shaped[np.ndarray, "cells out"]) -> Shaped[np.ndarray, "out c P P"]:
         """From our axes to PyTorch's."""
         side = round((tensor.shape[0] / self.channels) ** 0.5)
         return tensor.reshape(side, side, self.channels, -1).transpose(3, 2, 0, 1)
@@ -96,11 +96,11 @@ class Entry:
         """The keys in a released checkpoint, layer by layer."""
         return [self.torch.replace("*", str(i)) for i in range(layers)] if "*" in self.torch else [self.torch]
 
-    def to_jax(self, tensor: np.ndarray) -> np.ndarray:
+    def to_jax(self, tensor: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
         """One layer's tensor in our layout."""
         return self.layout.to_jax(tensor) if self.layout else tensor
 
-    def to_torch(self, tensor: np.ndarray) -> np.ndarray:
+    def to_torch(self, tensor: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
         """One layer's tensor in PyTorch's layout."""
         return self.layout.to_torch(tensor) if self.layout else tensor
 

@@ -34,16 +34,17 @@ class Tensor:
 
 
 def read_safetensors(directory: pathlib.Path) -> dict[str, Tensor]:
-    """All tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` lists."""
+    """All tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` lists.
+
+    With both there the single file is read, as transformers does.
+    """
     index, single = directory / INDEX, directory / SINGLE
-    if not index.is_file():
-        if not single.is_file():
-            names = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
-            raise OlaError(
-                f"{directory}: no weights: found {', '.join(names[:5]) or 'nothing'}, expected {SINGLE} "
-                f"or {INDEX}"
-            )
+    if single.is_file():
         return _open_safetensors(single)
+    if not index.is_file():
+        names = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+        found = ", ".join(names[:5]) or "nothing"
+        raise OlaError(f"{directory}: no weights: found {found}, expected {SINGLE} or {INDEX}")
     files = _weight_map(index)
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(files.values())):
@@ -61,7 +62,7 @@ def read_safetensors(directory: pathlib.Path) -> dict[str, Tensor]:
     return tensors
 
 
-def read_whisper(file: pathlib.Path) -> tuple[dict[str, int] | None, dict[str, Tensor]]:
+def read_whisper(file: pathlib.Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
     """`dims` of OpenAI's Whisper format (None if absent), and the encoder's tensors by released key."""
     content = _load_pickle(file)
     state = content.get("model_state_dict", content)
@@ -71,7 +72,7 @@ def read_whisper(file: pathlib.Path) -> tuple[dict[str, int] | None, dict[str, T
             f"{file}: not a Whisper checkpoint: found {_some_keys(content)}, expected "
             "{dims, model_state_dict} with encoder.* in OpenAI's format"
         )
-    return content.get("dims"), encoder
+    return _section(file, content, "dims"), encoder
 
 
 def read_beats(file: pathlib.Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
@@ -83,7 +84,7 @@ def read_beats(file: pathlib.Path) -> tuple[dict[str, Any] | None, dict[str, Ten
             f"{file}: not a BEATs checkpoint: found {_some_keys(content)}, expected {{cfg, model}} with "
             "patch_embedding.weight"
         )
-    return content.get("cfg"), _tensors(file, state, BEATS_FILE, BEATS)
+    return _section(file, content, "cfg"), _tensors(file, state, BEATS_FILE, BEATS)
 
 
 def _weight_map(index: pathlib.Path) -> dict[str, str]:
@@ -140,6 +141,13 @@ def _load_pickle(file: pathlib.Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise OlaError(f"{file}: found a {type(content).__name__}, expected a dict of tensors")
     return content
+
+
+def _section(file: pathlib.Path, content: dict[str, Any], name: str) -> dict[str, Any] | None:
+    section = content.get(name)
+    if section is not None and not isinstance(section, dict):
+        raise OlaError(f"{file}: {name} is {section!r:.60}, expected a dict")
+    return section
 
 
 def _tensors(file: pathlib.Path, state: Any, prefix: str, released: str) -> dict[str, Tensor]:

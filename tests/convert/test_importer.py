@@ -8,6 +8,7 @@ import torch
 from flax import traverse_util
 
 from ola_jax.convert.importer import Released, read_released
+from ola_jax.convert.names import to_torch
 from ola_jax.errors import OlaError
 from tests.convert import checkpoints
 from tests.convert.checkpoints import BEATS, BEATS_FILE, HF, WHISPER, WHISPER_FILE, Tensors, write
@@ -80,6 +81,16 @@ def test_every_leaf_is_its_torch_tensor(separate: bool) -> None:
     assert tensors.keys() - used == {BIAS.format(1)}  # the copy of the shared tensor
 
 
+def test_tree_gives_back_the_released_tensors() -> None:
+    released = read_released(HF)
+    back, expected = dict(to_torch(released.config, released.params)), checkpoints.golden_tensors()
+    assert back.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert back[key].dtype == ml_dtypes.bfloat16
+        assert back[key].shape == tuple(tensor.shape)
+        assert back[key].tobytes() == tensor.view(torch.int16).numpy().tobytes(), key
+
+
 def test_configs_are_read_off_the_checkpoint() -> None:
     released = read_released(HF, WHISPER_FILE, BEATS_FILE)
     llm, vision = released.config.llm, released.config.vision
@@ -101,6 +112,11 @@ def test_configs_are_read_off_the_checkpoint() -> None:
 def test_maximum_length_comes_from_the_checkpoint(tmp_path: pathlib.Path) -> None:
     source = write(tmp_path / "hf", config={"tokenizer_model_max_length": 120})
     assert read_released(source).processor_config.max_length == 120
+
+
+def test_rope_theta_is_found_where_newer_configs_put_it(tmp_path: pathlib.Path) -> None:
+    nested = {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 5000}}
+    assert read_released(write(tmp_path / "hf", config=nested)).config.llm.rope_theta == 5000.0
 
 
 def test_number_of_vision_heads_is_given_or_stored_or_assumed_aloud(tmp_path: pathlib.Path) -> None:

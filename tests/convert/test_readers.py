@@ -85,6 +85,7 @@ def test_cut_pt_file_is_told(share: float, tmp_path: pathlib.Path) -> None:
         ({}, r"found nothing, expected \{dims, model_state_dict\}"),
         ({"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}, r"found a, b, c, d and 1 more"),
         ({"model_state_dict": 7}, r"found model_state_dict"),
+        ({"dims": [1], "encoder.a": torch.zeros(1)}, r"dims is \[1\], expected a dict"),
     ],
 )
 def test_pt_that_is_something_else_is_told(content: object, message: str, tmp_path: pathlib.Path) -> None:
