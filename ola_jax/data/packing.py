@@ -50,6 +50,7 @@ class PackIterator(grain.DatasetIterator[list[Sample]]):
         super().__init__(parent)
         self._budget, self._open_rows, self._skips = budget, open_rows, skips
         self._rows: list[list[Sample]] = []
+        self._tokens: list[int] = []  # of each row
         self._next_row = 0
         self._waiting: list[tuple[Any, Sample]] = []  # with the parent's state before each
         self._waiting_states: list[Any] = []  # after set_state: of those still to be read again
@@ -90,7 +91,7 @@ class PackIterator(grain.DatasetIterator[list[Sample]]):
         """Fill the next rows: first with what waits, then from the parent."""
         if self._waiting_states:
             self._read_waiting_again()
-        self._rows, still_waiting = [], []
+        self._rows, self._tokens, still_waiting = [], [], []
         for state, sample in self._waiting:
             if not self._place(sample):
                 still_waiting.append((state, sample))
@@ -110,12 +111,15 @@ class PackIterator(grain.DatasetIterator[list[Sample]]):
                 self._waiting.append((state, sample))
 
     def _place(self, sample: Sample) -> bool:
-        for row in self._rows:
-            if misfit([*row, sample], self._budget) is None:
+        for number, row in enumerate(self._rows):
+            tokens = self._tokens[number] + len(sample.tokens)
+            if tokens <= self._budget.tokens and misfit([*row, sample], self._budget) is None:
                 row.append(sample)
+                self._tokens[number] = tokens
                 return True
         if len(self._rows) < self._open_rows:
             self._rows.append([sample])
+            self._tokens.append(len(sample.tokens))
             return True
         return False
 

@@ -64,8 +64,8 @@ class Processor:
         """The pixel limits of the preset."""
         return self.processor_config.train if self.preset == "train" else self.processor_config.infer
 
-    def sample(self, record: dict[str, Any], root: str | None = None) -> Sample:
-        """Decode, tokenise and merge one record; relative media paths are below `root`.
+    def sample(self, record: Any, root: str | None = None) -> Sample:
+        """Decode, tokenise and merge one record (a JSON object); relative media paths are below `root`.
 
         A record whose last message is the human's becomes a prompt, ending with the opened turn of
         the assistant and without targets. Raises OlaError naming the record and the file.

@@ -48,7 +48,7 @@ def read_records(path: str | pathlib.Path) -> list[dict[str, Any]]:
     return records
 
 
-def parse_record(record: dict[str, Any]) -> Record:
+def parse_record(record: Any) -> Record:
     """Check a JSON record. Raises OlaError naming the key that is wrong (the caller adds the id).
 
     Kinds: text; `image` (one, or a list); `video`; `audio`; `video` + `audio`; spoken questions,

@@ -1,9 +1,17 @@
+import dataclasses
+
 import numpy as np
 import pytest
+import soundfile
 
-from ola_jax.batch import IGNORE, TEXT
-from ola_jax.data import prompt_record
+from ola_jax.batch import IGNORE, TEXT, Budget
+from ola_jax.checkpoint import save
+from ola_jax.config import ProcessorConfig
+from ola_jax.data import Processor, prompt_record
+from ola_jax.errors import OlaError
+from tests.data.clips import write_video
 from tests.data.golden_processor import golden_processor
+from tests.data.made_up import TINY, tiny_processor
 from tests.golden import VISIBLE, arrays, index
 
 TRAIN = [c for c in index()["cases"] if c["id"].startswith("train_") or c["id"] == "merge_truncated"]
@@ -73,3 +81,173 @@ def test_prompts_on_which_the_original_crashes_are_the_mended_ones(case):
     processor = golden_processor("infer")
     sample = processor.sample(infer_record(case), ROOT)
     np.testing.assert_array_equal(sample.prompt_ids, arrays(mended["file"])["input_ids"][0])
+
+
+def training(text, **keys):
+    turns = [{"from": "human", "value": text}, {"from": "gpt", "value": "ok"}]
+    return {"id": "r1", "conversations": turns, **keys}
+
+
+def prompt(text, **keys):
+    return {"id": "r1", "conversations": [{"from": "human", "value": text}], **keys}
+
+
+def test_repeated_frames_are_encoded_once():
+    sample = golden_processor("infer").sample(prompt("<image>\nx", video="inputs/clip.mp4"), ROOT)
+    assert len(sample.images) == 20
+    features = sample.source[sample.source != TEXT]
+    per_frame = len(sample.images[0].patches) // 4
+    shown = features[features < 20 * per_frame] // per_frame
+    assert len(shown) == 64 * per_frame
+    assert (np.diff(shown) >= 0).all()
+    assert sample.counts["video"] == len(features)
+
+
+def test_a_video_is_heard_through_its_own_sound_track(tmp_path):
+    processor = golden_processor("infer")
+    own = processor.sample(prompt("<speech><image>\nx", video="inputs/clip.mp4"), ROOT)
+    assert own.audio.shape == (1, 480_000)
+    assert own.audio.any()
+    assert own.counts["audio"] == 153
+    write_video(tmp_path / "silent.mp4", frames=3)
+    silent = processor.sample(prompt("<speech><image>\nx", video="silent.mp4"), str(tmp_path))
+    unheard = processor.sample(prompt("<image>\nx", video="silent.mp4"), str(tmp_path))
+    assert silent.audio.shape == (0, 480_000)
+    np.testing.assert_array_equal(silent.prompt_ids, unheard.prompt_ids)
+    np.testing.assert_array_equal(silent.source, unheard.source)
+
+
+def test_media_in_patch_files_are_the_same_as_in_files(tmp_path):
+    names = ["img_rgb.png", "img_rgba.png", "a_stereo.wav", "a_short.wav"]
+    parts = [(VISIBLE / "inputs" / name).read_bytes() for name in names]
+    (tmp_path / "patch").write_bytes(b"".join(parts))
+    place = {}
+    for number, name in enumerate(names):
+        start = sum(map(len, parts[:number]))
+        place[name] = {"patch": "patch", "start_num": start, "size": len(parts[number])}
+    files = {name: str(VISIBLE / "inputs" / name) for name in names}
+    for keys in (("image", "img_rgb.png", "<image>\nx"), ("audio", "a_stereo.wav", "<speech>\nx")):
+        key, name, text = keys
+        packed = golden_processor()([training(text, **{key: place[name]})], str(tmp_path))
+        plain = golden_processor()([training(text, **{key: files[name]})])
+        for field in plain.__dataclass_fields__:
+            np.testing.assert_array_equal(getattr(packed, field), getattr(plain, field))
+    frames = {"patch": "patch", "start_num": 0, "size": [len(parts[0])] * 1}
+    sample = golden_processor().sample(training("<image>\nx", video=frames), str(tmp_path))
+    assert len(sample.images) == 1
+    joined = place["a_stereo.wav"] | {"size": [len(parts[2]), len(parts[3])]}
+    sample = golden_processor().sample(training("<speech>\nx", audio=joined), str(tmp_path))
+    assert np.flatnonzero(sample.audio)[-1] > 64_000  # the second follows the four seconds of the first
+
+
+def test_a_whole_video_in_a_patch_file_is_decoded(tmp_path):
+    data = (VISIBLE / "inputs" / "clip.mp4").read_bytes()
+    (tmp_path / "patch").write_bytes(b"..." + data)
+    ref = {"patch": "patch", "start_num": 3, "size": [len(data)]}
+    packed = golden_processor().sample(training("<image>\nx", video=ref), str(tmp_path))
+    plain = golden_processor().sample(training("<image>\nx", video="inputs/clip.mp4"), ROOT)
+    assert all((a.patches == b.patches).all() for a, b in zip(packed.images, plain.images, strict=True))
+
+
+def test_long_audio_is_kept_whole(tmp_path):
+    soundfile.write(tmp_path / "long.wav", np.full(27 * 6400, 0.25), 16_000)
+    sample = tiny_processor().sample(training("<speech>\nx", audio="long.wav"), str(tmp_path))
+    assert sample.audio.shape == (27, TINY.chunk_samples)
+    assert sample.audio.all()
+
+
+def test_rows_keep_the_order_of_the_records_and_a_budget_fixes_the_sizes():
+    processor = golden_processor()
+    records = [training("second?"), training("<image>\nx", image="inputs/img_tiny.png"), training("third")]
+    free = processor(records, ROOT)
+    fixed = processor(records, ROOT, Budget(512, 2, 600, 1))
+    assert fixed.tokens.shape == (3, 512)
+    assert fixed.patches.shape == (3, 2, 600, 768)
+    assert fixed.audio.shape == (3, 1, 480_000)
+    length = free.tokens.shape[1]
+    for field in ("tokens", "positions", "segments", "targets"):
+        np.testing.assert_array_equal(getattr(free, field), getattr(fixed, field)[:, :length])
+    with pytest.raises(OlaError, match=r"record 'r1': .* tokens, a row holds 8; raise the budget"):
+        processor(records, ROOT, Budget(8))
+
+
+def test_batches_have_no_more_than_they_need():
+    batch = golden_processor()([training("only text")])
+    assert batch.tokens.shape == (1, 64)
+    assert batch.patches.shape[1] == batch.audio.shape[1] == 0
+    with pytest.raises(OlaError, match="no records"):
+        golden_processor()([])
+
+
+def test_the_processor_of_a_checkpoint(tmp_path):
+    expected = golden_processor("infer")
+    params = {"any": np.zeros(1, np.float32)}
+    save(tmp_path, expected.config, ProcessorConfig(max_length=99), params, VISIBLE / "hf", {})
+    processor = Processor.from_pretrained(tmp_path, preset="infer")
+    assert processor.config == expected.config
+    assert processor.processor_config.max_length == 99
+    assert processor.limits.video_multiple == 64
+    assert Processor.from_pretrained(tmp_path).limits.video_multiple == 32
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
+    with pytest.raises(OlaError, match="tokenizer: not a tokenizer that can be read"):
+        Processor.from_pretrained(tmp_path)
+    for file in (tmp_path / "tokenizer").iterdir():
+        file.unlink()
+    with pytest.raises(OlaError, match=r"tokenizer: no tokenizer\.json"):
+        Processor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (training("<image>\nx", image="none.png"), r"record 'r1': .*none\.png: no such file"),
+        (
+            training("<image>\nx", image="a_short.wav"),
+            r"record 'r1': .*a_short\.wav: cannot be read as an image",
+        ),
+        (training("<image>\nx", video="img_rgb.png"), r"img_rgb\.png: is a single image, not a video"),
+        (
+            training("<speech>\nx", audio="img_rgb.png"),
+            r"img_rgb\.png: cannot be read as sound|no sound track",
+        ),
+        (training("x", image="img_rgb.png"), "0 '<image>' placeholders for 1 of image"),
+        (training("<image>\n<image>\nx", image="img_rgb.png"), "2 '<image>' placeholders for 1 of image"),
+        (training("<image>\nx", video=["img_rgb.png", "vframe2.png"]), "the frames differ in size"),
+        (prompt("", id=None), "^the prompt is empty"),
+        ({"id": 7}, "record 7: 'conversations'"),
+        ("text", "expected a JSON object, found str"),
+    ],
+)
+def test_bad_records_are_errors_of_one_line(record, message):
+    processor = golden_processor()
+    root = str(VISIBLE / "inputs")
+    with pytest.raises(OlaError, match=message) as caught:
+        processor.sample(record, root)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_prompt_is_never_cut_short():
+    with pytest.raises(OlaError, match=r"the prompt has \d+ tokens, at most 16 are allowed"):
+        golden_processor(max_length=16).sample(prompt("hello"))
+    assert len(golden_processor(max_length=16).sample(training("hello")).tokens) == 16
+
+
+def test_settings_that_cannot_work_are_errors():
+    good = golden_processor()
+    limits = dataclasses.replace(good.limits, video_multiple=48)
+    with pytest.raises(OlaError, match="video_multiple is 48 pixels, expected a multiple of 32"):
+        dataclasses.replace(good, processor_config=ProcessorConfig(train=limits))
+    limits = dataclasses.replace(good.limits, max_frames=0)
+    with pytest.raises(OlaError, match="max_frames is 0"):
+        dataclasses.replace(good, processor_config=ProcessorConfig(train=limits))
+    small = dataclasses.replace(good.config, llm=dataclasses.replace(good.config.llm, vocab_size=700))
+    with pytest.raises(OlaError, match="728 tokens, the model's vocab_size is 700"):
+        dataclasses.replace(good, config=small)
+    blind = dataclasses.replace(good, config=dataclasses.replace(good.config, vision=None))
+    with pytest.raises(OlaError, match="'image': this model has no vision encoder"):
+        blind.sample(training("<image>\nx", image="inputs/img_tiny.png"), ROOT)
+    deaf = dataclasses.replace(good, config=dataclasses.replace(good.config, whisper=None, beats=None))
+    with pytest.raises(OlaError, match="'audio': this model has no whisper encoder"):
+        deaf.sample(training("<speech>\nx", audio="inputs/a_short.wav"), ROOT)
+    seen = deaf.sample(prompt("<speech><image>\nx", video="inputs/clip.mp4"), ROOT)
+    assert seen.counts["audio"] == 0
