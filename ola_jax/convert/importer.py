@@ -64,8 +64,9 @@ def read_released(
     tensors = read_safetensors(source)
     tensors, dims, cfg = _with_speech(source, tensors, values, whisper, beats)
     notes: list[str] = []
-    if values.get("tie_word_embeddings") and "lm_head.weight" not in tensors:
-        tensors = tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"]}
+    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
+    if values.get("tie_word_embeddings") and head not in tensors and embedding in tensors:
+        tensors = tensors | {head: tensors[embedding]}
         notes.append("lm_head: a copy of the embeddings, which this checkpoint ties to it")
     shapes = {key: tensor.shape for key, tensor in tensors.items()}
     config, assumed = released_config.ola_config(
