@@ -94,6 +94,8 @@ def _llm(values: Mapping[str, Any], where: str) -> Qwen2Config:
         rms_norm_eps=float(_number(values, "rms_norm_eps", where, (int, float))),
     )
     _check_heads(config.hidden_size, config.num_heads, f"{where}: hidden_size and num_attention_heads")
+    if config.head_dim % 2:
+        raise OlaError(f"{where}: heads are {config.head_dim} wide; rotary positions need an even width")
     _check_heads(
         config.num_heads, config.num_kv_heads, f"{where}: num_attention_heads and num_key_value_heads"
     )

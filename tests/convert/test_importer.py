@@ -271,6 +271,7 @@ def test_many_missing_tensors_are_counted(tmp_path: pathlib.Path) -> None:
         ({"hidden_size": None}, r"config\.json: hidden_size: found nothing, expected a positive number"),
         ({"num_attention_heads": "4"}, r"num_attention_heads: found '4'"),
         ({"num_attention_heads": 5}, r"64 is not a multiple of 5"),
+        ({"num_attention_heads": 64}, r"heads are 1 wide; rotary positions need an even width"),
         ({"num_key_value_heads": 3}, r"4 is not a multiple of 3"),
         ({"hidden_act": "gelu"}, r"hidden_act is 'gelu'"),
         ({"use_sliding_window": True}, r"use_sliding_window is True"),
