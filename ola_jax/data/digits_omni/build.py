@@ -25,7 +25,7 @@ from ola_jax.data.digits_omni.records import Record
 from ola_jax.data.digits_omni.speech import load_pack
 from ola_jax.data.digits_omni.tasks import SPLITS, TASKS, chance_level
 from ola_jax.errors import OlaError
-from ola_jax.typing import Array, Int
+from ola_jax.typing import Array, Int, UInt8
 
 VERSION = 1  # of the dataset: a build of another version is not reused
 HELDOUT_SHARE = 1 / 6  # of the digit images
@@ -66,7 +66,7 @@ def build(
     return root
 
 
-def plan(seed: int, scale: float) -> tuple[dict[str, Plan], Int[Array, "n 8 8"]]:
+def plan(seed: int, scale: float) -> tuple[dict[str, Plan], UInt8[Array, "n 8 8"]]:
     """What each split will hold, and the images of all the handwritten digits (0 paper .. 16 ink)."""
     try:
         from sklearn.datasets import load_digits
@@ -113,7 +113,7 @@ def load_records(root: Path, split: str, task: str) -> list[Record]:
 
 def _write_media(
     plans: dict[str, Plan],
-    images: Int[Array, "n 8 8"],
+    images: UInt8[Array, "n 8 8"],
     root: Path,
     progress: Callable[[int, int], None] | None,
 ) -> None:
@@ -139,11 +139,10 @@ def _write_json(path: Path, items: list[dict[str, Any]]) -> None:
 
 def _check_complete(root: Path, identity: dict[str, Any]) -> None:
     path = root / "manifest.json"
-    if not path.is_file():
-        raise OlaError(
-            f"{root}: exists but is no digits_omni dataset (no manifest.json); choose another place"
-        )
-    found = json.loads(path.read_text())
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise OlaError(f"{root}: exists but is no digits_omni dataset; choose another place") from None
     for key, expected in identity.items():
         if found.get(key) != expected:
             raise OlaError(

@@ -14,6 +14,7 @@ COLOURS = {
 }
 PAPERS = ((255, 255, 255), (236, 236, 236), (255, 248, 220), (226, 240, 250))
 SMALLEST, LARGEST = 40, 96  # pixels, sides of an image
+JITTER = 0.08  # how far from the centre a digit may lie, in shorter sides of the image
 
 
 def random_size(rng: np.random.Generator) -> tuple[int, int]:
@@ -31,16 +32,19 @@ def place(digit: UInt8[Array, "8 8"], size: tuple[int, int], rng: np.random.Gene
     """How much ink (0..255) lies where, in a picture of `size` (width, height), pixels.
 
     The digit, of scikit-learn's set (0 paper .. 16 ink), is smoothly enlarged to 85..98 % of the shorter
-    side, turned by up to 8 degrees and put anywhere where there is room.
+    side, turned by up to 8 degrees and put about the centre.
     """
     height = min(size) * rng.uniform(0.85, 0.98)
     shape = int(height * rng.uniform(0.8, 1)), int(height)
     cells = Image.fromarray(np.pad(digit, 1) * 15)  # a rim of paper, half of it cut off again
     stroke = cells.resize(shape, Image.Resampling.BICUBIC, box=(0.5, 0.5, 9.5, 9.5))
     stroke = stroke.rotate(rng.uniform(-8, 8), Image.Resampling.BICUBIC)
-    corner = tuple(int(rng.integers(0, room - used + 1)) for room, used in zip(size, shape, strict=True))
+    corner = []
+    for room, used in zip(size, shape, strict=True):
+        spare = (room - used) / 2
+        corner.append(round(spare + rng.uniform(-1, 1) * min(spare, JITTER * min(size))))
     ink = Image.new("L", size)
-    ink.paste(stroke, corner)
+    ink.paste(stroke, tuple(corner))
     return np.asarray(ink)
 
 

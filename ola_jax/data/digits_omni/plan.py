@@ -42,14 +42,14 @@ def plan_split(
     also serve the two-image and spoken-question records, the audio task's spoken digits also the
     video-and-audio records.
     """
-    images, colours = _turns(sources, rng), _turns(list(COLOURS), rng)
+    images, colours = _turns(sources.tolist(), rng), _turns(list(COLOURS), rng)
     spoken = {kind: _turns([r for r in pack if r.kind == kind], rng) for kind in ("digit", "question")}
 
     def seed() -> int:
         return int(rng.integers(2**32))
 
     def picture(i: int) -> Picture:
-        source = int(next(images))
+        source = next(images)
         return Picture(f"{split}/images/{i:05}.png", int(labels[source]), source, next(colours), seed())
 
     def speech(kind: str, i: int) -> Speech:
@@ -58,7 +58,7 @@ def plan_split(
         return Speech(file, said.meaning, said.text, said.voice, said.file, seed())
 
     def clip(i: int, sound: Speech | None) -> Clip:
-        shown = int(next(images)), int(next(images))
+        shown = next(images), next(images)
         digits = int(labels[shown[0]]), int(labels[shown[1]])
         return Clip(f"{split}/videos/{i:05}.mp4", digits, shown, next(colours), sound, seed())
 

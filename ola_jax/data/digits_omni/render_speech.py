@@ -35,7 +35,8 @@ class Voice:
     speed: int
 
 
-ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-us-nyc", "en-gb-scotland", "en-gb-x-gbclan", "en-029")
+# Not en-gb: espeak-ng 1.51 ignores the variant in en-gb+VARIANT, and says en for it anyway.
+ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-gb-scotland", "en-gb-x-gbclan", "en-029")
 # Variants that are near copies of each other (klatt and its kin, for one) are never on both sides.
 TRAIN_VARIANTS = (
     *("Alex", "belinda", "david", "Alicia", "m7", "aunty", "Mario", "f1", "pedro", "Andrea"),
@@ -80,7 +81,7 @@ def trim(samples: Float[Array, "T"]) -> Float[Array, "T"]:
 
 def render(directory: Path) -> list[dict[str, str]]:
     """Writes every recording and `manifest.json` into `directory`; returns the manifest."""
-    manifest = []
+    manifest, said = [], {}
     for split, variants, asking in (
         ("train", TRAIN_VARIANTS, TRAIN_QUESTION_VOICES),
         ("heldout", HELDOUT_VARIANTS, HELDOUT_QUESTION_VOICES),
@@ -96,6 +97,9 @@ def render(directory: Path) -> list[dict[str, str]]:
                     raise OlaError(
                         f"{voice}: {text!r} takes {seconds:.2f} s, expected {LONGEST[kind]} s or less"
                     )
+                twin = said.setdefault(samples.tobytes(), voice)
+                if twin != voice:  # espeak-ng passes over a name that it does not know
+                    raise OlaError(f"{text!r} is the same from {voice} and {twin}; take another variant")
                 name = f"{split}/{voice.variant}_{meaning}.flac"
                 path = directory / name
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,218 @@
+import json
+import shutil
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from ola_jax.data.digits_omni import build as build_module
+from ola_jax.data.digits_omni.build import build, load_records, split_digits
+from ola_jax.data.digits_omni.drawing import COLOURS
+from ola_jax.data.digits_omni.questions import parity
+from ola_jax.data.digits_omni.tasks import SPLITS, TASKS, answer_of, chance_level, question_of
+from ola_jax.errors import OlaError
+from tests.data.digits_omni.conftest import SCALE
+
+KEYS = {  # of a record of each task, besides id and conversations
+    "text": set(),
+    "image": {"image"},
+    "two_images": {"image"},
+    "video": {"video"},
+    "audio": {"audio"},
+    "image_speech": {"image", "audio_q", "text_q"},
+    "video_audio": {"video", "audio"},
+}
+PLACEHOLDERS = {
+    "text": "",
+    "image": "<image>\n",
+    "two_images": "<image>\n<image>\n",
+    "video": "<image>\n",
+    "audio": "<speech>\n",
+    "image_speech": "<image>\n",
+    "video_audio": "<speech><image>\n",
+}
+
+
+def all_records(dataset):
+    for split in SPLITS:
+        for task in TASKS:
+            for record in load_records(dataset, split, task.name):
+                yield split, task.name, record
+
+
+def media_of(record):
+    images = record.get("image", [])
+    files = [images] if isinstance(images, str) else list(images)
+    return files + [record[key] for key in ("video", "audio", "audio_q") if key in record]
+
+
+def test_every_kind_of_record_is_in_olas_format(dataset):
+    found = set()
+    for split, task, record in all_records(dataset):
+        found.add((split, task))
+        assert set(record) == KEYS[task] | {"id", "conversations"}
+        assert [turn["from"] for turn in record["conversations"]] == ["human", "gpt"]
+        question = question_of(record)
+        assert question.startswith(PLACEHOLDERS[task])
+        assert not {"<", ">"} & set(question.removeprefix(PLACEHOLDERS[task]))
+        if task == "image_speech":
+            assert record["text_q"] == "<image>\nUser's question in speech: <speech>"
+        for file in media_of(record):
+            assert (dataset / file).is_file()
+            assert file.startswith(split)
+    assert found == {(split, task.name) for split in SPLITS for task in TASKS}
+
+
+def test_ids_are_unique(dataset):
+    ids = [record["id"] for _, _, record in all_records(dataset)]
+    assert len(set(ids)) == len(ids)
+
+
+def test_answers_follow_from_the_media(dataset, truth):
+    for split, task, record in all_records(dataset):
+        if task != "text":
+            media = [truth[split][file] for file in media_of(record)]
+            assert answer_of(record) == expected_answer(task, question_of(record), media), record
+
+
+def expected_answer(task: str, question: str, media: list[dict]) -> str:
+    """The answer, from the ground truth and the words of the question."""
+    question = question.lower()
+    if task == "two_images":
+        first, second = (m["colour"] if "colours" in question else m["digit"] for m in media)
+        return f"{first} and {second}"
+    if task == "video_audio":
+        clip, speech = media
+        assert clip["sound"] == speech
+        return f"{clip['digits'][0 if 'first' in question else 1]} and {speech['meaning']}"
+    if task == "video":
+        first, last = media[0]["digits"]
+        assert media[0]["sound"] is None
+        return (
+            str(first) if "first" in question else str(last) if "last" in question else f"{first} and {last}"
+        )
+    if task == "image_speech":
+        assert question == f"<image>\n{media[1]['text'].lower()}"
+    digit = int(media[0]["meaning"] if task == "audio" else media[0]["digit"])
+    if "colour" in question:
+        return media[0]["colour"]
+    return parity(digit) if "even or odd" in question else str(digit)
+
+
+def test_images_show_ink_of_the_colour_that_is_said(dataset, truth):
+    for item in [m for split in SPLITS for m in truth[split].values() if m["file"].endswith("png")]:
+        with Image.open(dataset / item["file"]) as image:
+            assert image.mode == "RGB"
+            pixels = np.asarray(image).reshape(-1, 3).astype(int)
+        distance = {name: np.abs(pixels - rgb).sum(-1).min() for name, rgb in COLOURS.items()}
+        assert min(distance, key=distance.get) == item["colour"]
+
+
+def test_videos_show_two_digits_and_some_sound_like_their_audio_file(dataset, truth):
+    clips = [m for m in truth["heldout"].values() if m["file"].endswith("mp4")]
+    assert {clip["sound"] is None for clip in clips} == {True, False}
+    for clip in clips:
+        with av.open(dataset / clip["file"]) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+            assert len(container.streams.audio) == (clip["sound"] is not None)
+        assert np.shape(frames) == (8, 64, 64, 3)
+        if clip["sound"]:
+            with av.open(dataset / clip["file"]) as container:
+                track = np.concatenate([f.to_ndarray()[0] for f in container.decode(audio=0)])
+            samples, rate = soundfile.read(dataset / clip["sound"]["file"], dtype="float32")
+            assert rate == 16_000
+            assert abs(len(track) - 32_000) <= 1024
+            correlation = np.correlate(track, samples, "valid").max()
+            norms = np.linalg.norm(samples) * np.linalg.norm(track)
+            assert correlation / norms > 0.9
+
+
+def test_audio_is_speech_that_fits_in_the_demos_chunk(dataset, truth):
+    for item in [m for m in truth["train"].values() if m["file"].endswith("flac")]:
+        samples, rate = soundfile.read(dataset / item["file"])
+        assert rate == 16_000
+        assert samples.ndim == 1
+        assert 2_000 < len(samples) <= 32_000
+        assert np.abs(samples).max() > 0.1
+
+
+def test_splits_share_no_digit_image_no_voice_and_no_text_question(dataset, truth):
+    seen, heard = {}, {}
+    for split in SPLITS:
+        items = truth[split].values()
+        seen[split] = {m["source"] for m in items if m["file"].endswith("png")}
+        seen[split] |= {s for m in items if m["file"].endswith("mp4") for s in m["sources"]}
+        heard[split] = {m["voice"] for m in items if m["file"].endswith("flac")}
+        assert seen[split]
+        assert heard[split]
+    assert seen["train"].isdisjoint(seen["heldout"])
+    assert heard["train"].isdisjoint(heard["heldout"])
+    texts = [{question_of(r) for r in load_records(dataset, split, "text")} for split in SPLITS]
+    assert texts[0].isdisjoint(texts[1])
+
+
+def test_digit_images_are_split_in_the_same_proportion():
+    labels = np.repeat(np.arange(10), 60)
+    indices = split_digits(labels, np.random.default_rng(0))
+    assert sorted(np.concatenate(list(indices.values()))) == list(range(600))
+    assert np.bincount(labels[indices["heldout"]]).tolist() == [10] * 10
+
+
+def test_manifest_tells_counts_and_chance(dataset):
+    splits = json.loads((dataset / "manifest.json").read_text())["splits"]
+    for split in SPLITS:
+        for task in TASKS:
+            records = load_records(dataset, split, task.name)
+            assert splits[split][task.name]["records"] == len(records)
+            assert splits[split][task.name]["chance"] == pytest.approx(chance_level(records), abs=1e-4)
+
+
+def test_build_is_deterministic_and_follows_the_seed(dataset, tmp_path):
+    again = build(tmp_path / "again", seed=3, scale=SCALE)
+    other = build(tmp_path / "other", seed=4, scale=SCALE)
+    for path in sorted(dataset.rglob("*")):
+        relative = path.relative_to(dataset)
+        if path.suffix in (".json", ".png", ".flac"):
+            assert path.read_bytes() == (again / relative).read_bytes(), relative
+    assert (dataset / "train/image.json").read_text() != (other / "train/image.json").read_text()
+
+
+def test_complete_build_is_reused(dataset, monkeypatch):
+    def fail(*args):
+        raise AssertionError("built again")
+
+    monkeypatch.setattr(build_module, "plan", fail)
+    assert build(dataset, seed=3, scale=SCALE) == dataset
+
+
+def test_interrupted_build_leaves_nothing_and_is_built_anew(tmp_path):
+    root = tmp_path / "digits"
+
+    def interrupt(done, total):
+        if done == total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(root, scale=SCALE, progress=interrupt)
+    assert not root.exists()
+    steps = []
+    build(root, scale=SCALE, progress=lambda done, total: steps.append((done, total)))
+    assert (root / "manifest.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["digits"]
+    total = steps[-1][1]
+    assert steps == [(done, total) for done in range(1, total + 1)]
+
+
+def test_other_seed_or_foreign_directory_is_refused(dataset, tmp_path):
+    with pytest.raises(OlaError, match=r"manifest\.json: seed is 3, expected 5; remove"):
+        build(dataset, seed=5, scale=SCALE)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(OlaError, match="no digits_omni dataset"):
+        build(tmp_path / "mine")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(dataset, damaged, ignore=shutil.ignore_patterns("*.mp4", "*.flac", "*.png"))
+    (damaged / "manifest.json").write_text('{"format": ')
+    with pytest.raises(OlaError, match="no digits_omni dataset"):
+        build(damaged, seed=3, scale=SCALE)
