@@ -41,25 +41,35 @@ def locate(ref: str | dict[str, Any], root: str | None = None) -> list[Media]:
         start, patch = int(ref["start_num"]), ref["patch"]
     except (KeyError, TypeError, ValueError) as error:
         raise OlaError(f"patch object {ref!r}: expected 'patch', 'start_num' and 'size' in bytes") from error
+    if not sizes:
+        raise OlaError(f"patch object {ref!r}: 'size' is an empty list")
     path = _file(patch, root).path
     # The second spelling occurs in the original's own reader.
     encoding = ref.get("image_encoding", ref.get("image_encoing"))
     items = []
-    with open(path, "rb") as file:
-        for size in sizes:
-            name = f"{path} [bytes {start} to {start + size}]"
-            file.seek(start)
-            data = file.read(size) if size > 0 else b""
-            if len(data) != size or not data:
-                raise OlaError(f"{name}: only {len(data)} bytes there; check 'start_num' and 'size'")
-            if encoding == "base64":
-                try:
-                    data = base64.b64decode(data, validate=False)
-                except binascii.Error as error:
-                    raise OlaError(f"{name}: not base64: {error}") from error
-            items.append(Media(name, data=data))
-            start += size
+    for size in sizes:
+        name = f"{path} [bytes {start} to {start + size}]"
+        data = _read(path, start, size, name)
+        if encoding == "base64":
+            try:
+                data = base64.b64decode(data)
+            except binascii.Error as error:
+                raise OlaError(f"{name}: not base64: {error}") from error
+        items.append(Media(name, data=data))
+        start += size
     return items
+
+
+def _read(path: str, start: int, size: int, name: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            data = file.read(max(size, 0))
+    except (OSError, ValueError) as error:
+        raise OlaError(f"{name}: cannot be read ({error})") from error
+    if len(data) != size or not data:
+        raise OlaError(f"{name}: only {len(data)} bytes there; check 'start_num' and 'size'")
+    return data
 
 
 def _file(path: Any, root: str | None) -> Media:

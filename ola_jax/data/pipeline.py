@@ -1,6 +1,7 @@
 """The training input: records of several sources, mixed, shuffled, packed into batches without end."""
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,7 +24,7 @@ class Source:
 
     records: str  # path of the JSON file
     root: str | None = None  # folder that relative media paths are below; None: the working folder
-    weight: float | None = None  # share of the samples; None: as many as its records
+    weight: float | None = None  # share of the samples; None: by the number of its records
 
 
 class TrainIterator(Iterator[OlaBatch]):
@@ -84,8 +85,9 @@ def make_train_iterator(
 ) -> TrainIterator:
     """Batches of `batch_rows` packed rows for this process, without end unless `epochs` is given.
 
-    Every source is shuffled anew in each epoch, and split between processes. With `epochs`, the
-    samples end when the first source has been used up, and the last batch is filled with empty rows.
+    Sources without weights are shuffled together, anew in each epoch, and split between processes;
+    with weights, each is so by itself, and they are mixed in these shares. With `epochs`, weighted
+    sources end when the first has been used up, and the last batch is filled with empty rows.
 
     Args:
         sources: files of records, their media folders and mixing weights.
@@ -105,32 +107,38 @@ def make_train_iterator(
     if not sources:
         raise OlaError("sources: none given; expected at least one file of records")
     open_rows = open_rows or 4 * batch_rows
-    datasets, weights, sizes = [], [], []
-    for source in sources:
-        records = read_records(source.records)
-        if len(records) < process_count:
-            raise OlaError(f"{source.records}: {len(records)} records for {process_count} processes; too few")
-        if source.weight is not None and source.weight <= 0:
-            raise OlaError(f"{source.records}: weight {source.weight}; expected more than 0, or leave it out")
-        load = _Load(source, records, processor, {} if cache else None)
-        shuffled = grain.MapDataset.range(len(records)).seed(seed).shuffle()
+    tables = [_records(source) for source in sources]
+    weights = [len(t) if s.weight is None else s.weight for s, t in zip(sources, tables, strict=True)]
+    places = [[(number, index) for index in range(len(table))] for number, table in enumerate(tables)]
+    if all(source.weight is None for source in sources):
+        places, shares = [list(itertools.chain(*places))], [1.0]
+    else:
+        shares = weights
+    load = _Load(sources, tables, processor, {} if cache else None)
+    datasets = []
+    for group in places:
+        if len(group) < process_count:
+            name = sources[group[0][0]].records
+            raise OlaError(f"{name}: {len(group)} records for {process_count} processes; too few")
+        shuffled = grain.MapDataset.source(group).seed(seed).shuffle()
         datasets.append(shuffled[process_index::process_count].repeat(epochs).map(load))
-        weights.append(len(records) if source.weight is None else source.weight)
-        sizes.append([pathlib.Path(source.records).name, len(records), weights[-1]])
-    mixed = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, weights)
+    mixed = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, shares)
     # Ahead of the packer, as many samples as keep the threads busy.
     read = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4 * num_threads)
 
     def to_batch(rows: Sequence[list[Sample]]) -> OlaBatch:
         return assemble([*rows, *[[]] * (batch_rows - len(rows))], budget, processor.config)
 
-    skips = SkipLog(max_skipped)
+    skips = SkipLog(max_skipped, sum(map(len, tables)))
     rows = Packer(mixed.to_iter_dataset(read), budget, open_rows, skips)
     batches = rows.batch(batch_rows, batch_fn=to_batch)
     if prefetch:
         batches = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=prefetch)
     identity = {
-        "sources": sizes,
+        "sources": [
+            [pathlib.Path(source.records).name, len(table), weight]
+            for source, table, weight in zip(sources, tables, weights, strict=True)
+        ],
         "budget": dataclasses.asdict(budget),
         "batch_rows": batch_rows,
         "open_rows": open_rows,
@@ -141,24 +149,34 @@ def make_train_iterator(
     return TrainIterator(iter(batches), skips, identity)
 
 
+def _records(source: Source) -> list[Any]:
+    records = read_records(source.records)
+    if not records:
+        raise OlaError(f"{source.records}: no records in it")
+    if source.weight is not None and source.weight <= 0:
+        raise OlaError(f"{source.records}: weight {source.weight}; expected more than 0, or leave it out")
+    return records
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Load:
     """Makes the sample of one record, or says why there is none."""
 
-    source: Source
-    records: list[Any]
+    sources: Sequence[Source]
+    tables: list[list[Any]]  # the records of each source
     processor: Processor
-    cache: dict[int, Loaded] | None
+    cache: dict[tuple[int, int], Loaded] | None
 
-    def __call__(self, index: int) -> Loaded:
-        index = int(index)
-        if self.cache is not None and index in self.cache:
-            return self.cache[index]
-        name = self.source.records
+    def __call__(self, place: tuple[int, int]) -> Loaded:
+        if self.cache is not None and place in self.cache:
+            return self.cache[place]
+        number, index = place
+        source = self.sources[number]
         try:
-            loaded = Loaded(name, index, self.processor.sample(self.records[index], self.source.root))
+            sample, reason = self.processor.sample(self.tables[number][index], source.root), ""
         except OlaError as error:
-            loaded = Loaded(name, index, None, str(error))
+            sample, reason = None, str(error)
+        loaded = Loaded(source.records, index, sample, reason)
         if self.cache is not None:
-            self.cache[index] = loaded
+            self.cache[place] = loaded
         return loaded

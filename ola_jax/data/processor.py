@@ -89,7 +89,7 @@ class Processor:
         """As `__call__`, of samples that are made already."""
         if not samples:
             raise OlaError("no records: expected at least one")
-        budget = budget or self._smallest_budget(samples)
+        budget = budget or self.smallest_budget(samples)
         for number, sample in enumerate(samples):
             if reason := misfit([sample], budget):
                 raise OlaError(
@@ -97,7 +97,8 @@ class Processor:
                 )
         return assemble([[sample] for sample in samples], budget, self.config)
 
-    def _smallest_budget(self, samples: Sequence[Sample]) -> Budget:
+    def smallest_budget(self, samples: Sequence[Sample]) -> Budget:
+        """Sizes of a row that just hold each of these samples alone."""
         longest = max(len(sample.tokens) for sample in samples)
         # A patch's linear layers do about as much work as attention over 6 times its width.
         linear = 6 * self.config.vision.hidden_size if self.config.vision else 0

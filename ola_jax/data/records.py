@@ -65,6 +65,8 @@ def parse_record(record: Any) -> Record:
     if images and video is not None:
         raise OlaError("both 'image' and 'video' are given; expected one of them")
     frames = video if isinstance(video, list) else [] if video is None else [video]
+    if video is not None and not frames:
+        raise OlaError("'video': the list of frames is empty")
     for key, refs in (("image", images), ("video", frames), (audio_key, () if audio is None else (audio,))):
         for ref in refs:
             if not isinstance(ref, str | dict):
@@ -78,7 +80,8 @@ def parse_record(record: Any) -> Record:
         turns = [(who, media_first(text)) for who, text in turns]
     if is_prompt and not has_media and not turns[-1][1].strip():
         raise OlaError("the prompt is empty: expected text, an image, a video or audio")
-    return Record(str(record.get("id", "")), tuple(turns), images, video, audio, is_prompt)
+    name = "" if record.get("id") is None else str(record["id"])
+    return Record(name, tuple(turns), images, video, audio, is_prompt)
 
 
 def prompt_record(

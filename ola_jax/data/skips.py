@@ -18,24 +18,30 @@ class Skip:
 
 
 class SkipLog:
-    """The skipped records of a run. A record met again in a later epoch is counted once."""
+    """The skipped records of a run, at most `limit` of all `total`.
 
-    def __init__(self, limit: int):
-        self._limit = limit
+    A record met again in a later epoch is counted once.
+    """
+
+    def __init__(self, limit: int, total: int):
+        self._limit, self._total = limit, total
         self._skips: dict[tuple[str, int], Skip] = {}
 
     def add(self, skip: Skip) -> None:
-        """Log and count a skip. Raises OlaError when there are more than the limit."""
+        """Log and count a skip. Raises OlaError when there are more than the limit, or no record is left."""
         key = (skip.source, skip.index)
         if key in self._skips:
             return
         self._skips[key] = skip
         logger.warning("skipped %s[%d]: %s", *key, skip.reason)
+        last = f"the last: {skip.source}[{skip.index}]: {skip.reason}"
         if len(self._skips) > self._limit:
             raise OlaError(
                 f"{len(self._skips)} bad samples, at most {self._limit} may be skipped; mend the data or "
-                f"raise the limit; the last: {skip.source}[{skip.index}]: {skip.reason}"
+                f"raise the limit; {last}"
             )
+        if len(self._skips) >= self._total:
+            raise OlaError(f"all {self._total} records are bad samples; {last}")
 
     @property
     def skips(self) -> list[Skip]:

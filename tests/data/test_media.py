@@ -42,6 +42,8 @@ def test_paths_are_below_the_root_unless_absolute(tmp_path):
         ({"patch": "none"}, "none: no such file"),
         ({"start_num": 20}, r"\[bytes 20 to 25\]: only 5 bytes there|only \d+ bytes"),
         ({"size": -3}, "only 0 bytes there"),
+        ({"size": []}, "'size' is an empty list"),
+        ({"start_num": -1}, "cannot be read"),
         ({"size": "many"}, "patch object .* expected 'patch', 'start_num' and 'size'"),
         ({"patch": 5}, "expected the path of a file, found 5"),
         ({"size": 7, "image_encoding": "base64"}, "not base64"),

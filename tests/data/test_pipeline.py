@@ -143,6 +143,15 @@ def test_weights_mix_the_sources(tmp_path):
     assert np.mean([text in first for text in texts]) == pytest.approx(0.75, abs=0.05)
 
 
+def test_sources_without_weights_are_used_up_together(tmp_path):
+    sources = [Source(write_records(tmp_path, n, f"{n}.json"), str(tmp_path)) for n in (5, 9, 7)]
+    apart = [
+        text for source in sources for batch in make([source], epochs=2) for text in segment_texts(batch)
+    ]
+    together = [text for batch in make(sources, epochs=2) for text in segment_texts(batch)]
+    assert sorted(together) == sorted(apart)
+
+
 def test_bad_samples_are_logged_counted_once_and_skipped(tmp_path, caplog):
     source = Source(write_records(tmp_path, 12, bad=(3, 7)), str(tmp_path))
     with caplog.at_level(logging.WARNING, "ola_jax.data.skips"):
@@ -160,6 +169,12 @@ def test_more_bad_samples_than_allowed_are_an_error(tmp_path):
     source = Source(write_records(tmp_path, 12, bad=(3, 7)), str(tmp_path))
     with pytest.raises(OlaError, match=r"2 bad samples, at most 1 may be skipped.*missing\.png"):
         list(make([source], epochs=1, max_skipped=1))
+
+
+def test_data_in_which_every_record_is_bad_is_an_error(tmp_path):
+    source = Source(write_records(tmp_path, 3, bad=(0, 1, 2)), str(tmp_path))
+    with pytest.raises(OlaError, match="all 3 records are bad samples"):
+        next(make([source], max_skipped=10))
 
 
 def test_a_sample_that_fits_no_row_is_a_bad_sample(tmp_path):
@@ -207,6 +222,9 @@ def test_sources_that_cannot_be_read_are_errors(tmp_path, source):
         make([source], process_count=21)
     with pytest.raises(OlaError, match="weight 0"):
         make([Source(source.records, source.root, weight=0.0)])
+    (tmp_path / "empty.json").write_text("[]")
+    with pytest.raises(OlaError, match=r"empty\.json: no records in it"):
+        make([Source(str(tmp_path / "empty.json"))])
     with pytest.raises(OlaError, match="sources: none given"):
         make([])
 

@@ -58,6 +58,7 @@ def test_prompts_are_worded_as_the_originals(media, front):
         ({"conversations": [{"from": "user", "value": "x"}]}, "'from' is 'user', expected 'human' or 'gpt'"),
         ({"conversations": [{"from": "gpt", "value": "x"}]}, "expected a message from 'human'"),
         (record("x", image=3), "'image': expected a path or a patch object, found 3"),
+        (record("x", video=[]), "'video': the list of frames is empty"),
         (record("x", image="a", video="b"), "both 'image' and 'video'"),
         (record("x", audio="a", audio_q="b"), "both 'audio' and 'audio_q'"),
         (record("x", audio_q="b", text_q=1), "'text_q': expected text, found 1"),
