@@ -1,0 +1,158 @@
+"""The demo: a small Ola on handwritten digits and spoken words, all stages in minutes on two cores.
+
+The stages are Ola's. What is pretrained in the real Ola is trained here from scratch on the way:
+the decoder on text alone before the first stage, the vision encoder while its projector is
+aligned, the audio encoders while theirs is.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import rich.console
+
+from ola_jax.batch import Budget
+from ola_jax.config import (
+    BeatsConfig,
+    OlaConfig,
+    OryxViTConfig,
+    PixelLimits,
+    ProcessorConfig,
+    Qwen2Config,
+    WhisperConfig,
+)
+from ola_jax.data.digits_omni.build import build
+from ola_jax.data.digits_omni.tasks import TASKS
+from ola_jax.data.digits_omni.tokenizer import (
+    generation_config,
+    save_tokenizer,
+    train_tokenizer,
+    training_texts,
+)
+from ola_jax.data.pipeline import Source
+from ola_jax.training.config import Stage, Task, TrainConfig
+from ola_jax.training.optimizer import OptimizerConfig
+
+OUTPUT = "runs/digits_omni"
+DATA = f"{OUTPUT}/data"
+VOCAB_SIZE = 512
+
+MODEL = OlaConfig(
+    llm=Qwen2Config(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=128,
+        num_layers=4,
+        num_heads=4,
+        num_kv_heads=2,
+        intermediate_size=352,
+        rope_theta=10_000.0,
+    ),
+    vision=OryxViTConfig(hidden_size=96, num_layers=3, num_heads=4, intermediate_size=288, position_grid=8),
+    whisper=WhisperConfig(num_mels=80, num_positions=100, hidden_size=96, num_layers=2, num_heads=4),
+    beats=BeatsConfig(
+        embed_dim=64,
+        hidden_size=96,
+        num_layers=2,
+        num_heads=4,
+        intermediate_size=192,
+        conv_positions=32,
+        conv_groups=8,
+        predictor_classes=0,
+    ),
+    speech_hidden_size=256,
+)
+LIMITS = PixelLimits(
+    low_res_side=64, high_res_max_side=96, video_min_side=64, video_max_side=64, max_frames=8
+)
+PROCESSOR = ProcessorConfig(train=LIMITS, infer=LIMITS, max_length=512)
+
+
+def optimizer(rate: float) -> OptimizerConfig:
+    """Small models from scratch want higher rates than the recipe's 1e-5."""
+    return OptimizerConfig(learning_rate=rate, weight_decay=0.01, b2=0.98)
+
+
+def sources(**weights: float) -> tuple[Source, ...]:
+    """Training records of tasks, mixed by these weights."""
+    return tuple(Source(f"{DATA}/train/{task}.json", DATA, weight) for task, weight in weights.items())
+
+
+def get_config() -> TrainConfig:
+    """All stages, with the time that they took on two cores."""
+    text = Budget(tokens=384)
+    images = Budget(tokens=512, windows=8, window_patches=64)
+    sounds = Budget(tokens=512, windows=0, audio_chunks=12)
+    everything = Budget(tokens=512, windows=8, window_patches=64, audio_chunks=8)
+    stages = (
+        Stage("text", ("llm/",), sources(text=1), 300, 8, text, optimizer(2e-3)),
+        Stage(
+            "image_align",
+            ("vision/", "vision_projector/"),
+            sources(image=1),
+            200,
+            8,
+            images,
+            optimizer(2e-3),
+        ),
+        Stage(
+            "image_tune",
+            ("llm/", "vision/", "vision_projector/"),
+            sources(image=4, two_images=2, text=1),
+            300,
+            8,
+            images,
+            optimizer(1e-3),
+        ),
+        Stage(
+            "video",
+            ("llm/", "vision_projector/"),
+            sources(image=1, two_images=1, video=2, text=0.5),
+            150,
+            8,
+            images,
+            optimizer(5e-4),
+        ),
+        Stage(
+            "speech_align",
+            ("whisper/", "beats/", "speech_projector/"),
+            sources(audio=1),
+            200,
+            8,
+            sounds,
+            optimizer(2e-3),
+        ),
+        Stage(
+            "omni",
+            ("llm/", "vision_projector/", "speech_projector/"),
+            sources(image=1, two_images=1, video=1, audio=1, image_speech=3, video_audio=2, text=1),
+            250,
+            8,
+            everything,
+            optimizer(5e-4),
+        ),
+    )
+    tasks = tuple(Task(task.name, task.title, f"{DATA}/heldout/{task.name}.json", DATA) for task in TASKS)
+    return TrainConfig(
+        output=OUTPUT,
+        model=MODEL,
+        processor=PROCESSOR,
+        stages=stages,
+        tasks=tasks,
+        tokenizer=f"{OUTPUT}/tokenizer",
+        generation=f"{OUTPUT}/generation_config.json",
+        cache_samples=True,
+        eval_limit=100,
+    )
+
+
+def prepare(config: TrainConfig) -> TrainConfig:
+    """Build the dataset and its tokenizer where they are missing; fill in the tasks' chance levels."""
+    rich.console.Console().print("digits_omni: building the dataset (once)")
+    data = build(pathlib.Path(DATA))
+    if not (pathlib.Path(config.tokenizer) / "tokenizer.json").exists():
+        tokenizer = train_tokenizer(training_texts(data), VOCAB_SIZE)
+        save_tokenizer(tokenizer, pathlib.Path(config.tokenizer))
+        pathlib.Path(config.generation).write_text(json.dumps(generation_config(tokenizer), indent=1) + "\n")
+    heldout = json.loads((data / "manifest.json").read_text())["splits"]["heldout"]
+    tasks = tuple(dataclasses.replace(task, chance=heldout[task.name]["chance"]) for task in config.tasks)
+    return dataclasses.replace(config, tasks=tasks)

@@ -1,0 +1,53 @@
+"""What a training run is: model, data, and its stages. Files in configs/ build a TrainConfig."""
+
+import dataclasses
+
+from ola_jax.batch import Budget
+from ola_jax.config import OlaConfig, ProcessorConfig
+from ola_jax.data.pipeline import Source
+from ola_jax.training.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of progressive alignment: what is trained, on which data, for how long."""
+
+    name: str
+    trainable: tuple[str, ...]  # regular expressions, matched from the start of parameter paths
+    sources: tuple[Source, ...]
+    steps: int
+    rows: int  # rows of a batch, over all devices
+    budget: Budget  # sizes of a row
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Held-out records on which answers are scored by exact match."""
+
+    name: str
+    title: str
+    records: str  # path of the JSON file
+    root: str  # folder of the media
+    chance: float = 0.0  # accuracy that is possible without looking or listening
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A whole run, stage after stage, each starting from the checkpoint of the last."""
+
+    output: str  # folder of checkpoints, metrics and reports
+    model: OlaConfig
+    processor: ProcessorConfig
+    stages: tuple[Stage, ...]
+    tasks: tuple[Task, ...] = ()  # evaluated after every stage
+    tokenizer: str | None = None  # folder of the tokenizer; None: that of `init_from`
+    generation: str | None = None  # generation_config.json; None: that of `init_from`
+    init_from: str | None = None  # ola_jax checkpoint to start from; None: random parameters
+    seed: int = 0
+    save_every: int = 200  # steps
+    log_every: int = 10  # steps
+    max_skipped: int = 0  # bad samples of a stage
+    cache_samples: bool = False  # keep all processed samples in memory
+    eval_rows: int = 50  # prompts answered at a time
+    eval_limit: int | None = None  # held-out records of each task after stages but the last

@@ -1,0 +1,63 @@
+"""Reading configs/*.py and overriding their fields from the command line."""
+
+import dataclasses
+import importlib.util
+import inspect
+import pathlib
+import types
+from collections.abc import Sequence
+
+import tyro
+
+from ola_jax.errors import OlaError
+from ola_jax.training.config import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A config, and the file it came from: a module that may have a `prepare(config)`."""
+
+    config: TrainConfig
+    module: types.ModuleType
+
+
+def load_config(arguments: Sequence[str]) -> Loaded:
+    """From `--config=FILE[:ARGUMENT] [--config.PATH.TO.FIELD=VALUE]...`.
+
+    FILE defines `get_config()`, which takes ARGUMENT if one is given. A wrong type or an unknown
+    name ends the program with what was meant, as tyro does. Raises OlaError if FILE is none.
+    """
+    named = [a for a in arguments if a.startswith("--config=")]
+    if len(named) != 1:
+        raise OlaError("give one --config=FILE, for example --config=configs/digits_omni.py")
+    file, _, argument = named[0].removeprefix("--config=").partition(":")
+    overrides = [a for a in arguments if a not in named]
+    for override in overrides:
+        if override.startswith("-") and not override.startswith(("--config.", "--help", "-h")):
+            raise OlaError(f"{override}: fields are overridden as --config.FIELD=VALUE")
+    module = _module(pathlib.Path(file))
+    takes = len(inspect.signature(module.get_config).parameters)
+    if argument and not takes:
+        raise OlaError(f"{file}: takes no argument, found {argument!r}")
+    config = module.get_config(argument) if argument else module.get_config()
+    config = tyro.cli(
+        TrainConfig,
+        default=config,
+        args=[a.replace("--config.", "--", 1) for a in overrides],
+        config=(tyro.conf.FlagConversionOff,),
+        prog=f"train.py --config={file}",
+    )
+    return Loaded(config, module)
+
+
+def _module(file: pathlib.Path) -> types.ModuleType:
+    if not file.is_file():
+        raise OlaError(f"{file}: no such config file")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise OlaError(f"{file}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise OlaError(f"{file}: defines no get_config()")
+    return module

@@ -1,0 +1,204 @@
+"""Trains Ola, stage after stage: `python train.py --config=configs/digits_omni.py`.
+
+Fields are overridden by path: `--config.seed=1 --config.stages.0.steps=500`. A run that was stopped
+(Ctrl-C, SIGTERM) goes on where it was when it is started again.
+"""
+
+import dataclasses
+import json
+import pathlib
+import signal
+import sys
+import time
+from typing import Any
+
+import flax.linen as nn
+import jax
+import rich.console
+
+from ola_jax import checkpoint
+from ola_jax.data.pipeline import make_train_iterator
+from ola_jax.data.processor import Processor
+from ola_jax.data.tokenizer import load_tokenizer
+from ola_jax.errors import OlaError, run
+from ola_jax.eval import report
+from ola_jax.eval.accuracy import exact_match, read_questions
+from ola_jax.generate.sampling import from_generation_config
+from ola_jax.models.ola import Ola, example_batch
+from ola_jax.training import optimizer, state
+from ola_jax.training.checkpoint import TrainCheckpoints
+from ola_jax.training.config import Stage, TrainConfig
+from ola_jax.training.load_config import load_config
+from ola_jax.training.progress import Progress
+from ola_jax.training.step import make_train_step
+from ola_jax.typing import Params
+
+console = rich.console.Console()
+
+
+def main() -> None:
+    """All stages of the config, each with its evaluation; then a summary."""
+    begin = time.perf_counter()
+    loaded = load_config(sys.argv[1:])
+    config = loaded.config
+    if hasattr(loaded.module, "prepare"):
+        config = loaded.module.prepare(config)
+    output = pathlib.Path(config.output)
+    processor, generation = open_tokenizer(config)
+
+    results: dict[str, Any] = {}
+    stop = StopRequest()
+    for number, stage in enumerate(config.stages):
+        folder = output / f"{number}_{stage.name}"
+        model_dir, accuracy_file = folder / "model", folder / "accuracy.json"
+        if not model_dir.exists():
+            params = start_params(config, number, output)
+            params = train_stage(config, number, stage, params, processor, folder, stop)
+            checkpoint.save(
+                model_dir, config.model, config.processor, params, tokenizer_dir(config), generation
+            )
+        if config.tasks and not accuracy_file.exists():
+            last = number == len(config.stages) - 1
+            found = evaluate(config, model_dir, None if last else config.eval_limit)
+            accuracy_file.write_text(json.dumps(found, indent=1) + "\n")
+        if config.tasks:
+            results[stage.name] = json.loads(accuracy_file.read_text())
+            show = {
+                name: f"{100 * of_task['accuracy']:.0f} %" for name, of_task in results[stage.name].items()
+            }
+            console.print(f"after {stage.name}:", ", ".join(f"{k} {v}" for k, v in show.items()))
+    summarize(config, output, results, time.perf_counter() - begin)
+
+
+def train_stage(
+    config: TrainConfig,
+    number: int,
+    stage: Stage,
+    params: Params,
+    processor: Processor,
+    folder: pathlib.Path,
+    stop: "StopRequest",
+) -> Params:
+    """Train one stage to its end, from its newest checkpoint if there is one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = make_train_iterator(
+        stage.sources,
+        processor,
+        stage.budget,
+        stage.rows,
+        seed=config.seed + number,
+        max_skipped=config.max_skipped,
+        cache=config.cache_samples,
+    )
+    tx = optimizer.build(stage.optimizer, stage.steps)
+    train_state = state.create(params, stage.trainable, tx)
+    checkpoints = TrainCheckpoints(folder / "checkpoints")
+    restored = checkpoints.restore(train_state)
+    if restored:
+        train_state, data_state = restored
+        data.set_state(data_state)
+    start = int(train_state.step)
+    trained = sum(x.size for x in train_state.trainable.values())
+    everything = trained + sum(x.size for x in train_state.frozen.values())
+    console.print(
+        f"\nstage {number + 1}/{len(config.stages)} {stage.name}: training {trained:,} of {everything:,} "
+        f"parameters ({', '.join(stage.trainable)})" + (f", going on at step {start}" if start else "")
+    )
+
+    train_step = make_train_step(Ola(config.model), tx)
+    progress = Progress(stage.name, stage.steps, start, folder / "metrics.jsonl")
+    for step in range(start + 1, stage.steps + 1):
+        train_state, metrics = train_step(train_state, next(data))
+        progress.update(step, metrics, show=step % config.log_every == 0 or step == stage.steps)
+        if step % config.save_every == 0 or stop.requested:
+            checkpoints.save(train_state, data.get_state())
+        if stop.requested:
+            progress.close()
+            checkpoints.close()
+            console.print(f"stopped at step {step} and saved; the same command goes on from here")
+            sys.exit(130)
+    progress.close()
+    checkpoints.close()
+    data.close()
+    return train_state.params
+
+
+def open_tokenizer(config: TrainConfig) -> tuple[Processor, dict[str, Any]]:
+    """The processor for training, and the generation config that goes into every checkpoint."""
+    tokenizer = load_tokenizer(tokenizer_dir(config))
+    processor = Processor(config.model, config.processor, tokenizer, preset="train")
+    if config.generation:
+        return processor, json.loads(pathlib.Path(config.generation).read_text())
+    if config.init_from:
+        return processor, checkpoint.load_configs(config.init_from)[2]
+    raise OlaError("generation is not set and there is no init_from to take it from")
+
+
+def tokenizer_dir(config: TrainConfig) -> pathlib.Path:
+    """Folder of the tokenizer."""
+    if config.tokenizer:
+        return pathlib.Path(config.tokenizer)
+    if config.init_from:
+        return pathlib.Path(config.init_from) / "tokenizer"
+    raise OlaError("tokenizer is not set and there is no init_from to take it from")
+
+
+def start_params(config: TrainConfig, number: int, output: pathlib.Path) -> Params:
+    """Where a stage starts: the last stage's checkpoint, `init_from`, or random parameters."""
+    if number > 0:
+        return checkpoint.load(output / f"{number - 1}_{config.stages[number - 1].name}" / "model")[1]
+    if config.init_from:
+        found, params = checkpoint.load(config.init_from)
+        if found != config.model:
+            raise OlaError(f"{config.init_from}: its model differs from the config's; they must be the same")
+        return params
+    init = jax.jit(Ola(config.model).init)
+    return nn.unbox(init(jax.random.key(config.seed), example_batch(config.model)))["params"]
+
+
+def evaluate(config: TrainConfig, model_dir: pathlib.Path, limit: int | None) -> dict[str, Any]:
+    """Exact-match accuracy of every task, answered as `ola_jax.infer` answers, greedily."""
+    model_config, params = checkpoint.load(model_dir)
+    processor = Processor.from_pretrained(model_dir, preset="infer")
+    generation = checkpoint.load_configs(model_dir)[2]
+    sampling = from_generation_config(generation, processor.tokenizer.get_vocab_size())
+    sampling = dataclasses.replace(sampling, temperature=0.0)
+    results = {}
+    for task in config.tasks:
+        questions = read_questions(task.records, task.root, processor)[:limit]
+        results[task.name] = exact_match(
+            Ola(model_config), params, processor, questions, sampling, config.eval_rows
+        )
+    return results
+
+
+def summarize(config: TrainConfig, output: pathlib.Path, results: dict[str, Any], seconds: float) -> None:
+    """The accuracy table (shown, as JSON, as PNG), and what to try next."""
+    stages = [stage.name for stage in config.stages]
+    last = output / f"{len(stages) - 1}_{stages[-1]}" / "model"
+    if results:
+        console.print(report.table(config.tasks, stages, results))
+        report.write_json(output / "report.json", config.tasks, results, seconds=round(seconds, 1))
+        report.plot(output / "report.png", config.tasks, stages, results)
+        console.print(f"report: {output / 'report.json'}, {output / 'report.png'}")
+    console.print(f"done in {seconds / 60:.1f} minutes; checkpoint: {last}")
+    console.print(f'next: python -m ola_jax.infer --checkpoint {last} --text "What is 3 plus 4?"')
+
+
+class StopRequest:
+    """Notes Ctrl-C and SIGTERM, so that the loop can end between two steps; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, _: object) -> None:
+        if self.requested:
+            sys.exit(128 + number)
+        self.requested = True
+        console.print("\nstopping after this step ...")
+
+
+if __name__ == "__main__":
+    run(main)
