@@ -9,8 +9,9 @@ import tyro
 
 from ola_jax.checkpoint import load, load_configs
 from ola_jax.data.processor import Processor
+from ola_jax.data.records import prompt_record
 from ola_jax.errors import OlaError, run
-from ola_jax.generate.answer import answer, prompt_record
+from ola_jax.generate.answer import answer
 from ola_jax.generate.sampling import from_generation_config
 from ola_jax.models.ola import Ola
 

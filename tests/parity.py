@@ -7,8 +7,8 @@ import numpy as np
 
 from ola_jax.config import OlaConfig
 from ola_jax.data.processor import Processor
+from ola_jax.data.records import prompt_record
 from ola_jax.data.tokenizer import load_tokenizer
-from ola_jax.generate.answer import prompt_record
 from tests import golden
 from tests.released import released
 

@@ -85,12 +85,16 @@ def parse_record(record: Any) -> Record:
 
 
 def prompt_record(
-    text: str = "", images: Sequence[str] = (), video: str | None = None, audio: str | None = None
+    text: str = "",
+    images: Sequence[str] = (),
+    video: str | None = None,
+    audio: str | None = None,
+    sound: bool = True,
 ) -> dict[str, Any]:
     """The record that asks about these media, worded as the original's inference script does.
 
     An image with audio is a spoken question. A video is heard through `audio` if that is given, or
-    else through its own sound track if it has one.
+    else through its own sound track if it has one; not without `sound`.
     """
     record: dict[str, Any] = {}
     if images:
@@ -101,12 +105,12 @@ def prompt_record(
         record["audio_q" if images else "audio"] = audio
     if images and audio is not None:
         front = (IMAGE + "\n") * len(images) + f"User's question in speech: {AUDIO}\n"
-    elif video is not None:
+    elif video is not None and (sound or audio is not None):
         front = AUDIO + IMAGE + "\n"
     elif audio is not None:
         front = AUDIO + "\n"
     else:
-        front = (IMAGE + "\n") * len(images)
+        front = (IMAGE + "\n") * (len(images) + (video is not None))
     return record | {"conversations": [{"from": "human", "value": front + text}]}
 
 

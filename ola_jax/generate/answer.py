@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -66,34 +65,3 @@ def answer(
 def texts(ids: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[str]:
     """Answers as the original prints them: special tokens left out, outer space stripped."""
     return [tokenizer.decode(list(row), skip_special_tokens=True).strip() for row in ids]
-
-
-def prompt_record(
-    text: str = "",
-    images: Sequence[str] = (),
-    video: str | None = None,
-    audio: str | None = None,
-    sound: bool = True,
-) -> dict[str, Any]:
-    """The record that the original's inference script makes of its arguments.
-
-    Audio beside an image is a spoken question; audio beside a video takes the place of its own
-    sound track, which is used if `sound`. Source: inference/infer.py.
-    """
-    media: dict[str, Any] = {}
-    if video is not None:
-        media["video"] = video
-        value = ("<speech><image>\n" if sound or audio else "<image>\n") + text
-    elif images:
-        media["image"] = list(images)
-        value = "<image>\n" * len(images) + text
-    else:
-        value = text
-    if audio is not None and images:
-        media["audio_q"] = audio
-        value = "<image>\n" * len(images) + "User's question in speech: <speech>\n"
-        media["text_q"] = value
-    elif audio is not None:
-        media["audio"] = audio
-        value = value if video is not None else "<speech>\n" + text
-    return {**media, "conversations": [{"from": "human", "value": value}]}

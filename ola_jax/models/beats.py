@@ -19,9 +19,10 @@ LAYER_NORM_EPS = 1e-5
 SCORE_SHRINK = 32.0  # scores are divided by this before their maximum is taken off, then multiplied
 
 
-def relative_buckets(length: int, num_buckets: int, max_distance: int) -> Int[np.ndarray, "F F"]:
-    """Bucket of the distance from each query (rows) to each key: exact when near, then logarithmic."""
-    distance = np.arange(length)[None, :] - np.arange(length)[:, None]
+def relative_buckets(
+    distance: Int[np.ndarray, "n"], num_buckets: int, max_distance: int
+) -> Int[np.ndarray, "n"]:
+    """Bucket of each distance from query to key, in patches: exact when near, then logarithmic."""
     half = num_buckets // 2
     exact = half // 2
     far = np.abs(distance)
@@ -30,6 +31,14 @@ def relative_buckets(length: int, num_buckets: int, max_distance: int) -> Int[np
     scaled = log / np.float32(math.log(max_distance / exact)) * np.float32(half - exact)
     bucket = np.where(far < exact, far, np.minimum(exact + scaled.astype(np.int64), half - 1))
     return (bucket + half * (distance > 0)).astype(np.int32)
+
+
+def position_bias(table: Float[Array, "buckets H"], length: int, max_distance: int) -> Float[Array, "H F F"]:
+    """What each head adds to the score of a query (rows) and a key: one value for each distance."""
+    distances = np.arange(1 - length, length)
+    of_distance = jnp.asarray(table)[relative_buckets(distances, table.shape[0], max_distance)]
+    place = jnp.arange(length)
+    return of_distance.T[:, place[None, :] - place[:, None] + length - 1]
 
 
 class Attention(nn.Module):
@@ -134,8 +143,7 @@ class Encoder(nn.Module):
             nn.with_logical_partitioning(nn.initializers.xavier_normal(), (None, "heads")),
             (c.num_buckets, c.num_heads),
         )
-        buckets = relative_buckets(x.shape[1], c.num_buckets, c.max_distance)
-        bias = jnp.moveaxis(table.astype(jnp.float32)[buckets], 2, 0)
+        bias = position_bias(table.astype(jnp.float32), x.shape[1], c.max_distance)
         blocks = stack_layers(Block, c.num_layers, self.remat, in_axes=(nn.broadcast,))
         return blocks(c, name="layers")(x, bias)[0]
 

@@ -22,10 +22,10 @@ TASKS = (
     Task("text", "text only", "text", 3000),
     Task("image", "image + text", "image, text", 6000, train_files=6000, heldout=300),
     Task("two_images", "two images", "2 images, text", 3000),
-    Task("video", "video", "video, text", 3000, train_files=1000),
-    Task("audio", "audio + text", "audio, text", 4000, train_files=3200),
+    Task("video", "video", "video, text", 3000, train_files=900),
+    Task("audio", "audio + text", "audio, text", 4000, train_files=2400),
     Task("image_speech", "image + spoken question", "image, audio", 4000, train_files=1000),
-    Task("video_audio", "video + audio", "video, audio, text", 2500, train_files=700),
+    Task("video_audio", "video + audio", "video, audio, text", 2500, train_files=600),
 )
 SPLITS = ("train", "heldout")
 
