@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ola_jax.typing import Array, Float
+from ola_jax.typing import Array, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Share of the learning rate at each step: 0 at step 0, 1 after warm-up, then half a cosine."""
     warmup = math.ceil(config.warmup_ratio * steps)
 
-    def share(step: Float[Array, ""] | int) -> Float[Array, ""]:
+    def share(step: Int[Array, ""] | int) -> Float[Array, ""]:
         progress = (step - warmup) / max(1, steps - warmup)
         cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(progress, 0, 1)))
         decayed = config.floor_ratio + (1 - config.floor_ratio) * cosine

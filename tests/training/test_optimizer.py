@@ -1,0 +1,56 @@
+import numpy as np
+import optax
+import pytest
+
+from ola_jax.errors import OlaError
+from ola_jax.training import optimizer, state
+from ola_jax.training.optimizer import OptimizerConfig, PartRate
+
+PARAMS = {
+    "llm": {"mlp": {"kernel": np.ones((2, 2), np.float32)}, "norm": {"scale": np.ones(2, np.float32)}},
+    "vision": {"mlp": {"kernel": np.ones((2, 2), np.float16)}},
+}
+
+
+def test_the_rate_rises_falls_and_ends_at_the_floor() -> None:
+    share = optimizer.schedule(OptimizerConfig(warmup_ratio=0.1, floor_ratio=0.01), steps=100)
+    np.testing.assert_allclose([share(0), share(5), share(10)], [0, 0.5, 1.0])
+    assert share(40) > share(70) > share(100)
+    np.testing.assert_allclose(share(100), 0.01)
+
+
+def test_parts_have_rates_of_their_own() -> None:
+    config = OptimizerConfig(
+        learning_rate=0.1, part_rates=(PartRate("llm/norm", 0.5),), warmup_ratio=0.0, clip_norm=None
+    )
+    tx = optimizer.build(config, steps=1)
+    train_state = state.create(PARAMS, (".*",), tx)
+    grads = {path: np.ones_like(value) for path, value in train_state.trainable.items()}
+    updates, _ = tx.update(grads, train_state.opt_state, train_state.trainable)
+    np.testing.assert_allclose(updates["llm/mlp/kernel"], -0.1, rtol=1e-5)
+    np.testing.assert_allclose(updates["llm/norm/scale"], -0.5, rtol=1e-5)
+
+
+def test_only_matrices_decay() -> None:
+    config = OptimizerConfig(learning_rate=0.1, weight_decay=0.5, warmup_ratio=0.0)
+    tx = optimizer.build(config, steps=1)
+    train_state = state.create(PARAMS, (".*",), tx)
+    none = {path: np.zeros_like(value) for path, value in train_state.trainable.items()}
+    updates, _ = tx.update(none, train_state.opt_state, train_state.trainable)
+    moved = optax.apply_updates(train_state.trainable, updates)
+    np.testing.assert_allclose(moved["llm/mlp/kernel"], 0.95)
+    np.testing.assert_allclose(moved["llm/norm/scale"], 1.0)
+
+
+def test_frozen_parameters_keep_their_dtype_and_have_no_optimizer_state() -> None:
+    tx = optimizer.build(OptimizerConfig(), steps=1)
+    train_state = state.create(PARAMS, ("llm/",), tx)
+    assert set(train_state.trainable) == {"llm/mlp/kernel", "llm/norm/scale"}
+    assert train_state.frozen["vision/mlp/kernel"].dtype == np.float16
+    assert "vision/mlp/kernel" not in str(train_state.opt_state)
+    assert train_state.params["vision"]["mlp"]["kernel"].shape == (2, 2)
+
+
+def test_a_pattern_that_matches_nothing_is_an_error_that_names_the_parts() -> None:
+    with pytest.raises(OlaError, match=r"'visoin/' matches no parameter; the model has llm, vision"):
+        state.split(PARAMS, ("visoin/",))
