@@ -1,0 +1,40 @@
+# make demo | test | lint | parity | clean. Python 3.11 or newer and make are all that is needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: demo test lint parity clean
+
+demo: $(VENV)/installed-demo
+	$(BIN)/python train.py --config=configs/digits_omni.py
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The tests that compare with the original, and with live PyTorch modules.
+parity: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n 2 tests/test_audio.py tests/data tests/models tests/live \
+	  tests/generate tests/training/test_parity.py
+
+# Trained models in runs/ are kept.
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "ola_jax needs Python 3.11 or newer, found " + sys.version.split()[0] + "; name one: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed-demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[test,demo,convert]'
+	@touch $@ $(VENV)/installed-demo
