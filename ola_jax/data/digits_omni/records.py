@@ -79,6 +79,31 @@ RECORDS = {
 }
 
 
+def described_record(
+    task: str, items: tuple[Picture | Speech | Clip, ...], rng: np.random.Generator
+) -> Record:
+    """A record of `task` with words in the place of its media: text only.
+
+    What a decoder that knows language brings along: it can answer when it is told what is to be
+    seen and heard, so that aligning an encoder is left with the seeing and hearing.
+    """
+    record = RECORDS[task](*items, rng)
+    question = record.get("text_q") or record["conversations"][0]["value"]
+    seen = [_describe(item) for item in items if not isinstance(item, Speech)]
+    heard = [item.text for item in items if isinstance(item, Speech)]
+    heard += [item.sound.text for item in items if isinstance(item, Clip) and item.sound]
+    question = question.replace("<speech><image>", "<image>\n<speech>")  # as features are merged
+    for placeholder, words in (("<image>", seen), ("<speech>", heard)):
+        for text in words:
+            question = question.replace(placeholder, text, 1)
+    return _conversation(question, record["conversations"][1]["value"])
+
+
+def _describe(item: Picture | Clip) -> str:
+    shown = (item.digit,) if isinstance(item, Picture) else item.digits
+    return " then ".join(f"{item.colour} {digit}" for digit in shown)
+
+
 def _about(picture: Picture, topic: str) -> int | str:
     return {"digit": picture.digit, "colour": picture.colour, "parity": parity(picture.digit)}[topic]
 

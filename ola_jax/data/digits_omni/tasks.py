@@ -28,6 +28,7 @@ TASKS = (
     Task("video_audio", "video + audio", "video, audio, text", 2500, train_files=600),
 )
 SPLITS = ("train", "heldout")
+DESCRIBED = "described"  # training records with words in the place of media; no task of its own
 
 
 def question_of(record: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from ola_jax.config import ProcessorConfig
 from ola_jax.data.digits_omni.build import load_records
-from ola_jax.data.digits_omni.tasks import TASKS
+from ola_jax.data.digits_omni.tasks import DESCRIBED, TASKS
 
 # Qwen2's pattern: contractions, words, single figures, punctuation, line ends, spaces.
 PATTERN = (
@@ -34,8 +34,8 @@ CHAT_TEMPLATE = (
 def training_texts(root: Path) -> list[str]:
     """What the tokenizer is trained on: all text of the training records, and the chat's own words."""
     texts = []
-    for task in TASKS:
-        for record in load_records(root, "train", task.name):
+    for name in (*(task.name for task in TASKS), DESCRIBED):
+        for record in load_records(root, "train", name):
             turns = [turn["value"] for turn in record["conversations"]]
             texts += [*turns, record.get("text_q", ""), f"system\n{SYSTEM_PROMPT}", "user\n", "assistant\n"]
     return [text.replace("<image>", "").replace("<speech>", "") for text in texts]

@@ -10,8 +10,8 @@ from PIL import Image
 from ola_jax.data.digits_omni import build as build_module
 from ola_jax.data.digits_omni.build import build, load_records, split_digits
 from ola_jax.data.digits_omni.drawing import COLOURS
-from ola_jax.data.digits_omni.questions import parity
-from ola_jax.data.digits_omni.tasks import SPLITS, TASKS, answer_of, chance_level, question_of
+from ola_jax.data.digits_omni.questions import WORDS, parity
+from ola_jax.data.digits_omni.tasks import DESCRIBED, SPLITS, TASKS, answer_of, chance_level, question_of
 from ola_jax.errors import OlaError
 from tests.data.digits_omni.conftest import SCALE
 
@@ -75,6 +75,22 @@ def test_answers_follow_from_the_media(dataset, truth):
         if task != "text":
             media = [truth[split][file] for file in media_of(record)]
             assert answer_of(record) == expected_answer(task, question_of(record), media), record
+
+
+def test_described_records_tell_in_words_what_the_answer_follows_from(dataset):
+    records = load_records(dataset, "train", DESCRIBED)
+    assert len({question_of(r).count("\n") for r in records}) > 1  # one medium, and two
+    for record in records:
+        assert set(record) == {"id", "conversations"}
+        question, answer = question_of(record), answer_of(record)
+        assert not {"<", ">"} & set(question)
+        told = {i for i, word in enumerate(WORDS) if str(i) in question or word in question}
+        if answer in ("even", "odd"):
+            assert {parity(digit) for digit in told} == {answer}
+        else:
+            for part in answer.split(" and "):
+                assert part in question or (part.isdigit() and int(part) in told)
+    assert not (dataset / "heldout" / f"{DESCRIBED}.json").exists()
 
 
 def expected_answer(task: str, question: str, media: list[dict]) -> str:
