@@ -26,15 +26,15 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/bin/python:
+$(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  "ola_jax needs Python 3.11 or newer, found " + sys.version.split()[0] + "; name one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed-demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/installed-demo: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(PIP) --editable '.[demo]'
 	@touch $@
 
-$(VENV)/installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/installed-test: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(PIP) --editable '.[test,demo,convert]'
 	@touch $@ $(VENV)/installed-demo
