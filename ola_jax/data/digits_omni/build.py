@@ -23,12 +23,11 @@ from ola_jax.data.digits_omni.media import write_clip, write_picture, write_spee
 from ola_jax.data.digits_omni.plan import Plan, plan_split
 from ola_jax.data.digits_omni.records import Record
 from ola_jax.data.digits_omni.speech import load_pack
-from ola_jax.data.digits_omni.tasks import SPLITS, TASKS, chance_level
+from ola_jax.data.digits_omni.tasks import AIDS, SPLITS, TASKS, chance_level
 from ola_jax.errors import OlaError
 from ola_jax.typing import Array, Int, UInt8
 
-VERSION = 2  # of the dataset: a build of another version is not reused
-DESCRIBED_RECORDS = 6000
+VERSION = 3  # of the dataset: a build of another version is not reused
 HELDOUT_SHARE = 1 / 6  # of the digit images
 
 
@@ -85,10 +84,19 @@ def plan(seed: int, scale: float) -> tuple[dict[str, Plan], UInt8[Array, "n 8 8"
         counts = {task.name: _scaled(getattr(task, split), scale) for task in TASKS}
         train_files = {task.name: _scaled(task.train_files, scale) for task in TASKS}
         files = train_files if split == "train" else counts
-        described = _scaled(DESCRIBED_RECORDS, scale)
+        aids = {name: _scaled(count, scale) for name, count in AIDS.items()} if split == "train" else {}
+        described = aids.pop("described", 0)
         voices = [recording for recording in pack if recording.split == split]
         plans[split] = plan_split(
-            split, counts, files, handwriting.target, indices[split], voices, facts[split], described, rng
+            split,
+            counts | aids,
+            files,
+            handwriting.target,
+            indices[split],
+            voices,
+            facts[split],
+            described,
+            rng,
         )
     return plans, handwriting.images.astype(np.uint8)
 

@@ -11,7 +11,6 @@ from ola_jax.data.digits_omni.facts import TextQuestion
 from ola_jax.data.digits_omni.media import Clip, Picture, Speech
 from ola_jax.data.digits_omni.records import RECORDS, Record, described_record
 from ola_jax.data.digits_omni.speech import Recording
-from ola_jax.data.digits_omni.tasks import DESCRIBED
 from ola_jax.typing import Array, Int
 
 
@@ -42,8 +41,8 @@ def plan_split(
     `labels` are the classes of all digit images; `sources` the indices of those that this split may
     use; `pack` and `facts` what it may say and ask. Records take files in turn. The image task's pictures
     also serve the two-image and spoken-question records, the audio task's spoken digits also the
-    video-and-audio records. The training split gets `described` text-only records on top, of all
-    tasks, with words in the place of the media.
+    video-and-audio records. `described` text-only records come on top, of all tasks in turn, with
+    words in the place of the media.
     """
     images, colours = _turns(sources.tolist(), rng), _turns(list(COLOURS), rng)
     spoken = {kind: _turns([r for r in pack if r.kind == kind], rng) for kind in ("digit", "question")}
@@ -79,18 +78,20 @@ def plan_split(
         "audio": (digits,),
         "image_speech": (pictures, questions),
         "video_audio": (heard,),
+        "captions": (pictures,),
+        "transcripts": (digits + questions,),
     }
     records = {}
     for task, count in counts.items():
         turns = [_turns(items, rng) for items in ingredients[task]]
         made = [RECORDS[task](*(next(turn) for turn in turns), rng) for _ in range(count)]
         records[task] = [{"id": f"{split}-{task}-{i:05}"} | record for i, record in enumerate(made)]
-    if split == "train":
+    if described:
         told = [task for task in RECORDS if task != "text"]
         turns = {task: [_turns(items, rng) for items in ingredients[task]] for task in told}
         draw = lambda task: described_record(task, tuple(next(turn) for turn in turns[task]), rng)
         made = [draw(told[i % len(told)]) for i in range(described)]
-        records[DESCRIBED] = [{"id": f"train-described-{i:05}"} | record for i, record in enumerate(made)]
+        records["described"] = [{"id": f"{split}-described-{i:05}"} | r for i, r in enumerate(made)]
     return Plan(pictures, digits, questions, silent + heard, records)
 
 

@@ -37,6 +37,8 @@ VIDEO_AUDIO = {
     "first": Topic(0.5, ("Which digit is shown first, and which do you hear?",)),
     "last": Topic(0.5, ("Which digit is shown last, and which do you hear?",)),
 }
+CAPTION = "Describe the picture."
+TRANSCRIBE = "Write down what is said."
 # Asked aloud about an image. `render_speech.py` made the speech pack of these: a change needs a new pack.
 SPOKEN = {
     "digit": ("What digit is it?", "Which digit do you see?"),

@@ -8,7 +8,9 @@ from ola_jax.data.digits_omni.facts import TextQuestion
 from ola_jax.data.digits_omni.media import Clip, Picture, Speech
 from ola_jax.data.digits_omni.questions import (
     AUDIO,
+    CAPTION,
     IMAGE,
+    TRANSCRIBE,
     TWO_IMAGES,
     VIDEO,
     VIDEO_AUDIO,
@@ -68,6 +70,16 @@ def video_audio_record(clip: Clip, rng: np.random.Generator) -> Record:
     return media | _conversation(f"<speech><image>\n{wording}", both(seen, int(clip.sound.meaning)))
 
 
+def caption_record(picture: Picture, rng: np.random.Generator) -> Record:
+    """What an image shows, in words: for aligning the vision encoder."""
+    return {"image": picture.file} | _conversation(f"<image>\n{CAPTION}", _describe(picture))
+
+
+def transcript_record(speech: Speech, rng: np.random.Generator) -> Record:
+    """What is said, in words: for aligning the audio encoders."""
+    return {"audio": speech.file} | _conversation(f"<speech>\n{TRANSCRIBE}", speech.text)
+
+
 RECORDS = {
     "text": text_record,
     "image": image_record,
@@ -76,6 +88,9 @@ RECORDS = {
     "audio": audio_record,
     "image_speech": image_speech_record,
     "video_audio": video_audio_record,
+    # for training alone
+    "captions": caption_record,
+    "transcripts": transcript_record,
 }
 
 

@@ -28,7 +28,9 @@ TASKS = (
     Task("video_audio", "video + audio", "video, audio, text", 2500, train_files=600),
 )
 SPLITS = ("train", "heldout")
-DESCRIBED = "described"  # training records with words in the place of media; no task of its own
+# Further training records, by their numbers: what images show and recordings say, in words; and text
+# with words in the place of media. They are no tasks of their own.
+AIDS = {"captions": 4000, "transcripts": 4000, "described": 6000}
 
 
 def question_of(record: dict[str, Any]) -> str:

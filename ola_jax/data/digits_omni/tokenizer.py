@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from ola_jax.config import ProcessorConfig
 from ola_jax.data.digits_omni.build import load_records
-from ola_jax.data.digits_omni.tasks import DESCRIBED, TASKS
+from ola_jax.data.digits_omni.tasks import AIDS, TASKS
 
 # Qwen2's pattern: contractions, words, single figures, punctuation, line ends, spaces.
 PATTERN = (
@@ -34,7 +34,7 @@ CHAT_TEMPLATE = (
 def training_texts(root: Path) -> list[str]:
     """What the tokenizer is trained on: all text of the training records, and the chat's own words."""
     texts = []
-    for name in (*(task.name for task in TASKS), DESCRIBED):
+    for name in (*(task.name for task in TASKS), *AIDS):
         for record in load_records(root, "train", name):
             turns = [turn["value"] for turn in record["conversations"]]
             texts += [*turns, record.get("text_q", ""), f"system\n{SYSTEM_PROMPT}", "user\n", "assistant\n"]

@@ -11,7 +11,7 @@ from ola_jax.data.digits_omni import build as build_module
 from ola_jax.data.digits_omni.build import build, load_records, split_digits
 from ola_jax.data.digits_omni.drawing import COLOURS
 from ola_jax.data.digits_omni.questions import WORDS, parity
-from ola_jax.data.digits_omni.tasks import DESCRIBED, SPLITS, TASKS, answer_of, chance_level, question_of
+from ola_jax.data.digits_omni.tasks import AIDS, SPLITS, TASKS, answer_of, chance_level, question_of
 from ola_jax.errors import OlaError
 from tests.data.digits_omni.conftest import SCALE
 
@@ -78,7 +78,7 @@ def test_answers_follow_from_the_media(dataset, truth):
 
 
 def test_described_records_tell_in_words_what_the_answer_follows_from(dataset):
-    records = load_records(dataset, "train", DESCRIBED)
+    records = load_records(dataset, "train", "described")
     assert len({question_of(r).count("\n") for r in records}) > 1  # one medium, and two
     for record in records:
         assert set(record) == {"id", "conversations"}
@@ -90,7 +90,16 @@ def test_described_records_tell_in_words_what_the_answer_follows_from(dataset):
         else:
             for part in answer.split(" and "):
                 assert part in question or (part.isdigit() and int(part) in told)
-    assert not (dataset / "heldout" / f"{DESCRIBED}.json").exists()
+
+
+def test_captions_and_transcripts_are_the_ground_truth(dataset, truth):
+    for record in load_records(dataset, "train", "captions"):
+        picture = truth["train"][record["image"]]
+        assert answer_of(record) == f"{picture['colour']} {picture['digit']}"
+    for record in load_records(dataset, "train", "transcripts"):
+        assert answer_of(record) == truth["train"][record["audio"]]["text"]
+    heldout = [file.stem for file in (dataset / "heldout").glob("*.json")]
+    assert set(heldout).isdisjoint(AIDS)
 
 
 def expected_answer(task: str, question: str, media: list[dict]) -> str:
