@@ -182,7 +182,7 @@ def summarize(config: TrainConfig, output: pathlib.Path, results: dict[str, Any]
         report.plot(output / "report.png", config.tasks, stages, results)
         console.print(f"report: {output / 'report.json'}, {output / 'report.png'}")
     console.print(f"done in {seconds / 60:.1f} minutes; checkpoint: {last}")
-    console.print(f'next: python -m ola_jax.infer --checkpoint {last} --text "What is 3 plus 4?"')
+    console.print(f"next: python -m ola_jax.infer --checkpoint {last} {config.example}", soft_wrap=True)
 
 
 class StopRequest:

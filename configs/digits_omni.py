@@ -41,7 +41,7 @@ MODEL = OlaConfig(
     llm=Qwen2Config(
         vocab_size=VOCAB_SIZE,
         hidden_size=128,
-        num_layers=4,
+        num_layers=3,
         num_heads=4,
         num_kv_heads=2,
         intermediate_size=352,
@@ -62,7 +62,7 @@ MODEL = OlaConfig(
     speech_hidden_size=256,
 )
 LIMITS = PixelLimits(
-    low_res_side=64, high_res_max_side=96, video_min_side=64, video_max_side=64, max_frames=8
+    low_res_side=32, high_res_max_side=48, video_min_side=32, video_max_side=32, max_frames=8
 )
 PROCESSOR = ProcessorConfig(train=LIMITS, infer=LIMITS, max_length=512)
 
@@ -79,56 +79,65 @@ def sources(**weights: float) -> tuple[Source, ...]:
 
 def get_config() -> TrainConfig:
     """All stages, with the time that they took on two cores."""
-    text = Budget(tokens=384)
-    images = Budget(tokens=512, windows=8, window_patches=64)
-    sounds = Budget(tokens=512, windows=0, audio_chunks=12)
-    everything = Budget(tokens=512, windows=8, window_patches=64, audio_chunks=8)
+    text = Budget(tokens=256)
+    images = Budget(tokens=256, windows=2, window_patches=64)
+    videos = Budget(tokens=256, windows=3, window_patches=64)
+    sounds = Budget(tokens=256, audio_chunks=8)
+    everything = Budget(tokens=256, windows=3, window_patches=64, audio_chunks=6)
     stages = (
-        Stage("text", ("llm/",), sources(text=1), 300, 8, text, optimizer(2e-3)),
         Stage(
-            "image_align",
-            ("vision/", "vision_projector/"),
-            sources(image=1),
-            200,
-            8,
-            images,
-            optimizer(2e-3),
+            "text",  # stands in for the pretraining of Qwen2.5
+            trainable=("llm/",),
+            sources=sources(text=1, described=2),
+            steps=450,
+            rows=4,
+            budget=text,
+            optimizer=optimizer(2e-3),
+        ),
+        Stage(
+            "image_align",  # and for that of OryxViT
+            trainable=("vision_projector/", "vision/"),
+            sources=sources(captions=1),
+            steps=600,
+            rows=4,
+            budget=images,
+            optimizer=optimizer(2e-3),
         ),
         Stage(
             "image_tune",
-            ("llm/", "vision/", "vision_projector/"),
-            sources(image=4, two_images=2, text=1),
-            300,
-            8,
-            images,
-            optimizer(1e-3),
+            trainable=("llm/", "vision_projector/", "vision/"),
+            sources=sources(image=3, two_images=2, captions=1, text=1, described=1),
+            steps=300,
+            rows=6,
+            budget=images,
+            optimizer=optimizer(1e-3),
         ),
         Stage(
             "video",
-            ("llm/", "vision_projector/"),
-            sources(image=1, two_images=1, video=2, text=0.5),
-            150,
-            8,
-            images,
-            optimizer(5e-4),
+            trainable=("llm/", "vision_projector/"),
+            sources=sources(video=3, image=1, two_images=1, text=1, described=1),
+            steps=100,
+            rows=6,
+            budget=videos,
+            optimizer=optimizer(7e-4),
         ),
         Stage(
-            "speech_align",
-            ("whisper/", "beats/", "speech_projector/"),
-            sources(audio=1),
-            200,
-            8,
-            sounds,
-            optimizer(2e-3),
+            "speech_align",  # and for that of Whisper and BEATs
+            trainable=("speech_projector/", "whisper/", "beats/"),
+            sources=sources(transcripts=1),
+            steps=400,
+            rows=4,
+            budget=sounds,
+            optimizer=optimizer(2e-3),
         ),
         Stage(
             "omni",
-            ("llm/", "vision_projector/", "speech_projector/"),
-            sources(image=1, two_images=1, video=1, audio=1, image_speech=3, video_audio=2, text=1),
-            250,
-            8,
-            everything,
-            optimizer(5e-4),
+            trainable=("llm/", "vision_projector/", "speech_projector/"),
+            sources=sources(image=1, two_images=1, video=1, audio=2, image_speech=3, video_audio=2, text=1),
+            steps=250,
+            rows=6,
+            budget=everything,
+            optimizer=optimizer(7e-4),
         ),
     )
     tasks = tuple(Task(task.name, task.title, f"{DATA}/heldout/{task.name}.json", DATA) for task in TASKS)
@@ -140,6 +149,7 @@ def get_config() -> TrainConfig:
         tasks=tasks,
         tokenizer=f"{OUTPUT}/tokenizer",
         generation=f"{OUTPUT}/generation_config.json",
+        example=f'--image {DATA}/heldout/images/00000.png --text "Which digit is it?"',
         cache_samples=True,
         eval_limit=100,
     )

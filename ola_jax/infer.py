@@ -68,7 +68,7 @@ def main(args: Arguments) -> None:
         "prompt_ids": sample.prompt_ids.tolist(),
         "generated_ids": out.ids[0],
         "text": out.texts[0],
-        "prompt_tokens": sample.counts,
+        "tokens": sample.counts,
         "prefill_seconds": round(out.prefill_seconds, 4),
         "decode_seconds": round(out.decode_seconds, 4),
     }

@@ -1,12 +1,11 @@
 """Sound: decoding to 16 kHz mono, and cutting into the chunks that the encoders take."""
 
-import math
 import os
 
 import av
+import librosa
 import numpy as np
 import soundfile
-import soxr
 
 from ola_jax.config import SAMPLE_RATE
 from ola_jax.data.media import Media
@@ -70,6 +69,4 @@ def chunk(waveform: Float[Array, "samples"], chunk_samples: int) -> Float[Array,
 def _to_model_rate(waveform: Float[Array, "samples"], rate: int) -> Float[Array, "resampled"]:
     if rate == SAMPLE_RATE or not len(waveform):
         return waveform
-    length = math.ceil(len(waveform) * (SAMPLE_RATE / rate))  # in floating point, as librosa has it
-    resampled = soxr.resample(waveform, rate, SAMPLE_RATE, quality="soxr_hq")[:length]
-    return np.pad(resampled, (0, length - len(resampled)))
+    return librosa.resample(waveform, orig_sr=rate, target_sr=SAMPLE_RATE, res_type="soxr_hq")

@@ -105,7 +105,7 @@ class OryxViT(nn.Module):
         c = self.config
         table = self.param(
             "position_embedding",
-            nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, "embed")),
+            nn.with_logical_partitioning(nn.initializers.normal(c.hidden_size**-0.5), (None, "embed")),
             (c.position_grid**2, c.hidden_size),
         )
         x = linear(c.hidden_size, ("patch", "embed"), self.dtype, name="patch_embed")(

@@ -43,6 +43,7 @@ class TrainConfig:
     tasks: tuple[Task, ...] = ()  # evaluated after every stage
     tokenizer: str | None = None  # folder of the tokenizer; None: that of `init_from`
     generation: str | None = None  # generation_config.json; None: that of `init_from`
+    example: str = '--text "Who are you?"'  # arguments of ola_jax.infer, suggested at the end
     init_from: str | None = None  # ola_jax checkpoint to start from; None: random parameters
     seed: int = 0
     save_every: int = 200  # steps

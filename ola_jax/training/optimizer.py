@@ -55,7 +55,7 @@ def learning_rate(config: OptimizerConfig, path: str) -> float:
 
 def build(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """The optimizer for flat dicts {path: array} of trainable parameters."""
-    is_matrix = lambda params: {path: path.endswith(("kernel", "embedding")) for path in params}
+    is_matrix = lambda params: {path: path.endswith(("/kernel", "/embedding")) for path in params}
 
     def scale_parts(updates: dict[str, jax.Array], _: object = None) -> dict[str, jax.Array]:
         return {path: update * learning_rate(config, path) for path, update in updates.items()}

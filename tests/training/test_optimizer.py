@@ -8,6 +8,7 @@ from ola_jax.training.optimizer import OptimizerConfig, PartRate
 
 PARAMS = {
     "llm": {"mlp": {"kernel": np.ones((2, 2), np.float32)}, "norm": {"scale": np.ones(2, np.float32)}},
+    "whisper": {"positional_embedding": np.ones((2, 2), np.float32)},  # a buffer in the original
     "vision": {"mlp": {"kernel": np.ones((2, 2), np.float16)}},
 }
 
@@ -40,6 +41,7 @@ def test_only_matrices_decay() -> None:
     moved = optax.apply_updates(train_state.trainable, updates)
     np.testing.assert_allclose(moved["llm/mlp/kernel"], 0.95)
     np.testing.assert_allclose(moved["llm/norm/scale"], 1.0)
+    np.testing.assert_allclose(moved["whisper/positional_embedding"], 1.0)
 
 
 def test_frozen_parameters_keep_their_dtype_and_have_no_optimizer_state() -> None:
@@ -52,5 +54,5 @@ def test_frozen_parameters_keep_their_dtype_and_have_no_optimizer_state() -> Non
 
 
 def test_a_pattern_that_matches_nothing_is_an_error_that_names_the_parts() -> None:
-    with pytest.raises(OlaError, match=r"'visoin/' matches no parameter; the model has llm, vision"):
+    with pytest.raises(OlaError, match=r"'visoin/' matches no parameter; the model has llm, vision, whisper"):
         state.split(PARAMS, ("visoin/",))
