@@ -40,31 +40,32 @@ VOCAB_SIZE = 512
 MODEL = OlaConfig(
     llm=Qwen2Config(
         vocab_size=VOCAB_SIZE,
-        hidden_size=128,
+        hidden_size=96,
         num_layers=3,
         num_heads=4,
         num_kv_heads=2,
-        intermediate_size=352,
+        intermediate_size=256,
         rope_theta=10_000.0,
     ),
     vision=OryxViTConfig(hidden_size=96, num_layers=3, num_heads=4, intermediate_size=288, position_grid=8),
-    whisper=WhisperConfig(num_mels=80, num_positions=100, hidden_size=96, num_layers=2, num_heads=4),
+    whisper=WhisperConfig(num_mels=80, num_positions=100, hidden_size=64, num_layers=2, num_heads=4),
     beats=BeatsConfig(
-        embed_dim=64,
-        hidden_size=96,
+        embed_dim=32,
+        hidden_size=64,
         num_layers=2,
         num_heads=4,
-        intermediate_size=192,
+        intermediate_size=128,
         conv_positions=32,
         conv_groups=8,
         predictor_classes=0,
     ),
     speech_hidden_size=256,
+    unroll=3,
 )
 LIMITS = PixelLimits(
     low_res_side=32, high_res_max_side=48, video_min_side=32, video_max_side=32, max_frames=8
 )
-PROCESSOR = ProcessorConfig(train=LIMITS, infer=LIMITS, max_length=512)
+PROCESSOR = ProcessorConfig(train=LIMITS, infer=LIMITS, max_length=512, system_prompt="")
 
 
 def optimizer(rate: float) -> OptimizerConfig:
@@ -80,16 +81,16 @@ def sources(**weights: float) -> tuple[Source, ...]:
 def get_config() -> TrainConfig:
     """All stages, with the time that they took on two cores."""
     text = Budget(tokens=256)
-    images = Budget(tokens=256, windows=2, window_patches=64)
-    videos = Budget(tokens=256, windows=3, window_patches=64)
-    sounds = Budget(tokens=256, audio_chunks=8)
-    everything = Budget(tokens=256, windows=3, window_patches=64, audio_chunks=6)
+    images = Budget(tokens=256, windows=3, window_patches=32)
+    videos = Budget(tokens=256, windows=5, window_patches=32)
+    sounds = Budget(tokens=256, audio_chunks=6)
+    everything = Budget(tokens=256, windows=4, window_patches=32, audio_chunks=4)
     stages = (
         Stage(
             "text",  # stands in for the pretraining of Qwen2.5
             trainable=("llm/",),
             sources=sources(text=1, described=2),
-            steps=450,
+            steps=350,
             rows=4,
             budget=text,
             optimizer=optimizer(2e-3),
@@ -98,7 +99,7 @@ def get_config() -> TrainConfig:
             "image_align",  # and for that of OryxViT
             trainable=("vision_projector/", "vision/"),
             sources=sources(captions=1),
-            steps=600,
+            steps=700,
             rows=4,
             budget=images,
             optimizer=optimizer(2e-3),
@@ -106,17 +107,17 @@ def get_config() -> TrainConfig:
         Stage(
             "image_tune",
             trainable=("llm/", "vision_projector/", "vision/"),
-            sources=sources(image=3, two_images=2, captions=1, text=1, described=1),
-            steps=300,
+            sources=sources(image=3, two_images=3, captions=2, text=0.5, described=0.5),
+            steps=260,
             rows=6,
             budget=images,
-            optimizer=optimizer(1e-3),
+            optimizer=optimizer(1.5e-3),
         ),
         Stage(
             "video",
             trainable=("llm/", "vision_projector/"),
-            sources=sources(video=3, image=1, two_images=1, text=1, described=1),
-            steps=100,
+            sources=sources(video=3, image=1, two_images=2, text=0.5, described=0.5),
+            steps=80,
             rows=6,
             budget=videos,
             optimizer=optimizer(7e-4),
@@ -125,7 +126,7 @@ def get_config() -> TrainConfig:
             "speech_align",  # and for that of Whisper and BEATs
             trainable=("speech_projector/", "whisper/", "beats/"),
             sources=sources(transcripts=1),
-            steps=400,
+            steps=280,
             rows=4,
             budget=sounds,
             optimizer=optimizer(2e-3),
@@ -134,7 +135,7 @@ def get_config() -> TrainConfig:
             "omni",
             trainable=("llm/", "vision_projector/", "speech_projector/"),
             sources=sources(image=1, two_images=1, video=1, audio=2, image_speech=3, video_audio=2, text=1),
-            steps=250,
+            steps=230,
             rows=6,
             budget=everything,
             optimizer=optimizer(7e-4),

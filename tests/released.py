@@ -1,4 +1,4 @@
-"""The visible golden's checkpoint, imported once for all tests, in float32."""
+"""The visible golden's checkpoint, imported once for all tests."""
 
 import functools
 
@@ -7,7 +7,7 @@ from tests import golden
 
 
 @functools.cache
-def released() -> Released:
-    """Configs, parameters (float32) and tokenizer of tests/goldens/visible."""
+def released(dtype: str = "float32") -> Released:
+    """Configs and parameters of tests/goldens/visible."""
     root = golden.VISIBLE
-    return read_released(root / "hf", root / "whisper.pt", root / "beats.pt", vision_heads=4, dtype="float32")
+    return read_released(root / "hf", root / "whisper.pt", root / "beats.pt", vision_heads=4, dtype=dtype)

@@ -34,13 +34,13 @@ def gelu(x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
 
 
 def stack_layers(
-    block: type[nn.Module], length: int, remat: str, in_axes: tuple = (), out_axes: int | None = 0
+    block: type[nn.Module], length: int, remat: str, unroll: int, in_axes: tuple = ()
 ) -> Callable[..., nn.Module]:
     """`length` copies of `block` as one scanned layer, parameters stacked on a leading axis.
 
     `block.__call__(x, *inputs)` returns `(x, output)`; `in_axes` says for each further input
     whether it is cut by layer (0) or the same for all (nn.broadcast). `remat` is a field of
-    OlaConfig: what the backward pass computes again.
+    OlaConfig: what the backward pass computes again; so is `unroll`: layers of one turn of the loop.
     """
     if remat != "none":
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
@@ -50,7 +50,7 @@ def stack_layers(
         variable_axes={"params": 0, "intermediates": 0},
         split_rngs={"params": True},
         in_axes=in_axes,
-        out_axes=out_axes,
         length=length,
+        unroll=min(unroll, length),
         metadata_params={nn.PARTITION_NAME: "layers"},
     )

@@ -22,7 +22,7 @@ def resample_position_embedding(
     `place` is (row, column, grid height, grid width). Half-pixel centres, edges clamped, no
     antialiasing, as torch's interpolate(mode="bilinear", align_corners=False). Source: quirk V7.
     """
-    table, side = jnp.asarray(table), round(table.shape[0] ** 0.5)
+    table, side = jnp.asarray(table, jnp.float32), round(table.shape[0] ** 0.5)
     cell, grid = place[..., :2].astype(jnp.float32), jnp.maximum(place[..., 2:], 1).astype(jnp.float32)
     at = jnp.maximum((cell + 0.5) * (side / grid) - 0.5, 0.0)
     low = jnp.minimum(at.astype(jnp.int32), side - 1)
@@ -92,6 +92,7 @@ class OryxViT(nn.Module):
     config: OryxViTConfig
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
+    unroll: int = 1
 
     @nn.compact
     def __call__(
@@ -113,5 +114,5 @@ class OryxViT(nn.Module):
         )
         self.sow("intermediates", "patch_embed_out", x)
         x = x + resample_position_embedding(table, place).astype(self.dtype)
-        blocks = stack_layers(Block, c.num_layers, self.remat, in_axes=(nn.broadcast,))
+        blocks = stack_layers(Block, c.num_layers, self.remat, self.unroll, in_axes=(nn.broadcast,))
         return blocks(c, self.dtype, name="blocks")(x, image)[0]

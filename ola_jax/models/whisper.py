@@ -102,6 +102,7 @@ class Whisper(nn.Module):
     config: WhisperConfig
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
+    unroll: int = 1
 
     @nn.compact
     def __call__(self, mel: Float[Array, "B F2 M"]) -> Float[Array, "B F D"]:
@@ -119,5 +120,5 @@ class Whisper(nn.Module):
         )
         # A buffer, not a parameter, in the original: never trained.
         x = gelu(x) + jax.lax.stop_gradient(table).astype(self.dtype)
-        x, _ = stack_layers(Block, c.num_layers, self.remat)(c, self.dtype, name="blocks")(x)
+        x, _ = stack_layers(Block, c.num_layers, self.remat, self.unroll)(c, self.dtype, name="blocks")(x)
         return layer_norm(LAYER_NORM_EPS, name="ln_post")(x).astype(self.dtype)

@@ -94,6 +94,16 @@ def test_merging_equals_the_original_when_cut_or_padded_otherwise(name: str, max
         np.testing.assert_array_equal(batch.targets[row, : len(used) - 1], labels[1:])
 
 
+def test_parameters_in_their_storage_dtypes_give_the_same_logits() -> None:
+    """As loaded from a checkpoint: bfloat16, float16 and float32 side by side, products in float32."""
+    kept = released("keep").params
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(kept)} == {"bfloat16", "float16", "float32"}
+    batch, _, logits, _ = run("train_mixed")
+    model = Ola(parity.config())
+    actual = jax.jit(lambda p, b: model.apply({"params": p}, b))(kept, batch)
+    np.testing.assert_allclose(actual, logits, atol=1e-5 * np.abs(logits).max())
+
+
 def test_a_case_packed_in_one_row_has_the_logits_of_its_own_rows() -> None:
     _, _, logits, mean = run("train_mixed")
     processor = parity.processor("train")

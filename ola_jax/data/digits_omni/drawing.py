@@ -5,11 +5,10 @@ from PIL import Image
 
 from ola_jax.typing import Array, UInt8
 
-COLOURS = {
+COLOURS = {  # all of them dark in the green channel: strokes stand out from every paper
     "red": (220, 25, 25),
-    "green": (20, 150, 45),
     "blue": (25, 60, 225),
-    "orange": (255, 150, 0),
+    "purple": (160, 20, 190),
     "black": (20, 20, 20),
 }
 PAPERS = ((255, 255, 255), (236, 236, 236), (255, 248, 220), (226, 240, 250))

@@ -30,7 +30,7 @@ TASKS = (
 SPLITS = ("train", "heldout")
 # Further training records, by their numbers: what images show and recordings say, in words; and text
 # with words in the place of media. They are no tasks of their own.
-AIDS = {"captions": 4000, "transcripts": 4000, "described": 6000}
+AIDS = {"captions": 6000, "transcripts": 4000, "described": 6000}
 
 
 def question_of(record: dict[str, Any]) -> str:

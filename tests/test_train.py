@@ -1,0 +1,105 @@
+"""train.py as a user runs it: stages, evaluation, stopping and going on."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import ola_jax
+from ola_jax.data.digits_omni.build import build
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+
+# The demo's config, smaller still: two stages of a few steps on a fiftieth of the data.
+CONFIG = """
+import dataclasses, importlib.util, pathlib
+from ola_jax.batch import Budget
+spec = importlib.util.spec_from_file_location("digits_omni", {demo!r})
+demo = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(demo)
+demo.DATA = {data!r}
+demo.SCALE = 0.02
+
+def get_config():
+    config = demo.get_config({output!r})
+    small = Budget(tokens=128, windows=2, window_patches=64)
+    stages = tuple(
+        dataclasses.replace(stage, steps=6, rows=2, budget=small) for stage in (config.stages[0], config.stages[2])
+    )
+    return dataclasses.replace(config, stages=stages, tasks=config.tasks[:2], save_every=2, eval_limit=4)
+
+prepare = demo.prepare
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return build(tmp_path_factory.mktemp("digits") / "data", scale=0.02)
+
+
+def config_file(folder: pathlib.Path, data: pathlib.Path, output: str) -> pathlib.Path:
+    file = folder / "config.py"
+    demo = str(REPOSITORY / "configs" / "digits_omni.py")
+    file.write_text(CONFIG.format(demo=demo, data=str(data), output=str(folder / output)))
+    return file
+
+
+def train(file: pathlib.Path, *overrides: str) -> list[str]:
+    return [sys.executable, str(REPOSITORY / "train.py"), f"--config={file}", *overrides]
+
+
+def test_a_run_that_was_stopped_ends_with_the_parameters_of_one_that_was_not(
+    tmp_path: pathlib.Path, data: pathlib.Path
+) -> None:
+    whole = config_file(tmp_path, data, "whole")
+    done = subprocess.run(train(whole), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1_image_tune/model" in done.stdout.replace("\n", "")
+    report = json.loads((tmp_path / "whole" / "report.json").read_text())
+    assert set(report["stages"]) == {"text", "image_tune"}
+    assert (tmp_path / "whole" / "report.png").stat().st_size > 10_000
+
+    stopped = config_file(tmp_path, data, "stopped")
+    process = subprocess.Popen(train(stopped), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "stopped" / "0_text" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate()
+    assert process.returncode == 130, out + errors
+    assert "goes on from here" in out
+    again = subprocess.run(train(stopped), capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stdout + again.stderr
+
+    _, expected = ola_jax.load(tmp_path / "whole" / "1_image_tune" / "model")
+    _, actual = ola_jax.load(tmp_path / "stopped" / "1_image_tune" / "model")
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "--config=FILE"),
+        (["--config=none.py"], "none.py: no such config file"),
+        (["--config=configs/digits_omni.py:what:not"], "takes no argument"),
+        (["--config=configs/digits_omni.py", "--steps=3"], "--config.FIELD=VALUE"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_clear_line(arguments: list[str], expected: str) -> None:
+    command = [sys.executable, "train.py", *arguments]
+    out = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (out.returncode, out.stderr.count("\n")) == (2, 1), out.stderr
+    assert expected in out.stderr
+
+
+def test_an_unknown_field_is_told_with_what_was_meant() -> None:
+    command = [sys.executable, "train.py", "--config=configs/digits_omni.py", "--config.sed=3"]
+    out = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert out.returncode == 2
+    assert "--seed" in out.stderr + out.stdout
