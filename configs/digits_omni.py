@@ -33,8 +33,6 @@ from ola_jax.data.pipeline import Source
 from ola_jax.training.config import Stage, Task, TrainConfig
 from ola_jax.training.optimizer import OptimizerConfig
 
-OUTPUT = "runs/digits_omni"
-DATA = f"{OUTPUT}/data"
 VOCAB_SIZE = 512
 
 MODEL = OlaConfig(
@@ -47,7 +45,7 @@ MODEL = OlaConfig(
         intermediate_size=256,
         rope_theta=10_000.0,
     ),
-    vision=OryxViTConfig(hidden_size=96, num_layers=3, num_heads=4, intermediate_size=288, position_grid=8),
+    vision=OryxViTConfig(hidden_size=96, num_layers=2, num_heads=4, intermediate_size=288, position_grid=8),
     whisper=WhisperConfig(num_mels=80, num_positions=100, hidden_size=64, num_layers=2, num_heads=4),
     beats=BeatsConfig(
         embed_dim=32,
@@ -73,13 +71,13 @@ def optimizer(rate: float) -> OptimizerConfig:
     return OptimizerConfig(learning_rate=rate, weight_decay=0.01, b2=0.98)
 
 
-def sources(**weights: float) -> tuple[Source, ...]:
-    """Training records of tasks, mixed by these weights."""
-    return tuple(Source(f"{DATA}/train/{task}.json", DATA, weight) for task, weight in weights.items())
+def get_config(output: str = "runs/digits_omni") -> TrainConfig:
+    """All stages; dataset, checkpoints and report go to the folder `output`."""
+    data = f"{output}/data"
 
+    def sources(**weights: float) -> tuple[Source, ...]:
+        return tuple(Source(f"{data}/train/{name}.json", data, weight) for name, weight in weights.items())
 
-def get_config() -> TrainConfig:
-    """All stages, with the time that they took on two cores."""
     text = Budget(tokens=256)
     images = Budget(tokens=256, windows=3, window_patches=32)
     videos = Budget(tokens=256, windows=5, window_patches=32)
@@ -90,7 +88,7 @@ def get_config() -> TrainConfig:
             "text",  # stands in for the pretraining of Qwen2.5
             trainable=("llm/",),
             sources=sources(text=1, described=2),
-            steps=350,
+            steps=300,
             rows=4,
             budget=text,
             optimizer=optimizer(2e-3),
@@ -99,7 +97,7 @@ def get_config() -> TrainConfig:
             "image_align",  # and for that of OryxViT
             trainable=("vision_projector/", "vision/"),
             sources=sources(captions=1),
-            steps=700,
+            steps=950,
             rows=4,
             budget=images,
             optimizer=optimizer(2e-3),
@@ -108,7 +106,7 @@ def get_config() -> TrainConfig:
             "image_tune",
             trainable=("llm/", "vision_projector/", "vision/"),
             sources=sources(image=3, two_images=3, captions=2, text=0.5, described=0.5),
-            steps=260,
+            steps=130,
             rows=6,
             budget=images,
             optimizer=optimizer(1.5e-3),
@@ -117,7 +115,7 @@ def get_config() -> TrainConfig:
             "video",
             trainable=("llm/", "vision_projector/"),
             sources=sources(video=3, image=1, two_images=2, text=0.5, described=0.5),
-            steps=80,
+            steps=60,
             rows=6,
             budget=videos,
             optimizer=optimizer(7e-4),
@@ -126,7 +124,7 @@ def get_config() -> TrainConfig:
             "speech_align",  # and for that of Whisper and BEATs
             trainable=("speech_projector/", "whisper/", "beats/"),
             sources=sources(transcripts=1),
-            steps=280,
+            steps=250,
             rows=4,
             budget=sounds,
             optimizer=optimizer(2e-3),
@@ -135,31 +133,35 @@ def get_config() -> TrainConfig:
             "omni",
             trainable=("llm/", "vision_projector/", "speech_projector/"),
             sources=sources(image=1, two_images=1, video=1, audio=2, image_speech=3, video_audio=2, text=1),
-            steps=230,
+            steps=200,
             rows=6,
             budget=everything,
             optimizer=optimizer(7e-4),
         ),
     )
-    tasks = tuple(Task(task.name, task.title, f"{DATA}/heldout/{task.name}.json", DATA) for task in TASKS)
+    tasks = tuple(Task(task.name, task.title, f"{data}/heldout/{task.name}.json", data) for task in TASKS)
     return TrainConfig(
-        output=OUTPUT,
+        output=output,
         model=MODEL,
         processor=PROCESSOR,
         stages=stages,
         tasks=tasks,
-        tokenizer=f"{OUTPUT}/tokenizer",
-        generation=f"{OUTPUT}/generation_config.json",
-        example=f'--image {DATA}/heldout/images/00000.png --text "Which digit is it?"',
+        tokenizer=f"{output}/tokenizer",
+        generation=f"{output}/generation_config.json",
+        example=f'--image {data}/heldout/images/00000.png --text "Which digit is it?"',
         cache_samples=True,
-        eval_limit=100,
+        eval_limit=50,
     )
 
 
-def prepare(config: TrainConfig) -> TrainConfig:
-    """Build the dataset and its tokenizer where they are missing; fill in the tasks' chance levels."""
-    rich.console.Console().print("digits_omni: building the dataset (once)")
-    data = build(pathlib.Path(DATA))
+def prepare(config: TrainConfig, scale: float = 1.0) -> TrainConfig:
+    """Build the dataset and its tokenizer where they are missing; fill in the tasks' chance levels.
+
+    `scale` multiplies the number of records.
+    """
+    if not (pathlib.Path(config.output) / "data").exists():
+        rich.console.Console().print("digits_omni: building the dataset (once)")
+    data = build(pathlib.Path(config.output) / "data", scale=scale)
     if not (pathlib.Path(config.tokenizer) / "tokenizer.json").exists():
         tokenizer = train_tokenizer(training_texts(data), VOCAB_SIZE)
         save_tokenizer(tokenizer, pathlib.Path(config.tokenizer))

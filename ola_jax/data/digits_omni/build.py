@@ -27,7 +27,7 @@ from ola_jax.data.digits_omni.tasks import AIDS, SPLITS, TASKS, chance_level
 from ola_jax.errors import OlaError
 from ola_jax.typing import Array, Int, UInt8
 
-VERSION = 4  # of the dataset: a build of another version is not reused
+VERSION = 5  # of the dataset: a build of another version is not reused
 HELDOUT_SHARE = 1 / 6  # of the digit images
 
 

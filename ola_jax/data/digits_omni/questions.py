@@ -21,21 +21,25 @@ IMAGE = {
     "parity": Topic(0.2, ("Is it even or odd?", "Is the digit even or odd?")),
 }
 TWO_IMAGES = {
-    "digits": Topic(0.75, ("Which two digits do you see?", "Name both digits.")),
-    "colours": Topic(0.25, ("Which two colours do you see?", "Name both colours.")),
+    "digits": Topic(0.3, ("Which two digits do you see?", "Name both digits.")),
+    "colours": Topic(0.3, ("Which two colours do you see?", "Name both colours.")),
+    "first": Topic(0.2, ("Which digit is in the first picture?",)),
+    "second": Topic(0.2, ("Which digit is in the second picture?",)),
 }
 VIDEO = {
-    "digits": Topic(0.6, ("Which two digits are shown?", "Name both digits in order.")),
-    "first": Topic(0.2, ("Which digit is shown first?",)),
-    "last": Topic(0.2, ("Which digit is shown last?",)),
+    "digits": Topic(0.3, ("Which two digits are shown?", "Name both digits in order.")),
+    "first": Topic(0.35, ("Which digit is shown first?",)),
+    "last": Topic(0.35, ("Which digit is shown last?",)),
 }
 AUDIO = {
     "digit": Topic(0.8, ("Which digit do you hear?", "What digit is spoken?", "Name the spoken digit.")),
     "parity": Topic(0.2, ("Is the spoken digit even or odd?",)),
 }
 VIDEO_AUDIO = {
-    "first": Topic(0.5, ("Which digit is shown first, and which do you hear?",)),
-    "last": Topic(0.5, ("Which digit is shown last, and which do you hear?",)),
+    "first": Topic(0.2, ("Which digit is shown first, and which do you hear?",)),
+    "last": Topic(0.2, ("Which digit is shown last, and which do you hear?",)),
+    "seen": Topic(0.3, ("Which digit is shown first?",)),
+    "heard": Topic(0.3, ("Which digit do you hear?",)),
 }
 CAPTION = "Describe the picture."
 TRANSCRIBE = "Write down what is said."

@@ -37,7 +37,12 @@ def image_record(picture: Picture, rng: np.random.Generator) -> Record:
 def two_images_record(first: Picture, second: Picture, rng: np.random.Generator) -> Record:
     """A written question about two images, answered in their order."""
     topic, wording = choose(TWO_IMAGES, rng)
-    answer = both(first.digit, second.digit) if topic == "digits" else both(first.colour, second.colour)
+    answer = {
+        "digits": both(first.digit, second.digit),
+        "colours": both(first.colour, second.colour),
+        "first": first.digit,
+        "second": second.digit,
+    }[topic]
     return {"image": [first.file, second.file]} | _conversation(f"<image>\n<image>\n{wording}", answer)
 
 
@@ -65,9 +70,15 @@ def image_speech_record(picture: Picture, question: Speech, rng: np.random.Gener
 def video_audio_record(clip: Clip, rng: np.random.Generator) -> Record:
     """A written question about what a video shows and what is heard with it."""
     topic, wording = choose(VIDEO_AUDIO, rng)
-    seen = clip.digits[0 if topic == "first" else 1]
+    heard = int(clip.sound.meaning)
+    answer = {
+        "first": both(clip.digits[0], heard),
+        "last": both(clip.digits[1], heard),
+        "seen": clip.digits[0],
+        "heard": heard,
+    }[topic]
     media = {"video": clip.file, "audio": clip.sound.file}
-    return media | _conversation(f"<speech><image>\n{wording}", both(seen, int(clip.sound.meaning)))
+    return media | _conversation(f"<speech><image>\n{wording}", answer)
 
 
 def caption_record(picture: Picture, rng: np.random.Generator) -> Record:

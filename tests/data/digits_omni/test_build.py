@@ -106,12 +106,17 @@ def expected_answer(task: str, question: str, media: list[dict]) -> str:
     """The answer, from the ground truth and the words of the question."""
     question = question.lower()
     if task == "two_images":
+        if "picture" in question:
+            return str(media[0 if "first" in question else 1]["digit"])
         first, second = (m["colour"] if "colours" in question else m["digit"] for m in media)
         return f"{first} and {second}"
     if task == "video_audio":
         clip, speech = media
         assert clip["sound"] == speech
-        return f"{clip['digits'][0 if 'first' in question else 1]} and {speech['meaning']}"
+        seen = clip["digits"][1 if "last" in question else 0]
+        if "hear" not in question:
+            return str(seen)
+        return f"{seen} and {speech['meaning']}" if "shown" in question else speech["meaning"]
     if task == "video":
         first, last = media[0]["digits"]
         assert media[0]["sound"] is None
