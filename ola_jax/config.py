@@ -83,7 +83,6 @@ class OlaConfig:
     speech_hidden_size: int = 2048  # of the speech projector
     dtype: Literal["float32", "bfloat16"] = "float32"  # of matrix products; norms, softmax, BEATs: float32
     remat: Literal["none", "full", "dots"] = "none"  # what the backward pass recomputes in each layer
-    unroll: int = 1  # layers of one turn of the loop over layers: more is faster, and longer to compile
 
     @property
     def chunk_samples(self) -> int:

@@ -28,15 +28,22 @@ def packed_attention(
     groups = heads // k.shape[2]
     k_place = jnp.arange(k.shape[1])
 
+    heads_first = lambda x: jnp.swapaxes(x, 1, 2)
+    k, v = heads_first(k), heads_first(v)
+
     def block(q: Array, q_segments: Array, q_place: Array) -> Array:
-        q = q.reshape(batch, -1, k.shape[2], groups, width) * width**-0.5
-        scores = jnp.einsum("blkgh,bskh->bkgls", q, k, preferred_element_type=jnp.float32)
+        count = q.shape[1]
+        # The queries of all heads of a group meet their key head in one product: [B K group*L h].
+        q = heads_first(q * width**-0.5).reshape(batch, -1, groups * count, width)
+        scores = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32)
         allowed = q_segments[:, :, None] == k_segments[:, None, :]
         if causal:
             allowed &= q_place[:, None] >= k_place
+        scores = scores.reshape(batch, -1, groups, count, k.shape[2])
         scores = jnp.where(allowed[:, None, None], scores, -1e30)
         weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-        return jnp.einsum("bkgls,bskh->blkgh", weights, v).reshape(batch, -1, heads, width)
+        out = jnp.einsum("bkqs,bksh->bkqh", weights.reshape(batch, -1, groups * count, k.shape[2]), v)
+        return heads_first(out.reshape(batch, heads, count, width))
 
     q_place = q_offset + jnp.arange(length)
     if length <= QUERY_BLOCK:

@@ -129,7 +129,6 @@ class Encoder(nn.Module):
 
     config: BeatsConfig
     remat: str = "none"
-    unroll: int = 1
 
     @nn.compact
     def __call__(self, x: Float[Array, "B F D"]) -> Float[Array, "B F D"]:
@@ -145,7 +144,7 @@ class Encoder(nn.Module):
             (c.num_buckets, c.num_heads),
         )
         bias = position_bias(table.astype(jnp.float32), x.shape[1], c.max_distance)
-        blocks = stack_layers(Block, c.num_layers, self.remat, self.unroll, in_axes=(nn.broadcast,))
+        blocks = stack_layers(Block, c.num_layers, self.remat, in_axes=(nn.broadcast,))
         return blocks(c, name="layers")(x, bias)[0]
 
 
@@ -154,7 +153,6 @@ class Beats(nn.Module):
 
     config: BeatsConfig
     remat: str = "none"
-    unroll: int = 1
 
     @nn.compact
     def __call__(self, fbank: Float[Array, "B T M"]) -> Float[Array, "B F D"]:
@@ -172,7 +170,7 @@ class Beats(nn.Module):
         if c.embed_dim != c.hidden_size:
             x = linear(c.hidden_size, ("patch", "embed"), jnp.float32, name="post_extract_proj")(x)
             self.sow("intermediates", "post_extract_proj_out", x)
-        x = Encoder(c, self.remat, self.unroll, name="encoder")(x)
+        x = Encoder(c, self.remat, name="encoder")(x)
         if c.predictor_classes and self.is_initializing():
             # Ola never uses the AudioSet head; it is kept so that a checkpoint can be exported whole.
             linear(c.predictor_classes, ("embed", "classes"), jnp.float32, name="predictor")(x)

@@ -27,17 +27,17 @@ class Ola(nn.Module):
     def setup(self) -> None:
         c = self.config
         dtype = jnp.dtype(c.dtype)
-        self.llm = Qwen2(c.llm, dtype, c.remat, c.unroll)
+        self.llm = Qwen2(c.llm, dtype, c.remat)
         if c.vision:
-            self.vision = OryxViT(c.vision, dtype, c.remat, c.unroll)
+            self.vision = OryxViT(c.vision, dtype, c.remat)
             self.vision_projector = VisionProjector(c.llm.hidden_size, dtype)
         if c.whisper:
-            self.whisper = Whisper(c.whisper, dtype, c.remat, c.unroll)
+            self.whisper = Whisper(c.whisper, dtype, c.remat)
             self.speech_projector = SpeechProjector(
                 c.llm.hidden_size, c.speech_hidden_size, c.speech_stack, dtype
             )
         if c.beats:
-            self.beats = Beats(c.beats, c.remat, c.unroll)
+            self.beats = Beats(c.beats, c.remat)
 
     def __call__(self, batch: OlaBatch) -> Float[Array, "B L V"]:
         """Float32 logits; position i predicts token i + 1."""

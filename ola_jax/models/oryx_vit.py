@@ -92,7 +92,6 @@ class OryxViT(nn.Module):
     config: OryxViTConfig
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
-    unroll: int = 1
 
     @nn.compact
     def __call__(
@@ -114,5 +113,5 @@ class OryxViT(nn.Module):
         )
         self.sow("intermediates", "patch_embed_out", x)
         x = x + resample_position_embedding(table, place).astype(self.dtype)
-        blocks = stack_layers(Block, c.num_layers, self.remat, self.unroll, in_axes=(nn.broadcast,))
+        blocks = stack_layers(Block, c.num_layers, self.remat, in_axes=(nn.broadcast,))
         return blocks(c, self.dtype, name="blocks")(x, image)[0]

@@ -21,11 +21,14 @@ def local_global_pool(
     kernel2: Float[Array, "D D"],
 ) -> Float[Array, "*b D"]:
     """Pool the n members of each group (n = 4 in Ola: a 2x2 block; any n works)."""
+    groups = x.reshape(-1, *x.shape[-2:])
     local, glob = jnp.split(kernel1, 2, axis=0)
-    mean = x.mean(axis=-2, keepdims=True)
-    scores = gelu(x @ local + (mean @ glob + bias1)) @ kernel2
-    weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-2).astype(x.dtype)
-    return (x * weights).sum(axis=-2)
+    from_mean = groups.mean(axis=1) @ glob + bias1
+    from_each = (groups.reshape(-1, x.shape[-1]) @ local).reshape(groups.shape)
+    hidden = gelu(from_each + from_mean[:, None])
+    scores = (hidden.reshape(-1, x.shape[-1]) @ kernel2).reshape(groups.shape)
+    weights = jax.nn.softmax(scores.astype(jnp.float32), axis=1).astype(x.dtype)
+    return (groups * weights).sum(axis=1).reshape(*x.shape[:-2], x.shape[-1])
 
 
 class LocalGlobalPooling(nn.Module):

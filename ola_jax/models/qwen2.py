@@ -131,7 +131,6 @@ class Qwen2(nn.Module):
     config: Qwen2Config
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
-    unroll: int = 1
 
     def setup(self) -> None:
         c = self.config
@@ -141,7 +140,7 @@ class Qwen2(nn.Module):
             dtype=self.dtype,
             embedding_init=nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed")),
         )
-        layers = stack_layers(Block, c.num_layers, self.remat, self.unroll, in_axes=(0, *[nn.broadcast] * 4))
+        layers = stack_layers(Block, c.num_layers, self.remat, in_axes=(0, *[nn.broadcast] * 4))
         self.layers = layers(c, self.dtype)
         self.norm = nn.RMSNorm(epsilon=c.rms_norm_eps, dtype=jnp.float32)
         self.lm_head = linear(c.vocab_size, ("embed", "vocab"), self.dtype, bias=False)

@@ -93,7 +93,9 @@ class Convolution(nn.Module):
         padded = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (0, 0)))
         taps = [padded[:, tap : tap + x.shape[1] : self.stride] for tap in range(3)]
         flat = kernel.reshape(-1, self.features).astype(self.dtype)
-        return jnp.concatenate(taps, axis=-1) @ flat + bias.astype(self.dtype)
+        stacked = jnp.concatenate(taps, axis=-1)
+        out = stacked.reshape(-1, stacked.shape[-1]) @ flat
+        return out.reshape(*stacked.shape[:-1], -1) + bias.astype(self.dtype)
 
 
 class Whisper(nn.Module):
@@ -102,7 +104,6 @@ class Whisper(nn.Module):
     config: WhisperConfig
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
-    unroll: int = 1
 
     @nn.compact
     def __call__(self, mel: Float[Array, "B F2 M"]) -> Float[Array, "B F D"]:
@@ -120,5 +121,5 @@ class Whisper(nn.Module):
         )
         # A buffer, not a parameter, in the original: never trained.
         x = gelu(x) + jax.lax.stop_gradient(table).astype(self.dtype)
-        x, _ = stack_layers(Block, c.num_layers, self.remat, self.unroll)(c, self.dtype, name="blocks")(x)
+        x, _ = stack_layers(Block, c.num_layers, self.remat)(c, self.dtype, name="blocks")(x)
         return layer_norm(LAYER_NORM_EPS, name="ln_post")(x).astype(self.dtype)
