@@ -45,7 +45,7 @@ MODEL = OlaConfig(
         intermediate_size=256,
         rope_theta=10_000.0,
     ),
-    vision=OryxViTConfig(hidden_size=96, num_layers=2, num_heads=4, intermediate_size=288, position_grid=8),
+    vision=OryxViTConfig(hidden_size=96, num_layers=3, num_heads=4, intermediate_size=288, position_grid=8),
     whisper=WhisperConfig(num_mels=80, num_positions=100, hidden_size=64, num_layers=2, num_heads=4),
     beats=BeatsConfig(
         embed_dim=32,
@@ -58,7 +58,7 @@ MODEL = OlaConfig(
         predictor_classes=0,
     ),
     speech_hidden_size=256,
-    unroll=3,
+    remat="dots",  # less memory traffic: faster than keeping everything, on CPUs too
 )
 LIMITS = PixelLimits(
     low_res_side=32, high_res_max_side=48, video_min_side=32, video_max_side=32, max_frames=8
@@ -88,7 +88,7 @@ def get_config(output: str = "runs/digits_omni") -> TrainConfig:
             "text",  # stands in for the pretraining of Qwen2.5
             trainable=("llm/",),
             sources=sources(text=1, described=2),
-            steps=300,
+            steps=450,
             rows=4,
             budget=text,
             optimizer=optimizer(2e-3),
@@ -106,7 +106,7 @@ def get_config(output: str = "runs/digits_omni") -> TrainConfig:
             "image_tune",
             trainable=("llm/", "vision_projector/", "vision/"),
             sources=sources(image=3, two_images=3, captions=2, text=0.5, described=0.5),
-            steps=130,
+            steps=200,
             rows=6,
             budget=images,
             optimizer=optimizer(1.5e-3),
@@ -115,7 +115,7 @@ def get_config(output: str = "runs/digits_omni") -> TrainConfig:
             "video",
             trainable=("llm/", "vision_projector/"),
             sources=sources(video=3, image=1, two_images=2, text=0.5, described=0.5),
-            steps=60,
+            steps=80,
             rows=6,
             budget=videos,
             optimizer=optimizer(7e-4),
@@ -132,8 +132,8 @@ def get_config(output: str = "runs/digits_omni") -> TrainConfig:
         Stage(
             "omni",
             trainable=("llm/", "vision_projector/", "speech_projector/"),
-            sources=sources(image=1, two_images=1, video=1, audio=2, image_speech=3, video_audio=2, text=1),
-            steps=200,
+            sources=sources(image=1, two_images=1, video=1, audio=2, image_speech=3, video_audio=2, text=2),
+            steps=220,
             rows=6,
             budget=everything,
             optimizer=optimizer(7e-4),
