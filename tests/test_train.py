@@ -90,7 +90,7 @@ def test_mistakes_on_the_command_line_are_one_clear_line(arguments: list[str], e
 
 
 def test_an_unknown_field_is_told_with_what_was_meant() -> None:
-    command = [sys.executable, "train.py", "--config=configs/digits_omni.py", "--config.sed=3"]
+    command = [sys.executable, "train.py", "--config=configs/digits_omni.py", "--config.save_evry=3"]
     out = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert out.returncode == 2
-    assert "--seed" in out.stderr + out.stdout
+    assert "--save-every" in out.stderr + out.stdout

