@@ -1,0 +1,114 @@
+"""Local-global attention pooling: the members of a group (four neighbouring patches) become one token.
+
+With x the members and g their mean, scores = W2 gelu(W1 [x, g] + b1) + b2, softmax over the members
+for each channel, then the weighted sum (arXiv 2502.04328, section 3.2; the original's
+pooler_projector.py). W1 [x, g] = W1x x + W1g g, and W1g g is the same for all members: it is
+computed once. b2 adds the same to all members and cancels in the softmax: it is left out, its
+gradient is zero. That makes 18 C^2 FLOPs times two for a group of four, where the formula as it is
+written has 24 C^2.
+"""
+
+import functools
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ola_jax.kernels import local_global_pool_tpu as tpu
+from ola_jax.typing import Array, Float
+
+Implementation = Literal["auto", "pallas", "xla"]
+
+
+class PoolParams(NamedTuple):
+    """The network that scores the members."""
+
+    kernel1: Float[Array, "2*D D"]  # its first half for the member, its second for the mean
+    bias1: Float[Array, "D"]
+    kernel2: Float[Array, "D D"]
+
+
+def local_global_pool(
+    x: Float[Array, "*b n D"],
+    params: PoolParams,
+    implementation: Implementation = "auto",
+    interpret: bool = False,
+) -> Float[Array, "*b D"]:
+    """Pool the n members of each group (n = 4 in Ola: a 2x2 block; any n works).
+
+    `pallas` is a kernel for TPUs that keeps scores and hidden activations out of main memory, forward
+    and backward; `xla` leaves the fusion to the compiler; `auto` takes, for the platform that the
+    program is compiled for, the one that docs/performance.md found the better. Products are in
+    x's dtype, sums, GELU and softmax of the kernel in float32. `interpret` runs the kernel on any
+    platform, slowly.
+    """
+    groups = x.reshape(-1, *x.shape[-2:])
+    if implementation == "xla":
+        pooled = pool_xla(groups, params)
+    elif implementation == "pallas":
+        pooled = pool_pallas(interpret, groups, params)
+    else:
+        pooled = jax.lax.platform_dependent(
+            groups, params, tpu=functools.partial(pool_pallas, False), default=pool_xla
+        )
+    return pooled.reshape(*x.shape[:-2], x.shape[-1])
+
+
+def pool_xla(x: Float[Array, "G n D"], params: PoolParams) -> Float[Array, "G D"]:
+    """The mathematics, in plain JAX."""
+    local, of_mean = jnp.split(params.kernel1, 2, axis=0)
+    from_mean = x.mean(axis=1) @ of_mean + params.bias1
+    from_each = (x.reshape(-1, x.shape[-1]) @ local).reshape(x.shape)
+    hidden = jax.nn.gelu(from_each + from_mean[:, None], approximate=False)
+    scores = (hidden.reshape(-1, x.shape[-1]) @ params.kernel2).reshape(x.shape)
+    weights = jax.nn.softmax(scores.astype(jnp.float32), axis=1).astype(x.dtype)
+    return (x * weights).sum(axis=1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def pool_pallas(interpret: bool, x: Float[Array, "G n D"], params: PoolParams) -> Float[Array, "G D"]:
+    """The kernels, forward and backward."""
+    return _forward(interpret, x, params)[0]
+
+
+def _forward(interpret: bool, x: Array, params: PoolParams) -> tuple[Array, tuple[Array, PoolParams]]:
+    """Channels are padded to whole lanes; zeros stay zeros all the way through."""
+    width = x.shape[-1]
+    members, padded = _member_major(x), _pad_params(params)
+    return tpu.pool(members, *padded, interpret=interpret)[:, :width], (x, params)
+
+
+def _backward(
+    interpret: bool, saved: tuple[Array, PoolParams], grad: Float[Array, "G D"]
+) -> tuple[Array, PoolParams]:
+    x, params = saved
+    width = x.shape[-1]
+    grads = tpu.pool_backward(
+        _member_major(x), *_pad_params(params), _pad_to_lanes(grad, (1,)), interpret=interpret
+    )
+    of_x, local, of_mean, bias1, kernel2 = grads
+    kernel1 = jnp.concatenate([local[:width, :width], of_mean[:width, :width]])
+    of_params = PoolParams(kernel1, bias1[:width], kernel2[:width, :width])
+    cast = lambda grad, like: grad.astype(like.dtype)
+    return jnp.swapaxes(of_x, 0, 1)[..., :width], jax.tree.map(cast, of_params, params)
+
+
+pool_pallas.defvjp(_forward, _backward)
+
+
+def _member_major(x: Float[Array, "G n D"]) -> Float[Array, "n G Dp"]:
+    """Members as the leading axis: what is taken over them then needs no shuffling of registers."""
+    return _pad_to_lanes(jnp.swapaxes(x, 0, 1), (2,))
+
+
+def _pad_params(params: PoolParams) -> tuple[Array, Array, Array, Array]:
+    """local [Dp, Dp], of_mean [Dp, Dp], bias1 [Dp], kernel2 [Dp, Dp]."""
+    local, of_mean = jnp.split(params.kernel1, 2, axis=0)
+    square = functools.partial(_pad_to_lanes, axes=(0, 1))
+    return square(local), square(of_mean), _pad_to_lanes(params.bias1, (0,)), square(params.kernel2)
+
+
+def _pad_to_lanes(x: Array, axes: tuple[int, ...]) -> Array:
+    """Zeros at the end of `axes`, up to the next multiple of tpu.LANES."""
+    widths = [(0, -size % tpu.LANES if axis in axes else 0) for axis, size in enumerate(x.shape)]
+    return jnp.pad(x, widths) if any(after for _, after in widths) else x
