@@ -102,7 +102,7 @@ def _member_major(x: Float[Array, "G n D"]) -> Float[Array, "n G Dp"]:
 
 
 def _pad_params(params: PoolParams) -> tuple[Array, Array, Array, Array]:
-    """local [Dp, Dp], of_mean [Dp, Dp], bias1 [Dp], kernel2 [Dp, Dp]."""
+    """The matrices local [Dp, Dp], of_mean [Dp, Dp], bias1 [Dp], kernel2 [Dp, Dp]."""
     local, of_mean = jnp.split(params.kernel1, 2, axis=0)
     square = functools.partial(_pad_to_lanes, axes=(0, 1))
     return square(local), square(of_mean), _pad_to_lanes(params.bias1, (0,)), square(params.kernel2)

@@ -204,7 +204,7 @@ def _scratch(members: int, width: int, blocks: Blocks, dtype: DTypeLike) -> list
 
 def _cost(x: Array, squares: int, reads: int, writes: int, blocks: Blocks) -> pl.CostEstimate:
     """`squares` * D^2 multiplications a group; `reads` and `writes` of arrays as large as x."""
-    members, groups, width = x.shape
+    _, groups, width = x.shape
     matrices = 3 * width**2 * pl.cdiv(groups, blocks.groups)
     return pl.CostEstimate(
         flops=2 * squares * groups * width**2,
@@ -284,7 +284,7 @@ def _mean(x: Float[Array, "n g D"]) -> Float[Array, "g D"]:
     return x.astype(jnp.float32).mean(axis=0).astype(x.dtype)
 
 
-def _before_gelu(x, mean, local, of_mean, bias1) -> Float[Array, "n*g h"]:
+def _before_gelu(x, mean, local, of_mean, bias1) -> Float[Array, "rows h"]:
     members, rows, width = x.shape
     from_mean = _dot(mean, of_mean[...], (1, 0)) + bias1[...].astype(jnp.float32)
     from_each = _dot(x.reshape(-1, width), local[...], (1, 0))

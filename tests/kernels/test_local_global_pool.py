@@ -1,0 +1,131 @@
+"""The pooling kernels against the reference and against float64, in interpret mode."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import erf
+
+from ola_jax.kernels import local_global_pool_tpu as tpu
+from ola_jax.kernels.local_global_pool import PoolParams, local_global_pool
+
+
+def inputs(groups: int, members: int, width: int, dtype: str = "float32", scale: float = 1.0, seed: int = 0):
+    """x, parameters, and a gradient of the output."""
+    rng = np.random.default_rng(seed)
+    draw = lambda *shape, scale: jnp.asarray(rng.normal(scale=scale, size=shape), dtype)
+    params = PoolParams(
+        draw(2 * width, width, scale=scale * width**-0.5),
+        draw(width, scale=0.1),
+        draw(width, width, scale=3 * scale * width**-0.5),
+    )
+    return draw(groups, members, width, scale=scale), params, draw(groups, width, scale=1.0)
+
+
+def in_float64(x, params):
+    """The formula as the original writes it, in float64."""
+    x, kernel1, bias1, kernel2 = (np.asarray(a, np.float64) for a in (x, *params))
+    pairs = np.concatenate([x, np.broadcast_to(x.mean(axis=1, keepdims=True), x.shape)], axis=-1)
+    before = pairs @ kernel1 + bias1
+    scores = (0.5 * before * (1 + erf(before / np.sqrt(2)))) @ kernel2
+    raised = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return (x * raised).sum(axis=1) / raised.sum(axis=1)
+
+
+def distance(actual, expected) -> float:
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    return float(np.linalg.norm(actual - expected) / max(np.linalg.norm(expected), 1e-30))
+
+
+def with_gradients(x, params, grad, implementation):
+    """Output, gradient of x, gradients of the parameters."""
+    pool = lambda x, params: local_global_pool(x, params, implementation, interpret=True)
+    out, pull = jax.vjp(pool, x, params)
+    return (out, *jax.tree.leaves(pull(grad)))
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    groups=st.integers(1, 40),
+    members=st.integers(1, 6),
+    width=st.sampled_from([8, 96, 128, 130, 256]),
+    seed=st.integers(0, 2**31),
+)
+def test_the_kernels_equal_the_reference_at_any_size(groups, members, width, seed):
+    x, params, grad = inputs(groups, members, width, seed=seed)
+    kernel = with_gradients(x, params, grad, "pallas")
+    reference = with_gradients(x, params, grad, "xla")
+    size = max(float(jnp.linalg.norm(a)) for a in reference)  # with one member some gradients are zero
+    for actual, expected in zip(kernel, reference, strict=True):
+        assert actual.shape == expected.shape
+        assert float(jnp.linalg.norm(actual - expected)) < 1e-5 * max(
+            float(jnp.linalg.norm(expected)), size / 10
+        )
+
+
+@pytest.mark.parametrize("implementation", ["pallas", "xla"])
+def test_both_forms_equal_the_formula_in_float64(implementation):
+    x, params, _ = inputs(50, 4, 96)
+    assert (
+        distance(local_global_pool(x, params, implementation, interpret=True), in_float64(x, params)) < 1e-6
+    )
+
+
+def test_gradients_equal_differences_of_the_formula_in_float64():
+    x, params, grad = inputs(6, 4, 24)
+    _, *gradients = with_gradients(x, params, grad, "pallas")
+    along = inputs(6, 4, 24, seed=1)
+    direction = (along[0], *along[1])
+    step = 1e-5
+    moved = lambda sign: [
+        np.asarray(a, np.float64) + sign * step * np.asarray(d, np.float64)
+        for a, d in zip((x, *params), direction, strict=True)
+    ]
+    total = lambda arrays: float((in_float64(arrays[0], arrays[1:]) * np.asarray(grad, np.float64)).sum())
+    expected = (total(moved(1)) - total(moved(-1))) / (2 * step)
+    actual = sum(float((g * d).sum()) for g, d in zip(gradients, direction, strict=True))
+    assert abs(actual - expected) < 1e-4 * abs(expected)
+
+
+@pytest.mark.parametrize("implementation", ["pallas", "xla"])
+def test_scores_that_overflow_a_naive_softmax_stay_finite(implementation):
+    x, params, grad = inputs(9, 4, 128, scale=30.0)
+    results = with_gradients(x, params, grad, implementation)
+    assert all(bool(jnp.isfinite(a).all()) for a in results)
+    assert distance(results[0], in_float64(x, params)) < 1e-3  # scores of several thousands, in float32
+
+
+def test_bfloat16_sums_in_float32():
+    x, params, grad = inputs(70, 4, 256, "bfloat16")
+    kernel = with_gradients(x, params, grad, "pallas")
+    exact = with_gradients(*jax.tree.map(lambda a: a.astype(jnp.float32), (x, params, grad)), "xla")
+    assert [a.dtype for a in kernel] == [jnp.bfloat16] * 5
+    assert distance(kernel[0], exact[0]) < 0.01
+    assert all(distance(a, b) < 0.02 for a, b in zip(kernel, exact, strict=True))
+
+
+@pytest.mark.parametrize("groups", [8, 24])
+def test_several_blocks_and_a_last_one_that_is_not_full(groups):
+    x, params, grad = inputs(53, 4, 256)
+    members, padded = jnp.swapaxes(x, 0, 1), (*jnp.split(params.kernel1, 2), params.bias1, params.kernel2)
+    blocks = tpu.Blocks(groups=groups, hidden=128, vmem_bytes=2**24)
+    expected = with_gradients(x, params, grad, "xla")
+    assert distance(tpu.pool(members, *padded, interpret=True, blocks=blocks), expected[0]) < 1e-5
+    of_x, local, of_mean, bias1, kernel2 = tpu.pool_backward(
+        members, *padded, grad, interpret=True, blocks=blocks
+    )
+    actual = jnp.swapaxes(of_x, 0, 1), jnp.concatenate([local, of_mean]), bias1, kernel2
+    assert all(distance(a, b) < 1e-5 for a, b in zip(actual, expected[1:], strict=True))
+
+
+@pytest.mark.parametrize("vmem", [16, 64, 128])
+@pytest.mark.parametrize("width", [1152, 3584])
+def test_blocks_grow_with_the_memory_there_is(vmem, width):
+    chosen = [tpu.choose_blocks((4, 4096, width), "bfloat16", back, vmem * 2**20) for back in (False, True)]
+    smallest = [tpu.choose_blocks((4, 4096, width), "bfloat16", back, 2**20) for back in (False, True)]
+    for blocks, least in zip(chosen, smallest, strict=True):
+        assert width % blocks.hidden == 0
+        assert blocks.groups >= least.groups == 16
+    assert chosen[0].groups >= chosen[1].groups
