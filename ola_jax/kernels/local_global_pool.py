@@ -4,8 +4,7 @@ With x the members and g their mean, scores = W2 gelu(W1 [x, g] + b1) + b2, soft
 for each channel, then the weighted sum (arXiv 2502.04328, section 3.2; the original's
 pooler_projector.py). W1 [x, g] = W1x x + W1g g, and W1g g is the same for all members: it is
 computed once. b2 adds the same to all members and cancels in the softmax: it is left out, its
-gradient is zero. That makes 18 C^2 FLOPs times two for a group of four, where the formula as it is
-written has 24 C^2.
+gradient is zero. A group of four then costs 18 D^2 FLOPs, where the formula as it is written has 24.
 """
 
 import functools
@@ -37,20 +36,15 @@ def local_global_pool(
     """Pool the n members of each group (n = 4 in Ola: a 2x2 block; any n works).
 
     `pallas` is a kernel for TPUs that keeps scores and hidden activations out of main memory, forward
-    and backward; `xla` leaves the fusion to the compiler; `auto` takes, for the platform that the
-    program is compiled for, the one that docs/performance.md found the better. Products are in
-    x's dtype, sums, GELU and softmax of the kernel in float32. `interpret` runs the kernel on any
-    platform, slowly.
+    and backward; `xla` leaves the fusion to the compiler. `auto` is `xla`: the products leave little
+    room for anything else, and the kernel's backward pass computes 28 of 64 D^2 FLOPs again
+    (docs/performance.md). Products are in x's dtype; sums, GELU and softmax of the kernel in
+    float32. `interpret` runs the kernel on any platform, slowly.
     """
     groups = x.reshape(-1, *x.shape[-2:])
-    if implementation == "xla":
-        pooled = pool_xla(groups, params)
-    elif implementation == "pallas":
-        pooled = pool_pallas(interpret, groups, params)
-    else:
-        pooled = jax.lax.platform_dependent(
-            groups, params, tpu=functools.partial(pool_pallas, False), default=pool_xla
-        )
+    pooled = (
+        pool_pallas(interpret, groups, params) if implementation == "pallas" else pool_xla(groups, params)
+    )
     return pooled.reshape(*x.shape[:-2], x.shape[-1])
 
 
