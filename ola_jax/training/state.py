@@ -2,6 +2,7 @@
 
 import re
 
+import jax
 import jax.numpy as jnp
 import optax
 from flax import struct, traverse_util
@@ -51,4 +52,6 @@ def create(params: Params, trainable: tuple[str, ...], optimizer: optax.Gradient
     """State of step 0. Trainable parameters become float32."""
     chosen, frozen = split(params, trainable)
     chosen = {path: jnp.asarray(value, jnp.float32) for path, value in chosen.items()}
-    return TrainState(step=jnp.int32(0), trainable=chosen, frozen=frozen, opt_state=optimizer.init(chosen))
+    start = TrainState(step=jnp.int32(0), trainable=chosen, frozen=frozen, opt_state=optimizer.init(chosen))
+    # Committed to one device like what a step returns, or the second step would compile once more.
+    return jax.device_put(start, jax.devices()[0])
