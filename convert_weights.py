@@ -1,6 +1,8 @@
-"""Released PyTorch checkpoints to ola_jax checkpoints: `python convert_weights.py import --help`."""
+"""Weights between released PyTorch checkpoints and ola_jax, both ways: `python convert_weights.py --help`."""
 
+import contextlib
 import pathlib
+from collections.abc import Callable, Iterator
 from typing import Annotated, Literal
 
 import rich.console
@@ -8,7 +10,7 @@ import rich.progress
 import tyro
 
 from ola_jax import checkpoint
-from ola_jax.convert.importer import read_released
+from ola_jax.convert import importer
 from ola_jax.errors import run
 
 
@@ -20,6 +22,7 @@ def import_released(
     vision_heads: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     whisper_heads: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     dtype: Literal["keep", "float32", "bfloat16"] = "keep",
+    check_finite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Reads a released checkpoint and writes an ola_jax checkpoint, for train.py and ola_jax.infer.
 
@@ -31,10 +34,22 @@ def import_released(
         vision_heads: attention heads of the vision encoder, which the released format does not store.
         whisper_heads: attention heads of Whisper, where no --whisper FILE says it.
         dtype: of all parameters; keep: each as it is stored.
+        check_finite: refuse a checkpoint with NaN or infinity in it.
     """
     checkpoint.check_destination(to)
+    plan = importer.plan(source, whisper, beats, vision_heads, whisper_heads, dtype)
+    with progress_bar("importing") as progress:
+        importer.write(plan, to, check_finite, progress)
+    for note in plan.notes:
+        print(f"note: {note}")
+    print(f"wrote {to}")
+
+
+@contextlib.contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows GB done, GB/s and the time left, on a terminal; yields what is to be told (done, total) bytes."""
     columns = (
-        rich.progress.TextColumn("reading"),
+        rich.progress.TextColumn(what),
         rich.progress.BarColumn(),
         rich.progress.DownloadColumn(),
         rich.progress.TransferSpeedColumn(),
@@ -45,27 +60,14 @@ def import_released(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task("", total=None)
-        released = read_released(
-            source,
-            whisper,
-            beats,
-            vision_heads,
-            whisper_heads,
-            dtype,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    checkpoint.save(
-        to, released.config, released.processor_config, released.params, source, released.generation_config
-    )
-    for note in released.notes:
-        print(f"note: {note}")
-    print(f"wrote {to}")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line (`arguments`: instead of the program's own)."""
+    commands = {"import": import_released}
     tyro.extras.subcommand_cli_from_dict(
-        {"import": import_released}, args=arguments, prog="convert_weights.py", description=__doc__
+        commands, args=arguments, prog="convert_weights.py", description=__doc__
     )
 
 
