@@ -10,7 +10,7 @@ import rich.progress
 import tyro
 
 from ola_jax import checkpoint
-from ola_jax.convert import importer
+from ola_jax.convert import exporter, importer
 from ola_jax.errors import run
 
 
@@ -45,6 +45,32 @@ def import_released(
     print(f"wrote {to}")
 
 
+def export_released(
+    source: Annotated[pathlib.Path, tyro.conf.arg(name="from", metavar="DIR")],
+    to: Annotated[pathlib.Path, tyro.conf.arg(metavar="HF_DIR")],
+    speech_encoder: Literal["embedded", "separate"] = "embedded",
+    whisper: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    max_shard_size: Annotated[str, tyro.conf.arg(metavar="SIZE")] = "5GB",
+    dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep",
+) -> None:
+    """Writes an ola_jax checkpoint in the released PyTorch layout, which the original's code loads.
+
+    Args:
+        source: an ola_jax checkpoint, or the directory of a training stage.
+        to: the directory to write; it must not be there yet, or be empty.
+        speech_encoder: Whisper and BEATs inside the safetensors, or in .pt files beside them.
+        whisper: with separate: OpenAI's file, whose decoder (which Ola does not use) is taken over.
+        max_shard_size: of one safetensors file, such as 5GB.
+        dtype: of all tensors; keep: each as it is stored.
+    """
+    plan = exporter.plan(source, speech_encoder, dtype, whisper)
+    with progress_bar("exporting") as progress:
+        exporter.write(plan, to, max_shard_size, progress)
+    for note in plan.notes:
+        print(f"note: {note}")
+    print(f"wrote {to}")
+
+
 @contextlib.contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """Shows GB done, GB/s and the time left, on a terminal; yields what is to be told (done, total) bytes."""
@@ -65,7 +91,7 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line (`arguments`: instead of the program's own)."""
-    commands = {"import": import_released}
+    commands = {"import": import_released, "export": export_released}
     tyro.extras.subcommand_cli_from_dict(
         commands, args=arguments, prog="convert_weights.py", description=__doc__
     )

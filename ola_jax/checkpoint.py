@@ -51,8 +51,10 @@ def save(
     A checkpoint that is already there is replaced; any other directory with content is refused
     (OlaError). Leaves of `params` are jax or numpy arrays and keep their dtypes; of
     `tokenizer_dir` the TOKENIZER_FILES are copied. `released`: of the checkpoint that training began
-    with (`load_released`).
+    with (`load_released`); what it says of single tensors' dtypes is dropped, since training changes them.
     """
+    if released is not None:
+        released = dict(released) | {"dtypes": {}}
     with writing(
         directory, config, processor_config, tokenizer_dir, generation_config, released
     ) as params_directory:

@@ -237,7 +237,7 @@ def _mixed_dtypes(leaves: list[Leaf], tensors: Mapping[str, Tensor]) -> dict[str
     """Dtype by key where the layers of one leaf differ: the leaf holds their widest."""
     mixed: dict[str, str] = {}
     for leaf in leaves:
-        dtypes = {key: tensors[key].dtype for key in (*leaf.keys, *leaf.copies)}
+        dtypes = {key: tensors[key].dtype for key in leaf.keys}
         if len(set(dtypes.values())) > 1:
             mixed |= dtypes
     return mixed

@@ -61,7 +61,9 @@ CONV1D = Permute((2, 1, 0))  # [out, in, taps] to [taps, in, out]
 
 
 def copy(values: Shaped[np.ndarray, "..."], out: Shaped[np.ndarray, "..."]) -> None:
-    """out[...] = values, three times as fast where `values` is a transposed matrix."""
+    """out[...] = values, three times as fast where one of them is a transposed matrix."""
+    if not out.flags.c_contiguous:
+        values, out = values.T, out.T
     if values.dtype == out.dtype and values.dtype.itemsize == 2:
         values, out = values.view(np.uint16), out.view(np.uint16)  # numpy copies its own types faster
     if values.ndim != 2 or values.flags.c_contiguous:

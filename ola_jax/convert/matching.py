@@ -1,6 +1,7 @@
 """Which released tensors make up each leaf of our tree; every one of both is accounted for."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -27,8 +28,7 @@ class Leaf:
 
 def abstract_params(config: OlaConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Path and shape of every parameter of the model, without allocating any."""
-    init = lambda: Ola(config).init(jax.random.key(0), example_batch(config))["params"]
-    return traverse_util.flatten_dict(meta.unbox(jax.eval_shape(init)), sep="/")
+    return dict(_abstract_params(config))
 
 
 def match(config: OlaConfig, shapes: Mapping[str, tuple[int, ...]], where: str) -> list[Leaf]:
@@ -63,3 +63,9 @@ def match(config: OlaConfig, shapes: Mapping[str, tuple[int, ...]], where: str) 
             + " | ".join(problems)
         )
     return leaves
+
+
+@functools.lru_cache(maxsize=4)
+def _abstract_params(config: OlaConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    init = lambda: Ola(config).init(jax.random.key(0), example_batch(config))["params"]
+    return traverse_util.flatten_dict(meta.unbox(jax.eval_shape(init)), sep="/")

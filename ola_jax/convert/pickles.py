@@ -30,6 +30,19 @@ def read_whisper(file: pathlib.Path) -> tuple[dict[str, Any] | None, dict[str, T
     return _section(file, content, "dims"), encoder
 
 
+def read_whisper_decoder(file: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """`dims` of OpenAI's Whisper format and the decoder's arrays, by key without `decoder.`."""
+    content = load(file)
+    decoder = tensors_of(file, content.get("model_state_dict"), "decoder.")
+    dims = _section(file, content, "dims")
+    if not decoder or dims is None:
+        raise OlaError(
+            f"{file}: no Whisper decoder: found {_some_keys(content)}, expected {{dims, model_state_dict}} "
+            "with decoder.* in OpenAI's format"
+        )
+    return dims, {key: tensor.read() for key, tensor in decoder.items()}
+
+
 def read_beats(file: pathlib.Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
     """`cfg` of the BEATs format (None if absent), and its tensors by released key."""
     content = load(file)
