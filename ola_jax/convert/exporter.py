@@ -16,6 +16,7 @@ from ola_jax.convert import export_config, pickles
 from ola_jax.convert.layouts import copy
 from ola_jax.convert.matching import abstract_params
 from ola_jax.convert.names import BEATS, BEATS_FILE, BY_PATH, TABLE, WHISPER, WHISPER_FILE, num_layers
+from ola_jax.convert.prefetch import prefetch
 from ola_jax.convert.readers import DTYPES
 from ola_jax.convert.space import check_space
 from ola_jax.convert.store import Reader
@@ -132,7 +133,7 @@ def write(
         try:
             writer = ShardWriter(build, plan.inside(), max_shard_size)
             apart: dict[str, np.ndarray] = {}
-            for key, values in tensors(plan):
+            for key, values in prefetch(tensors(plan)):
                 if plan.separate and key.startswith((WHISPER, BEATS)):
                     apart[key] = values
                 else:

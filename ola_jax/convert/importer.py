@@ -17,6 +17,7 @@ from ola_jax.convert.layouts import copy
 from ola_jax.convert.matching import Leaf, match
 from ola_jax.convert.names import BEATS, WHISPER
 from ola_jax.convert.pickles import read_beats, read_whisper
+from ola_jax.convert.prefetch import prefetch
 from ola_jax.convert.readers import Tensor, check_dtype, read_json, read_safetensors
 from ola_jax.convert.space import check_space
 from ola_jax.convert.store import Writer, piece_rows
@@ -132,7 +133,7 @@ def write(
         directory, plan.config, plan.processor_config, plan.source, plan.generation_config, plan.released
     ) as params_directory:
         writer = Writer(params_directory, abstract)
-        for leaf, start, piece in pieces(plan, check_finite, progress):
+        for leaf, start, piece in prefetch(pieces(plan, check_finite, progress)):
             writer.write(leaf.entry.path, start, piece)
         writer.close()
 

@@ -60,10 +60,12 @@ class Writer:
                 self._writes.pop(0).result()
         except ValueError as error:
             raise OlaError(f"{self._directory}: cannot be written ({_first_line(error)})") from error
-        found = Reader(self._directory).leaves
+        with _checkpointer() as checkpointer:
+            tree = checkpointer.metadata(self._directory).item_metadata.tree
+        found = traverse_util.flatten_dict(tree, sep="/")
         for path, leaf in self._leaves.items():
-            if path not in found or (found[path].shape, found[path].dtype) != (leaf.shape, leaf.dtype):
-                raise OlaError(f"{self._directory}: {path} was written as {found.get(path)}, not {leaf}")
+            if path not in found or (tuple(found[path].shape), found[path].dtype) != (leaf.shape, leaf.dtype):
+                raise RuntimeError(f"{self._directory}: Orbax finds {path} as {found.get(path)}, not {leaf}")
 
     def _create(self, path: str, leaf: jax.ShapeDtypeStruct) -> ts.TensorStore:
         chunk = (piece_rows(leaf.shape, leaf.dtype), *leaf.shape[1:]) if leaf.shape else ()
@@ -87,23 +89,23 @@ class Reader:
 
     def __init__(self, directory: pathlib.Path):
         self._directory = directory.absolute()
+        # Not through Orbax: of a damaged store it leaves reads behind that end in noise on stderr.
         try:
-            with _checkpointer() as checkpointer:
-                tree = checkpointer.metadata(self._directory).item_metadata.tree
-            flat = traverse_util.flatten_dict(tree, sep="/")
+            store = ts.KvStore.open(_database(self._directory), context=_context()).result()
+            keys = [key.decode() for key in store.list().result()]
+            names = [key.removesuffix("/.zarray") for key in keys if key.endswith("/.zarray")]
             self.leaves = {
-                path: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype) for path, leaf in flat.items()
+                name.replace(".", "/"): self._leaf(name.replace(".", "/")) for name in sorted(names)
             }
-        except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged store
-            raise OlaError(
-                f"{directory}: the parameters cannot be read ({_first_line(error)}); expected an Orbax tree "
-                "as ola_jax writes it: copy or convert the checkpoint again"
-            ) from error
+        except ValueError as error:
+            raise _unreadable(directory, error) from error
+        if not self.leaves:
+            raise _unreadable(directory, "no arrays")
 
     def pieces(self, path: str) -> Iterator[tuple[int, Shaped[np.ndarray, "..."]]]:
         """(start on the first axis, values) of a leaf, each stored chunk read once; 0 for a scalar."""
         try:
-            array = ts.open(_spec(self._directory, path), open=True, context=_context()).result()
+            array = self._open(path)
             if not array.rank:
                 yield 0, array.read().result()
                 return
@@ -117,22 +119,35 @@ class Reader:
                     upcoming = read(start + rows)
                 yield start, current.result()
         except ValueError as error:
-            raise OlaError(
-                f"{self._directory}: {path} cannot be read ({_first_line(error)}); copy or convert the "
-                "checkpoint again"
-            ) from error
+            raise _unreadable(self._directory, error, path) from error
+
+    def _open(self, path: str) -> ts.TensorStore:
+        return ts.open(_spec(self._directory, path), open=True, context=_context()).result()
+
+    def _leaf(self, path: str) -> jax.ShapeDtypeStruct:
+        array = self._open(path)
+        return jax.ShapeDtypeStruct(tuple(array.shape), array.dtype.numpy_dtype)
 
 
 def _checkpointer() -> ocp.PyTreeCheckpointer:
     return ocp.PyTreeCheckpointer(use_ocdbt=True, use_zarr3=False)
 
 
+def _database(directory: pathlib.Path) -> dict[str, Any]:
+    return {"driver": "ocdbt", "base": {"driver": "file", "path": f"{directory}/"}}
+
+
 def _spec(directory: pathlib.Path, path: str) -> dict[str, Any]:
-    base = {"driver": "file", "path": f"{directory}/"}
-    return {
-        "driver": "zarr",
-        "kvstore": {"driver": "ocdbt", "base": base, "path": path.replace("/", ".") + "/"},
-    }
+    name = path.replace("/", ".")  # as Orbax names the array of a leaf
+    return {"driver": "zarr", "kvstore": _database(directory) | {"path": f"{name}/"}}
+
+
+def _unreadable(directory: pathlib.Path, reason: ValueError | str, path: str = "the parameters") -> OlaError:
+    reason = reason if isinstance(reason, str) else _first_line(reason)
+    return OlaError(
+        f"{directory}: {path} cannot be read ({reason}); expected an Orbax tree as ola_jax writes it: copy "
+        "or convert the checkpoint again"
+    )
 
 
 def _context() -> ts.Context:

@@ -125,9 +125,7 @@ def test_speech_from_files_can_be_embedded(tmp_path: pathlib.Path) -> None:
         if key.startswith(checkpoints.WHISPER):
             assert bits(tensor) == bits(whisper[key.replace(checkpoints.WHISPER, "encoder.")])
         if key.startswith(checkpoints.BEATS):
-            assert bits(tensor) == bits(
-                checkpoints.beats_content()["model"][key.replace(checkpoints.BEATS, "")]
-            )
+            assert bits(tensor) == bits(beats[key.replace(checkpoints.BEATS, "")])
 
 
 def test_whisper_file_without_a_decoder_has_all_that_a_decoder_without_layers_needs(
