@@ -126,17 +126,17 @@ def _new(config: OlaConfig, generation_config: Mapping[str, Any]) -> dict[str, A
 def _media_values(config: OlaConfig) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if config.vision:
-        values |= vision_values(config.vision)
+        values |= vision_values(config.vision.hidden_size)
     if config.whisper and config.beats:
         values |= speech_values(config.whisper.hidden_size + config.beats.hidden_size, config.speech_stack)
     return values
 
 
-def vision_values(config: OryxViTConfig, name: str = "oryx_vit") -> dict[str, Any]:
+def vision_values(width: int, name: str = "oryx_vit") -> dict[str, Any]:
     """What config.json says of a vision encoder."""
     return {
         "freeze_mm_vision_tower": True,
-        "mm_hidden_size": config.hidden_size,
+        "mm_hidden_size": width,
         "mm_projector_type": "ola_mlp",
         "mm_resampler_type": None,
         "mm_use_im_patch_token": False,

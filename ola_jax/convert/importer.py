@@ -12,18 +12,23 @@ from flax import traverse_util
 
 from ola_jax import checkpoint
 from ola_jax.config import OlaConfig, ProcessorConfig
-from ola_jax.convert import released_config
+from ola_jax.convert import adapters, export_config, fresh, released_config
+from ola_jax.convert import vocabulary as vocabularies
 from ola_jax.convert.layouts import copy
 from ola_jax.convert.matching import Leaf, match
-from ola_jax.convert.names import BEATS, WHISPER
+from ola_jax.convert.names import BEATS, VISION, WHISPER
 from ola_jax.convert.pickles import read_beats, read_whisper
 from ola_jax.convert.prefetch import prefetch
 from ola_jax.convert.readers import Tensor, check_dtype, read_json, read_safetensors
 from ola_jax.convert.space import check_space
 from ola_jax.convert.store import Writer, piece_rows
+from ola_jax.convert.vision_files import read_vision
 from ola_jax.errors import OlaError
 from ola_jax.typing import Params, Shaped
 
+_OLA = {"architectures": ["OlaQwenForCausalLM"], "model_type": "ola_qwen"}
+# Vectors as wide as Whisper and as BEATs.
+_SPEECH_WIDTHS = (f"{WHISPER}ln_post.weight", f"{BEATS}encoder.layer_norm.weight")
 Progress = Callable[[int, int], None]  # told the bytes done and all bytes
 DType = Literal["keep", "float32", "bfloat16"]
 
@@ -73,26 +78,55 @@ def plan(
     vision_heads: int | None = None,
     whisper_heads: int | None = None,
     dtype: DType = "keep",
+    vision: pathlib.Path | None = None,
+    adapter: pathlib.Path | None = None,
+    init: tuple[str, ...] = (),
+    vocabulary: Literal["keep", "tokenizer"] = "keep",
 ) -> Plan:
     """Checks a directory in Hugging Face's layout: config.json, safetensors, generation_config.json.
 
     `whisper` and `beats` are the separate files of the speech encoders; where given they win over
-    copies inside the safetensors, as in the original's loader (quirk C3). Raises OlaError naming
-    every missing, unused or mis-shaped key.
+    copies inside the safetensors, as in the original's loader (quirk C3). `vision` (see
+    `vision_files`), with `init` naming the projectors to be made anew, gives encoders to a checkpoint
+    without: a plain Qwen2.5, or Ola-Image. `adapter`: a LoRA or DoRA to merge. `vocabulary`:
+    tokenizer resizes the embeddings to it. Raises OlaError naming every missing, unused or
+    mis-shaped key.
     """
     values = read_json(source / "config.json")
     where = str(source / "config.json")
-    tensors = read_safetensors(source)
-    tensors, dims, cfg = _with_speech(source, tensors, values, whisper, beats)
-    notes: list[str] = []
+    tensors, notes = read_safetensors(source), []
+    if vision:
+        values, tensors, vision_heads, notes = _with_vision(
+            source, tensors, values, vision, vision_heads, init
+        )
+    tensors, values, dims, cfg = _with_speech(source, tensors, values, whisper, beats, init)
     head, embedding = "lm_head.weight", "model.embed_tokens.weight"
     if values.get("tie_word_embeddings") and head not in tensors and embedding in tensors:
         tensors = tensors | {head: tensors[embedding]}
         notes.append("lm_head: a copy of the embeddings, which this checkpoint ties to it")
+    if adapter:
+        tensors, lines = adapters.merge(tensors, adapter)
+        notes += lines
+    if vocabulary == "tokenizer":
+        tensors, values, lines = vocabularies.resize(source, tensors, values)
+        notes += lines
+    vocabularies.check(source, values)
+    tensors = {
+        k: t for k, t in tensors.items() if not k.startswith(tuple(fresh.PARTS[part] for part in init))
+    }
     shapes = {key: tensor.shape for key, tensor in tensors.items()}
     config, assumed = released_config.ola_config(
         values, shapes, dims, cfg, vision_heads, whisper_heads, where
     )
+    if init:
+        absent = [part for part in init if getattr(config, fresh.ENCODER_OF[part]) is None]
+        if absent:
+            raise OlaError(
+                f"{source}: --init {absent[0]}: the model has no {fresh.ENCODER_OF[absent[0]]} encoder"
+            )
+        tensors |= fresh.init(config, init)
+        shapes = {key: tensor.shape for key, tensor in tensors.items()}
+        notes.append(f"made anew, untrained: {', '.join(init)}")
     leaves = match(config, shapes, str(source))
     for leaf in leaves:
         for key in (*leaf.keys, *leaf.copies):
@@ -195,21 +229,42 @@ def pieces(
                 yield leaf, start, out
 
 
+def _with_vision(
+    source: pathlib.Path,
+    tensors: dict[str, Tensor],
+    values: dict[str, Any],
+    vision: pathlib.Path,
+    heads: int | None,
+    init: tuple[str, ...],
+) -> tuple[dict[str, Any], dict[str, Tensor], int | None, list[str]]:
+    """config.json, tensors, number of heads and notes with a vision encoder that the checkpoint lacks."""
+    if released_config.has_vision(values):
+        raise OlaError(f"{source}: has a vision encoder (mm_vision_tower); leave out --vision")
+    if "vision_projector" not in init:
+        raise OlaError("--vision gives an encoder without its projector: add --init vision_projector")
+    encoder, said, notes = read_vision(vision)
+    width = encoder[f"{VISION}patch_embed.proj.weight"].shape[0]
+    values = values | export_config.vision_values(width, vision.name) | _OLA
+    return values, tensors | encoder, heads or said, notes
+
+
 def _with_speech(
     source: pathlib.Path,
     tensors: dict[str, Tensor],
-    values: Mapping[str, Any],
+    values: dict[str, Any],
     whisper: pathlib.Path | None,
     beats: pathlib.Path | None,
-) -> tuple[dict[str, Tensor], dict[str, Any] | None, dict[str, Any] | None]:
-    """All tensors, the separate speech files' in the place of those inside; and those files' dims and cfg."""
-    if not released_config.has_speech(values, str(source / "config.json")):
+    init: tuple[str, ...],
+) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any] | None, dict[str, Any] | None]:
+    """All tensors, the separate speech files' in the place of those inside; config.json; dims and cfg."""
+    named = released_config.has_speech(values, str(source / "config.json"))
+    if not named and not (whisper and beats and "speech_projector" in init):
         if whisper or beats:
             raise OlaError(
                 f"{source}: config.json names no speech_encoder, so there is no place for --whisper or "
-                "--beats; leave them out"
+                "--beats; leave them out, or give both and --init speech_projector to add one"
             )
-        return tensors, None, None
+        return tensors, values, None, None
     inside = lambda prefix: any(key.startswith(prefix) for key in tensors)
     needed = [
         f"{flag} {file}"
@@ -231,7 +286,11 @@ def _with_speech(
     if beats:
         cfg, encoder = read_beats(beats)
         tensors = {key: value for key, value in tensors.items() if not key.startswith(BEATS)} | encoder
-    return tensors, dims, cfg
+    if not named:
+        width = sum(tensors[key].shape[0] for key in _SPEECH_WIDTHS if key in tensors)
+        names = (whisper.name, beats.name)
+        values = values | export_config.speech_values(width, OlaConfig.speech_stack, *names) | _OLA
+    return tensors, values, dims, cfg
 
 
 def _mixed_dtypes(leaves: list[Leaf], tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -69,7 +69,7 @@ def tensors_of(file: pathlib.Path, state: Any, prefix: str = "", released: str =
 
 def load(file: pathlib.Path) -> dict[str, Any]:
     """The dict in a PyTorch file, its tensors mapped into memory where the format allows."""
-    torch = _torch(file)
+    torch = import_torch(file)
     if not file.is_file():
         raise OlaError(f"{file}: no such file")
     try:
@@ -94,7 +94,7 @@ def load(file: pathlib.Path) -> dict[str, Any]:
 
 def save(file: pathlib.Path, sections: Mapping[str, Any], name: str, state: Mapping[str, np.ndarray]) -> None:
     """Writes {**sections, name: state}, numpy arrays as tensors, as torch.save does."""
-    torch = _torch(file)
+    torch = import_torch(file)
     tensors = {}
     for key, value in state.items():
         value = np.ascontiguousarray(value).reshape(value.shape)  # it makes a scalar a vector
@@ -105,7 +105,8 @@ def save(file: pathlib.Path, sections: Mapping[str, Any], name: str, state: Mapp
     torch.save({**sections, name: tensors}, file)
 
 
-def _torch(file: pathlib.Path) -> Any:
+def import_torch(file: pathlib.Path) -> Any:
+    """PyTorch, which only conversion needs; OlaError if it is not there."""
     try:
         import torch
     except ImportError as error:

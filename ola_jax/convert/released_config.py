@@ -78,7 +78,9 @@ def ola_config(
         parts["whisper"] = _whisper(shapes, dims, whisper_heads, notes)
         parts["beats"] = _beats(shapes, cfg, notes)
         parts["speech_stack"] = _number(values, "speech_encoder_ds_rate", where)
-        parts["speech_hidden_size"] = _shape(shapes, "model.speech_projector.linear1.weight", 2)[0]
+        inner = "model.speech_projector.linear1.weight"  # absent where it is about to be made anew
+        if inner in shapes:
+            parts["speech_hidden_size"] = _shape(shapes, inner, 2)[0]
     return OlaConfig(llm=_llm(values, where), **parts), notes
 
 

@@ -121,6 +121,14 @@ class Reader:
         except ValueError as error:
             raise _unreadable(self._directory, error, path) from error
 
+    def read(self, path: str, start: int, stop: int) -> Shaped[np.ndarray, "..."]:
+        """Entries `start` to `stop` of a leaf's first axis; of a scalar, itself."""
+        try:
+            array = self._open(path)
+            return (array[start:stop] if array.rank else array).read().result()
+        except ValueError as error:
+            raise _unreadable(self._directory, error, path) from error
+
     def _open(self, path: str) -> ts.TensorStore:
         return ts.open(_spec(self._directory, path), open=True, context=_context()).result()
 
