@@ -130,8 +130,7 @@ def verify(
     console = rich.console.Console()
     columns = ("part", "tensors", "bits", "max abs", "relative")
     rows = [
-        (part, d.tensors, "identical" if d.identical else "differ", f"{d.max_abs:.3g}", f"{d.relative:.3g}")
-        for part, d in parts.items()
+        (part, d.tensors, d.verdict, f"{d.max_abs:.3g}", f"{d.relative:.3g}") for part, d in parts.items()
     ]
     console.print(table(columns, rows))
     worst = [d for d in sorted(differences, key=lambda d: -d.relative) if not d.identical][:8]

@@ -121,11 +121,12 @@ def _merged(key: str, base: Tensor, adapter: Mapping[str, Tensor], scale: float,
 
     def read() -> np.ndarray:
         parts = {name: tensor.read().astype(np.float32) for name, tensor in adapter.items()}
-        out = base.read()
+        values = base.read()
+        out = np.empty_like(values)  # the values may be a file's own memory
         for i in range(0, len(out), ROWS):
             rows = slice(i, i + ROWS)
             m = parts["lora_magnitude_vector"][rows] if dora else None
-            weight = out[rows].astype(np.float32)
+            weight = values[rows].astype(np.float32)
             out[rows] = merged_rows(weight, parts["lora_A"], parts["lora_B"][rows], scale, m).astype(
                 out.dtype
             )

@@ -26,6 +26,11 @@ class Difference:
     value_squared: float = 0.0
 
     @property
+    def verdict(self) -> str:
+        """In words; same values: in other dtypes."""
+        return "identical" if self.identical else "differ" if self.max_abs else "same values"
+
+    @property
     def relative(self) -> float:
         """Norm of the difference over norm of the tensor."""
         return float(np.sqrt(self.error_squared / max(self.value_squared, 1e-300)))

@@ -1,6 +1,7 @@
 """A vision encoder from a file or directory of its own: OryxViT's state dict, or SigLIP of transformers."""
 
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from ola_jax.errors import OlaError
 
 FIRST = "patch_embed.proj.weight"  # every OryxViT state dict has it, below some prefix
 UNUSED = ("norm.", "fc_norm.", "attn_pool.", "head.")  # SigLIP's end, which OryxViT leaves out
-SIGLIP = "vision_model."
+SIGLIP_FIRST = "embeddings.patch_embedding.weight"
 SIGLIP_NAMES = {  # of transformers, in OryxViT's words
     "embeddings.patch_embedding": "patch_embed.proj",
     "embeddings.position_embedding.weight": "pos_embed",
@@ -36,10 +37,9 @@ def read_vision(path: pathlib.Path) -> tuple[dict[str, Tensor], int | None, list
     else:
         content = pickles.load(path)
         tensors = pickles.tensors_of(path, content.get("state_dict", content))
-    prefix = next((key.removesuffix(FIRST) for key in tensors if key.endswith(FIRST)), None)
-    if prefix is None:
+    own = _below(tensors, FIRST)
+    if own is None:
         raise OlaError(f"{path}: not a vision encoder: found no {FIRST}; expected OryxViT's state dict")
-    own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     unused = [key for key in own if key.startswith(UNUSED)]
     notes = (
         [f"{path.name}: left out {len(unused)} tensors that Ola has no place for: {unused[0]} ..."]
@@ -47,6 +47,14 @@ def read_vision(path: pathlib.Path) -> tuple[dict[str, Tensor], int | None, list
         else []
     )
     return {VISION + key: tensor for key, tensor in own.items() if key not in unused}, None, notes
+
+
+def _below(tensors: Mapping[str, Tensor], first: str) -> dict[str, Tensor] | None:
+    """The tensors beside the one whose key ends in `first`, without the prefix that they share."""
+    prefix = next((key.removesuffix(first) for key in tensors if key.endswith(first)), None)
+    if prefix is None:
+        return None
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
 def _siglip(directory: pathlib.Path) -> tuple[dict[str, Tensor], int, list[str]]:
@@ -62,20 +70,18 @@ def _siglip(directory: pathlib.Path) -> tuple[dict[str, Tensor], int, list[str]]
         raise OlaError(
             f"{directory / 'config.json'}: patches of {vision['patch_size']} pixels; Ola's have {patch}"
         )
-    found = {
-        key.removeprefix(SIGLIP): t
-        for key, t in read_safetensors(directory).items()
-        if key.startswith(SIGLIP)
-    }
+    own = _below(read_safetensors(directory), SIGLIP_FIRST)
+    if own is None:
+        raise OlaError(f"{directory}: no vision encoder: found no {SIGLIP_FIRST}")
     tensors: dict[str, Tensor] = {}
-    for key, tensor in found.items():
+    for key, tensor in own.items():
         if key.startswith(SIGLIP_UNUSED) or ".k_proj." in key or ".v_proj." in key:
             continue
         name = key
         for old, new in SIGLIP_NAMES.items():
             name = name.replace(old, new)
         if ".q_proj." in key:
-            parts = [found.get(key.replace("q_proj", part)) for part in ("q_proj", "k_proj", "v_proj")]
+            parts = [own.get(key.replace("q_proj", part)) for part in ("q_proj", "k_proj", "v_proj")]
             if None in parts:
                 raise OlaError(f"{directory}: {key} is there, but not its k_proj or v_proj")
             tensors[VISION + name.replace("self_attn.q_proj", "attn.qkv")] = _joined(parts)
