@@ -12,23 +12,17 @@ from flax import traverse_util
 
 from ola_jax import checkpoint
 from ola_jax.config import OlaConfig, ProcessorConfig
-from ola_jax.convert import adapters, export_config, fresh, released_config
+from ola_jax.convert import adapters, fresh, released_config, sources
 from ola_jax.convert import vocabulary as vocabularies
 from ola_jax.convert.layouts import copy
 from ola_jax.convert.matching import Leaf, match
-from ola_jax.convert.names import BEATS, VISION, WHISPER
-from ola_jax.convert.pickles import read_beats, read_whisper
 from ola_jax.convert.prefetch import prefetch
 from ola_jax.convert.readers import Tensor, check_dtype, read_json, read_safetensors
 from ola_jax.convert.space import check_space
 from ola_jax.convert.store import Writer, piece_rows
-from ola_jax.convert.vision_files import read_vision
 from ola_jax.errors import OlaError
 from ola_jax.typing import Params, Shaped
 
-_OLA = {"architectures": ["OlaQwenForCausalLM"], "model_type": "ola_qwen"}
-# Vectors as wide as Whisper and as BEATs.
-_SPEECH_WIDTHS = (f"{WHISPER}ln_post.weight", f"{BEATS}encoder.layer_norm.weight")
 Progress = Callable[[int, int], None]  # told the bytes done and all bytes
 DType = Literal["keep", "float32", "bfloat16"]
 
@@ -96,10 +90,10 @@ def plan(
     where = str(source / "config.json")
     tensors, notes = read_safetensors(source), []
     if vision:
-        values, tensors, vision_heads, notes = _with_vision(
+        values, tensors, vision_heads, notes = sources.with_vision(
             source, tensors, values, vision, vision_heads, init
         )
-    tensors, values, dims, cfg = _with_speech(source, tensors, values, whisper, beats, init)
+    tensors, values, dims, cfg = sources.with_speech(source, tensors, values, whisper, beats, init)
     head, embedding = "lm_head.weight", "model.embed_tokens.weight"
     if values.get("tie_word_embeddings") and head not in tensors and embedding in tensors:
         tensors = tensors | {head: tensors[embedding]}
@@ -227,70 +221,6 @@ def pieces(
                 out = np.empty(part.shape, dtype)
                 copy(part, out)
                 yield leaf, start, out
-
-
-def _with_vision(
-    source: pathlib.Path,
-    tensors: dict[str, Tensor],
-    values: dict[str, Any],
-    vision: pathlib.Path,
-    heads: int | None,
-    init: tuple[str, ...],
-) -> tuple[dict[str, Any], dict[str, Tensor], int | None, list[str]]:
-    """config.json, tensors, number of heads and notes with a vision encoder that the checkpoint lacks."""
-    if released_config.has_vision(values):
-        raise OlaError(f"{source}: has a vision encoder (mm_vision_tower); leave out --vision")
-    if "vision_projector" not in init:
-        raise OlaError("--vision gives an encoder without its projector: add --init vision_projector")
-    encoder, said, notes = read_vision(vision)
-    width = encoder[f"{VISION}patch_embed.proj.weight"].shape[0]
-    values = values | export_config.vision_values(width, vision.name) | _OLA
-    return values, tensors | encoder, heads or said, notes
-
-
-def _with_speech(
-    source: pathlib.Path,
-    tensors: dict[str, Tensor],
-    values: dict[str, Any],
-    whisper: pathlib.Path | None,
-    beats: pathlib.Path | None,
-    init: tuple[str, ...],
-) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any] | None, dict[str, Any] | None]:
-    """All tensors, the separate speech files' in the place of those inside; config.json; dims and cfg."""
-    named = released_config.has_speech(values, str(source / "config.json"))
-    if not named and not (whisper and beats and "speech_projector" in init):
-        if whisper or beats:
-            raise OlaError(
-                f"{source}: config.json names no speech_encoder, so there is no place for --whisper or "
-                "--beats; leave them out, or give both and --init speech_projector to add one"
-            )
-        return tensors, values, None, None
-    inside = lambda prefix: any(key.startswith(prefix) for key in tensors)
-    needed = [
-        f"{flag} {file}"
-        for flag, file, given, prefix in (
-            ("--whisper", "large-v3.pt", whisper, WHISPER),
-            ("--beats", "BEATs.pt", beats, BEATS),
-        )
-        if given is None and not inside(prefix)
-    ]
-    if needed:
-        raise OlaError(
-            f"{source}: holds no weights of its speech encoder (model.speech_encoder.*); give "
-            + " and ".join(needed)
-        )
-    dims = cfg = None
-    if whisper:
-        dims, encoder = read_whisper(whisper)
-        tensors = {key: value for key, value in tensors.items() if not key.startswith(WHISPER)} | encoder
-    if beats:
-        cfg, encoder = read_beats(beats)
-        tensors = {key: value for key, value in tensors.items() if not key.startswith(BEATS)} | encoder
-    if not named:
-        width = sum(tensors[key].shape[0] for key in _SPEECH_WIDTHS if key in tensors)
-        names = (whisper.name, beats.name)
-        values = values | export_config.speech_values(width, OlaConfig.speech_stack, *names) | _OLA
-    return tensors, values, dims, cfg
 
 
 def _mixed_dtypes(leaves: list[Leaf], tensors: Mapping[str, Tensor]) -> dict[str, str]:

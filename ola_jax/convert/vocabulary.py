@@ -53,8 +53,11 @@ def resize(
     if size == rows:
         return tensors, values, []
     std = float(values.get("initializer_range") or STD)
+    seeds = (0, 0) if values.get("tie_word_embeddings") else (0, 1)  # tied: the same new rows
     resized = {
-        key: _resized(tensors[key], size, std, number) for number, key in enumerate(KEYS) if key in tensors
+        key: _resized(tensors[key], size, std, seed)
+        for key, seed in zip(KEYS, seeds, strict=True)
+        if key in tensors
     }
     note = f"vocabulary: {rows} rows made {size}, the tokenizer's size"
     if size > rows:

@@ -60,6 +60,16 @@ def test_rows_that_lack_are_drawn_at_random_and_said(tmp_path: pathlib.Path) -> 
     np.testing.assert_array_equal(again[0].astype(np.float32), embedding)
 
 
+def test_tied_embeddings_get_the_same_new_rows(tmp_path: pathlib.Path) -> None:
+    def tie(tensors: Tensors) -> None:
+        tensors[EMBEDDING] = tensors[EMBEDDING][:500].clone()
+        del tensors[HEAD]
+
+    source = write(tmp_path / "hf", tie, {"vocab_size": 500, "tie_word_embeddings": True})
+    embedding, head = embeddings(importer.plan(source, vocabulary="tokenizer"))
+    np.testing.assert_array_equal(embedding.view(np.int16), head.T.view(np.int16))
+
+
 def test_tokens_without_a_row_are_told(tmp_path: pathlib.Path) -> None:
     source = write(tmp_path / "hf", rows(700), {"vocab_size": 700})
     message = r"the tokenizer has 728 tokens, the embeddings 700 rows; --vocabulary tokenizer resizes"
