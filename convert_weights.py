@@ -138,7 +138,7 @@ def verify(
         print(f"{d.path}: {' and '.join(d.dtypes)}, max abs {d.max_abs:.3g}, relative {d.relative:.3g}")
     figures: dict = {"tensors": [dataclasses.asdict(d) | {"relative": d.relative} for d in differences]}
     if logits:
-        agreements = compare_logits(ours, plan, logits)
+        agreements, features = compare_logits(ours, plan, logits)
         columns = ("prompt", "positions", "max abs", "relative", "top-1", "KL")
         rows = [
             (a.prompt, a.positions, f"{a.max_abs:.3g}", f"{a.relative:.3g}", f"{a.top1:.2%}", f"{a.kl:.3g}")
@@ -146,6 +146,13 @@ def verify(
         ]
         console.print(table(columns, rows))
         figures["logits"] = [dataclasses.asdict(a) for a in agreements]
+        if features:
+            columns = ("prompt", "encoder", "vectors", "max abs", "relative")
+            rows = [
+                (f.prompt, f.encoder, f.vectors, f"{f.max_abs:.3g}", f"{f.relative:.3g}") for f in features
+            ]
+            console.print(table(columns, rows))
+        figures["features"] = [dataclasses.asdict(f) for f in features]
     if json_file:
         json_file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     if parts["all"].max_abs:

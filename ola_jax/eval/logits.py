@@ -1,4 +1,4 @@
-"""Logits of a JAX checkpoint against PyTorch: the decoder of `transformers` with the released tensors."""
+"""Outputs of a JAX checkpoint against PyTorch: logits, and the features of images and sound."""
 
 import dataclasses
 import gc
@@ -10,13 +10,16 @@ import jax
 import numpy as np
 
 from ola_jax import checkpoint
-from ola_jax.config import Qwen2Config
+from ola_jax.audio import log_mel
+from ola_jax.batch import OlaBatch
 from ola_jax.convert.importer import Plan
 from ola_jax.data.processor import Processor
 from ola_jax.data.records import prompt_record
 from ola_jax.errors import OlaError
+from ola_jax.eval import torch_parts
 from ola_jax.models.ola import Ola
-from ola_jax.typing import Float
+from ola_jax.models.oryx_vit import normalize
+from ola_jax.typing import Float, Shaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +32,17 @@ class Agreement:
     relative: float  # norm of the difference over norm of PyTorch's logits
     top1: float  # share of positions whose likeliest token is the same
     kl: float  # mean of KL(PyTorch || JAX), nats
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """How one encoder's features of a prompt's media agree."""
+
+    prompt: str
+    encoder: str
+    vectors: int
+    max_abs: float
+    relative: float
 
 
 def read_prompts(file: pathlib.Path) -> list[dict[str, Any]]:
@@ -45,92 +59,89 @@ def read_prompts(file: pathlib.Path) -> list[dict[str, Any]]:
     return [prompt_record(text=value) if isinstance(value, str) else value for value in values]
 
 
-def compare(directory: pathlib.Path, plan: Plan, prompts: pathlib.Path) -> list[Agreement]:
-    """One entry for each prompt, both sides in float32, one after the other in memory.
+def compare(
+    directory: pathlib.Path, plan: Plan, prompts: pathlib.Path
+) -> tuple[list[Agreement], list[Features]]:
+    """Logits of each prompt, features of each that has media; float32, one side after the other in memory.
 
-    PyTorch's decoder gets the embeddings that it looks up itself, but for media: their features are
-    those of JAX's encoders on both sides.
+    PyTorch's parts are those of `transformers`: the decoder, the vision encoder's layers, Whisper.
+    BEATs and the projectors it does not have: the decoder gets JAX's projected features of media.
     """
     records = read_prompts(prompts)
+    torch_parts.libraries()  # say what lacks before the long part
     config, params = checkpoint.load(directory, dtype="float32")
     model = Ola(dataclasses.replace(config, dtype="float32"))
     processor = Processor.from_pretrained(directory, preset="infer")
-    forward = jax.jit(
-        lambda params, batch: (
-            model.apply({"params": params}, batch, method="merge"),
-            model.apply({"params": params}, batch),
-        )
-    )
+    forward = jax.jit(lambda params, batch: model.apply({"params": params}, batch, method=_outputs))
     sides = []
     with jax.default_matmul_precision("highest"):
         for record in records:
             batch = processor([record], root=str(prompts.parent))
-            length = int((batch.segments[0] > 0).sum())
-            embedded, logits = (np.asarray(x[0, :length]) for x in forward(params, batch))
-            sides.append((batch.tokens[0, :length], batch.source[0, :length] >= 0, embedded, logits))
+            sides.append((_name(record), batch, jax.tree.map(np.asarray, forward(params, batch))))
     del params, model, forward
     gc.collect()  # PyTorch's copy is as large
-    decoder = _torch_decoder(plan)
-    return [
-        _agreement(_name(record), logits, _torch_logits(decoder, tokens, is_media, embedded))
-        for record, (tokens, is_media, embedded, logits) in zip(records, sides, strict=True)
-    ]
+    features = _features(plan, sides)
+    decoder = torch_parts.Decoder(plan.config.llm, plan.tensors)
+    agreements = []
+    for name, batch, ours in sides:
+        length = int((batch.segments[0] > 0).sum())
+        is_feature = batch.source[0, :length] >= 0
+        theirs = decoder.logits(batch.tokens[0, :length], ours["inputs"][0, :length], is_feature)
+        agreements.append(_agreement(name, ours["logits"][0, :length], theirs))
+    return agreements, features
 
 
-def _torch_decoder(plan: Plan) -> Any:
-    """Transformers' Qwen2ForCausalLM in float32, every parameter set from a released tensor."""
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise OlaError("--logits needs PyTorch: pip install 'ola_jax[convert]'") from error
-    config = _torch_config(transformers, plan.config.llm)
-    with torch.device("meta"):
-        model = transformers.Qwen2ForCausalLM(config)
-    names = [name for name, _ in model.named_parameters()]
-    state = {name: torch.from_numpy(plan.tensors[name].read().astype(np.float32)) for name in names}
-    model.load_state_dict(state, strict=True, assign=True)
-    model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its buffers are in no state dict
-    return model.eval()
+def _outputs(model: Ola, batch: OlaBatch) -> dict[str, Any]:
+    outputs = {"inputs": model.merge(batch), "logits": model(batch)}
+    if batch.patches.shape[1]:
+        image, place = batch.patch_image[0], batch.patch_position[0]
+        outputs["vision"] = model.vision(normalize(batch.patches[0]), image, place)
+    if batch.audio.shape[1]:
+        outputs["mel"] = log_mel(batch.audio[0], model.config.whisper.num_mels)
+        outputs["whisper"] = model.whisper(outputs["mel"])
+    return outputs
 
 
-def _torch_config(transformers: Any, config: Qwen2Config) -> Any:
-    return transformers.Qwen2Config(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        num_key_value_heads=config.num_kv_heads,
-        intermediate_size=config.intermediate_size,
-        rope_theta=config.rope_theta,
-        rms_norm_eps=config.rms_norm_eps,
-        max_position_embeddings=32768,
-        tie_word_embeddings=False,
-    )
-
-
-def _torch_logits(model: Any, tokens: np.ndarray, is_media: np.ndarray, embedded: np.ndarray) -> np.ndarray:
-    import torch
-
-    with torch.no_grad():
-        ids = torch.from_numpy(np.where(is_media, 0, tokens).astype(np.int64))[None]
-        inputs = model.get_input_embeddings()(ids)
-        media = torch.from_numpy(is_media.copy())[None, :, None]
-        inputs = torch.where(media, torch.from_numpy(embedded.copy())[None], inputs)
-        return model(inputs_embeds=inputs).logits[0].numpy()
+def _features(plan: Plan, sides: list[tuple[str, OlaBatch, dict[str, np.ndarray]]]) -> list[Features]:
+    """The encoders that some prompt used, each built once."""
+    found = []
+    used = lambda encoder: [side for side in sides if encoder in side[2]]
+    vision = torch_parts.Vision(plan.config.vision, plan.tensors) if used("vision") else None
+    for name, batch, ours in used("vision"):
+        pairs = []
+        for window, image in enumerate(batch.patch_image[0]):
+            for number in range(1, image.max() + 1):
+                at = image == number
+                pixels = np.asarray(normalize(batch.patches[0, window, at]))
+                theirs = vision.features(pixels, batch.patch_position[0, window, at])
+                pairs.append((ours["vision"][window, at], theirs))
+        a, b = (np.concatenate(side) for side in zip(*pairs, strict=True))
+        found.append(Features(name, "vision", len(b), *_errors(a, b)))
+    del vision
+    whisper = torch_parts.Whisper(plan.config.whisper, plan.tensors) if used("whisper") else None
+    for name, _, ours in used("whisper"):
+        theirs = whisper.features(ours["mel"])
+        vectors = theirs.shape[0] * theirs.shape[1]
+        found.append(Features(name, "whisper", vectors, *_errors(ours["whisper"], theirs)))
+    return found
 
 
 def _agreement(name: str, ours: Float[np.ndarray, "L V"], theirs: Float[np.ndarray, "L V"]) -> Agreement:
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
     log_p, log_q = _log_softmax(b), _log_softmax(a)
     return Agreement(
-        prompt=name,
-        positions=len(b),
-        max_abs=float(np.abs(a - b).max()),
-        relative=float(np.linalg.norm(a - b) / np.linalg.norm(b)),
+        name,
+        len(b),
+        *_errors(a, b),
         top1=float((a.argmax(-1) == b.argmax(-1)).mean()),
         kl=float((np.exp(log_p) * (log_p - log_q)).sum(-1).mean()),
     )
+
+
+def _errors(ours: Shaped[np.ndarray, "..."], theirs: Shaped[np.ndarray, "..."]) -> tuple[float, float]:
+    """Largest difference, and norm of the difference over norm of PyTorch's."""
+    a, b = ours.astype(np.float64), theirs.astype(np.float64)
+    return float(np.abs(a - b).max()), float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 def _log_softmax(x: Float[np.ndarray, "L V"]) -> Float[np.ndarray, "L V"]:

@@ -31,7 +31,7 @@ def prompts(tmp_path: pathlib.Path) -> pathlib.Path:
 def test_logits_agree_with_pytorch(prompts: pathlib.Path, tmp_path: pathlib.Path) -> None:
     plan = importer.plan(HF, WHISPER_FILE, BEATS_FILE)
     importer.write(plan, tmp_path / "ola")
-    found = compare(tmp_path / "ola", plan, prompts)
+    found, features = compare(tmp_path / "ola", plan, prompts)
     assert [one.prompt for one in found] == ["What is a digit?", "picture", "sound"]
     assert found[0].positions < found[1].positions
     for one in found:
@@ -39,6 +39,11 @@ def test_logits_agree_with_pytorch(prompts: pathlib.Path, tmp_path: pathlib.Path
         assert 0 < one.max_abs < 1e-3
         assert one.top1 == 1
         assert abs(one.kl) < 1e-9
+    assert [(one.prompt, one.encoder) for one in features] == [("picture", "vision"), ("sound", "whisper")]
+    for one in features:
+        assert one.vectors > 40
+        assert 0 < one.relative < 1e-5
+        assert 0 < one.max_abs < 1e-4
 
 
 def test_other_weights_do_not_agree(tmp_path: pathlib.Path) -> None:
@@ -47,7 +52,8 @@ def test_other_weights_do_not_agree(tmp_path: pathlib.Path) -> None:
     released.params["llm"]["norm"]["scale"] = np.roll(scale, 1)
     checkpoint.save(tmp_path / "ola", released.config, released.processor_config, released.params, HF, {})
     (tmp_path / "prompts.json").write_text('["One?"]')
-    [found] = compare(tmp_path / "ola", importer.plan(HF), tmp_path / "prompts.json")
+    [found], features = compare(tmp_path / "ola", importer.plan(HF), tmp_path / "prompts.json")
+    assert not features
     assert found.relative > 1e-3
     assert found.kl > 1e-6
 
