@@ -54,8 +54,9 @@ def main() -> None:
         if not model_dir.exists():
             params = start_params(config, number, output)
             params = train_stage(config, number, stage, params, processor, folder, stop)
+            released = checkpoint.load_released(config.init_from) if config.init_from else None
             checkpoint.save(
-                model_dir, config.model, config.processor, params, tokenizer_dir(config), generation
+                model_dir, config.model, config.processor, params, tokenizer_dir(config), generation, released
             )
         if config.tasks and not accuracy_file.exists():
             last = number == len(config.stages) - 1
