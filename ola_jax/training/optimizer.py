@@ -1,12 +1,14 @@
-"""AdamW with warm-up, cosine decay to a floor, clipping, and learning rates of single parts."""
+"""AdamW or Muon, with warm-up, cosine decay to a floor, clipping, and learning rates of single parts."""
 
 import dataclasses
 import math
 import re
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from ola_jax.typing import Array, Float, Int
 
@@ -23,6 +25,7 @@ class PartRate:
 class OptimizerConfig:
     """Defaults: the original's scripts/finetune_ola.sh."""
 
+    kind: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-5
     part_rates: tuple[PartRate, ...] = ()  # the first that matches wins
     warmup_ratio: float = 0.05  # of all steps, rounded up
@@ -32,6 +35,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.0  # of matrices; norms, biases and marks are never decayed
     clip_norm: float | None = 1.0  # of all gradients together
+    muon_momentum: float = 0.95
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -63,8 +67,34 @@ def build(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
     return optax.chain(
         clip,
-        optax.scale_by_adam(config.b1, config.b2, config.eps),
+        _direction(config),
         optax.add_decayed_weights(config.weight_decay, is_matrix),
         optax.stateless(scale_parts),
         optax.scale_by_learning_rate(schedule(config, steps)),
     )
+
+
+def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Gradients to steps of about unit size, uphill."""
+    if config.kind == "adamw":
+        return optax.scale_by_adam(config.b1, config.b2, config.eps)
+    muon = optax.contrib.muon(
+        1.0,
+        beta=config.muon_momentum,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        eps=config.eps,
+        muon_weight_dimension_numbers=muon_axes,
+        consistent_rms=0.2,  # as large as Adam's steps (arXiv 2502.16982, section 2.2)
+    )
+    return optax.chain(muon, optax.scale(-1.0))
+
+
+def muon_axes(params: dict[str, jax.Array]) -> dict[str, optax.contrib.MuonDimensionNumbers | None]:
+    """The two axes of each kernel that Muon makes orthogonal, layer by layer; None: Adam's part.
+
+    As usual with Muon, embeddings, the output matrix, norms and biases are Adam's.
+    """
+    of_kernel = optax.contrib.MuonDimensionNumbers(reduction_axis=(-2,), output_axis=(-1,))
+    is_kernel = lambda path: path.endswith("/kernel") and not path.endswith("lm_head/kernel")
+    return {path: of_kernel if is_kernel(path) else None for path in params}

@@ -1,5 +1,6 @@
 """Whisper, BEATs and the speech projector against the original, stage by stage."""
 
+import dataclasses
 import functools
 
 import jax
@@ -89,3 +90,23 @@ def test_position_bias_equals_the_originals() -> None:
     bias = position_bias(table, 1496, 800)
     np.testing.assert_allclose(bias[:, 0, :], EXPECTED["pos_bias_row0"], atol=1e-7)
     np.testing.assert_allclose(bias[:, :, 0], EXPECTED["pos_bias_col0"], atol=1e-7)
+
+
+def test_half_precision_is_as_near_to_the_original_as_its_own_rounding() -> None:
+    """Whisper errs as much as the original does in bfloat16; BEATs stays in float32 (S7)."""
+    width = released().config.whisper.hidden_size
+    golden_bf16 = golden.arrays("bf16_dual.npz")
+    kept = golden_bf16["a_short_dual_bf16_as_f32__idx"]
+    theirs = golden_bf16["a_short_dual_bf16_as_f32"]
+    exact = np.asarray(hear("a_short")[1]["speech_encoder"][0])[:, kept]
+    model = Ola(dataclasses.replace(released().config, dtype="bfloat16"))
+    audio = chunks("a_short")
+    hear_half = jax.jit(
+        lambda p: model.apply({"params": p}, audio, method="hear", mutable="intermediates")[1]
+    )
+    sown = hear_half(released().params)["intermediates"]
+    ours = np.asarray(sown["speech_encoder"][0], np.float32)[:, kept]
+    distance = lambda a, b: np.linalg.norm(a - b) / np.linalg.norm(b)
+    whisper, beats = np.s_[..., :width], np.s_[..., width:]
+    assert distance(ours[whisper], theirs[whisper]) < 2 * distance(theirs[whisper], exact[whisper])
+    assert distance(ours[beats], theirs[beats]) < 1e-4

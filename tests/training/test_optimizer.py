@@ -56,3 +56,26 @@ def test_frozen_parameters_keep_their_dtype_and_have_no_optimizer_state() -> Non
 def test_a_pattern_that_matches_nothing_is_an_error_that_names_the_parts() -> None:
     with pytest.raises(OlaError, match=r"'visoin/' matches no parameter; the model has llm, vision, whisper"):
         state.split(PARAMS, ("visoin/",))
+
+
+def test_muon_makes_the_steps_of_each_layers_kernel_orthogonal_and_leaves_the_rest_to_adam() -> None:
+    rng = np.random.default_rng(0)
+    stacked = rng.normal(size=(3, 8, 16)).astype(np.float32)
+    params = {"llm": {"layers": {"kernel": stacked}, "lm_head": {"kernel": np.ones((8, 16), np.float32)}}}
+    config = OptimizerConfig(kind="muon", learning_rate=0.1, warmup_ratio=0.0, floor_ratio=1.0)
+    tx = optimizer.build(config, steps=1)
+    train_state = state.create(params, (".*",), tx)
+    grads = {
+        path: rng.normal(size=value.shape).astype(np.float32) for path, value in train_state.trainable.items()
+    }
+    updates, _ = tx.update(grads, train_state.opt_state, train_state.trainable)
+    for layer, gradient in zip(
+        np.asarray(updates["llm/layers/kernel"]), grads["llm/layers/kernel"], strict=True
+    ):
+        singular = np.linalg.svd(layer / (0.1 * 0.2 * 16**0.5), compute_uv=False)
+        assert singular.min() > 0.6  # Newton-Schulz comes near 1, no nearer
+        assert singular.max() < 1.3
+        assert (layer * gradient).sum() < 0  # downhill
+    head = updates["llm/lm_head/kernel"] / np.sign(grads["llm/lm_head/kernel"])
+    np.testing.assert_allclose(head, head[0, 0], rtol=1e-3)  # Adam's first step: the same for all
+    assert head[0, 0] < 0

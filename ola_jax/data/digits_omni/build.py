@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ola_jax.data.digits_omni.drawing import VARIATIONS
 from ola_jax.data.digits_omni.facts import split_questions
 from ola_jax.data.digits_omni.media import write_clip, write_picture, write_speech
 from ola_jax.data.digits_omni.plan import Plan, plan_split
@@ -27,7 +28,7 @@ from ola_jax.data.digits_omni.tasks import AIDS, SPLITS, TASKS, chance_level
 from ola_jax.errors import OlaError
 from ola_jax.typing import Array, Int, UInt8
 
-VERSION = 5  # of the dataset: a build of another version is not reused
+VERSION = 6  # of the dataset: a build of another version is not reused
 HELDOUT_SHARE = 1 / 6  # of the digit images
 
 
@@ -129,10 +130,11 @@ def _write_media(
 ) -> None:
     pack = {recording.file: recording for recording in load_pack()}
     jobs = []
-    for of_split in plans.values():
-        jobs += [partial(write_picture, p, root, images) for p in of_split.pictures]
+    for split, of_split in plans.items():
+        variation = VARIATIONS[split]
+        jobs += [partial(write_picture, p, root, images, variation) for p in of_split.pictures]
         jobs += [partial(write_speech, s, root, pack) for s in of_split.digits + of_split.questions]
-        jobs += [partial(write_clip, c, root, images, pack) for c in of_split.clips]
+        jobs += [partial(write_clip, c, root, images, variation, pack) for c in of_split.clips]
     for folder in {(root / job.args[0].file).parent for job in jobs}:
         folder.mkdir(parents=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -11,7 +11,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from ola_jax.config import SAMPLE_RATE
-from ola_jax.data.digits_omni.drawing import paint, place, random_paper, random_size
+from ola_jax.data.digits_omni.drawing import Variation, paint, place, random_paper, random_size
 from ola_jax.data.digits_omni.speech import LONGEST, Recording, vary
 from ola_jax.typing import Array, Float, UInt8
 
@@ -54,10 +54,12 @@ class Clip:
     seed: int
 
 
-def write_picture(item: Picture, root: Path, digits: UInt8[Array, "n 8 8"]) -> None:
+def write_picture(item: Picture, root: Path, digits: UInt8[Array, "n 8 8"], variation: Variation) -> None:
     """Draws and writes `item.file` below `root`."""
     rng = np.random.default_rng(item.seed)
-    picture = paint(place(digits[item.source], random_size(rng), rng), item.colour, random_paper(rng))
+    picture = paint(
+        place(digits[item.source], random_size(rng), variation, rng), item.colour, random_paper(rng)
+    )
     Image.fromarray(picture).save(root / item.file, compress_level=1)
 
 
@@ -73,11 +75,11 @@ def write_speech(item: Speech, root: Path, pack: dict[str, Recording]) -> None:
     )
 
 
-def frames_of(item: Clip, digits: UInt8[Array, "n 8 8"]) -> UInt8[Array, "f 64 64 3"]:
+def frames_of(item: Clip, digits: UInt8[Array, "n 8 8"], variation: Variation) -> UInt8[Array, "f 64 64 3"]:
     """The frames of `item`: the digit changes about half-way, and wobbles from frame to frame."""
     rng = np.random.default_rng(item.seed)
     room = SIDE - WOBBLE
-    inks = [place(digits[source], (room, room), rng) for source in item.sources]
+    inks = [place(digits[source], (room, room), variation, rng) for source in item.sources]
     change = rng.integers(FRAMES // 2 - 1, FRAMES // 2 + 2)
     film = np.zeros((FRAMES, SIDE, SIDE), np.uint8)
     for t in range(FRAMES):
@@ -86,7 +88,13 @@ def frames_of(item: Clip, digits: UInt8[Array, "n 8 8"]) -> UInt8[Array, "f 64 6
     return paint(film, item.colour, random_paper(rng))
 
 
-def write_clip(item: Clip, root: Path, digits: UInt8[Array, "n 8 8"], pack: dict[str, Recording]) -> None:
+def write_clip(
+    item: Clip,
+    root: Path,
+    digits: UInt8[Array, "n 8 8"],
+    variation: Variation,
+    pack: dict[str, Recording],
+) -> None:
     """Encodes and writes `item.file` below `root`: H.264, and AAC if it has a sound."""
     with av.open(root / item.file, "w") as container:
         video = container.add_stream("libx264", FPS, options={"preset": "ultrafast", "crf": "18"})
@@ -97,7 +105,7 @@ def write_clip(item: Clip, root: Path, digits: UInt8[Array, "n 8 8"], pack: dict
             options = {"aac_coder": "fast"}
             track = container.add_stream("aac", SAMPLE_RATE, options, layout="mono", bit_rate=48_000)
         reformatter = VideoReformatter()
-        for picture in frames_of(item, digits):
+        for picture in frames_of(item, digits, variation):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             container.mux(video.encode(reformatter.reformat(frame, format=video.pix_fmt, threads=1)))
         container.mux(video.encode(None))

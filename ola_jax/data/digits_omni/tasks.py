@@ -20,17 +20,17 @@ class Task:
 
 TASKS = (
     Task("text", "text only", "text", 3000),
-    Task("image", "image + text", "image, text", 6000, train_files=6000, heldout=300),
+    Task("image", "image + text", "image, text", 6000, train_files=8000, heldout=300),
     Task("two_images", "two images", "2 images, text", 3000),
-    Task("video", "video", "video, text", 3000, train_files=600),
+    Task("video", "video", "video, text", 3000, train_files=800),
     Task("audio", "audio + text", "audio, text", 4000, train_files=2400),
     Task("image_speech", "image + spoken question", "image, audio", 4000, train_files=1000),
-    Task("video_audio", "video + audio", "video, audio, text", 2500, train_files=400),
+    Task("video_audio", "video + audio", "video, audio, text", 2500, train_files=600),
 )
 SPLITS = ("train", "heldout")
 # Further training records, by their numbers: what images show and recordings say, in words; and text
 # with words in the place of media. They are no tasks of their own.
-AIDS = {"captions": 6000, "transcripts": 4000, "described": 6000}
+AIDS = {"captions": 8000, "transcripts": 4000, "described": 6000}
 
 
 def question_of(record: dict[str, Any]) -> str:

@@ -3,7 +3,16 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ola_jax.data.digits_omni.drawing import COLOURS, LARGEST, PAPERS, SMALLEST, paint, place, random_size
+from ola_jax.data.digits_omni.drawing import (
+    COLOURS,
+    LARGEST,
+    PAPERS,
+    SMALLEST,
+    VARIATIONS,
+    paint,
+    place,
+    random_size,
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,22 +34,26 @@ def test_sizes_and_aspect_ratios_vary_within_the_limits():
 def test_digit_is_large_and_wholly_inside(digits, size):
     tall = max(digits[:50], key=lambda digit: (digit.max(axis=1) > 8).sum())
     for seed in range(10):
-        ink = place(tall, size, np.random.default_rng(seed))
+        ink = place(tall, size, VARIATIONS["train"], np.random.default_rng(seed))
         assert ink.shape == size[::-1]
         rows, columns = (np.flatnonzero(ink.max(axis) > 100) for axis in (1, 0))
         assert len(rows) > 0.6 * min(size)
         assert len(columns) <= min(size)
 
 
-def test_drawing_keeps_the_digit_legible(digits):
-    """Nearly every drawing is most like an original of its own class; a wrong turn or mirror is not."""
+@pytest.mark.parametrize(("split", "legible"), [("heldout", 0.97), ("train", 0.9)])
+def test_drawing_keeps_the_digit_legible(digits, split, legible):
+    """Nearly every drawing is most like an original of its own class; a wrong turn or mirror is not.
+
+    The comparison does not undo slants and turns, of which training has more.
+    """
     rng = np.random.default_rng(0)
     labels = load_digits().target
     originals = np.stack([outline(np.kron(digit * 15, np.ones((10, 10)))) for digit in digits])
     some = rng.choice(len(digits), 100, replace=False)
-    drawings = [place(digits[i], random_size(rng), rng) for i in some]
+    drawings = [place(digits[i], random_size(rng), VARIATIONS[split], rng) for i in some]
     nearest = (originals @ np.stack([outline(ink) for ink in drawings]).T).argmax(axis=0)
-    assert (labels[nearest] == labels[some]).mean() >= 0.97
+    assert (labels[nearest] == labels[some]).mean() >= legible
     mirrored = (originals @ np.stack([outline(ink[:, ::-1]) for ink in drawings]).T).argmax(axis=0)
     assert (labels[mirrored] == labels[some]).mean() < 0.8
 
