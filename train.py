@@ -2,8 +2,13 @@
 
 Fields are overridden by path: `--config.seed=1 --config.stages.0.steps=500`. A run that was stopped
 (Ctrl-C, SIGTERM) goes on where it was when it is started again.
+
+`--compile_only --topology=v5p:4x4x4` trains nothing: it compiles the step of every stage for TPUs that are
+not there, and tells what it needs and can reach; `--plan` also looks for the batch and the remat policy
+that are fastest.
 """
 
+import argparse
 import dataclasses
 import json
 import pathlib
@@ -25,7 +30,7 @@ from ola_jax.eval import report
 from ola_jax.eval.accuracy import exact_match, read_questions
 from ola_jax.generate.sampling import from_generation_config
 from ola_jax.models.ola import Ola, init_params
-from ola_jax.training import optimizer, state
+from ola_jax.training import compile_only, optimizer, state
 from ola_jax.training.checkpoint import TrainCheckpoints
 from ola_jax.training.config import DistributedConfig, TrainConfig
 from ola_jax.training.load_config import load_config
@@ -39,8 +44,16 @@ console = rich.console.Console()
 def main() -> None:
     """All stages of the config, each with its evaluation; then a summary."""
     begin = time.perf_counter()
-    loaded = load_config(sys.argv[1:])
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--compile_only", action="store_true")
+    parser.add_argument("--topology")
+    parser.add_argument("--plan", action="store_true")
+    flags, rest = parser.parse_known_args()
+    loaded = load_config(rest)
     config = loaded.config
+    if flags.compile_only or flags.topology or flags.plan:
+        compile_for(config, flags.topology, flags.plan)
+        return
     start_processes(config.distributed)
     mesh = sharding.make_mesh(config.mesh)
     if mesh.size < jax.device_count():
@@ -74,6 +87,18 @@ def main() -> None:
             }
             console.print(f"after {stage.name}:", ", ".join(f"{k} {v}" for k, v in show.items()))
     summarize(config, output, results, time.perf_counter() - begin)
+
+
+def compile_for(config: TrainConfig, topology: str | None, search: bool) -> None:
+    """Compile the step of every stage for a TPU topology, and show what comes of it."""
+    if not topology:
+        raise OlaError("--compile_only: give --topology=NAME, for example --topology=v5p:4x4x4")
+    for stage in config.stages:
+        if search:
+            best = compile_only.plan(config, stage, topology)
+            print(f"fastest: --config.model.remat={best.remat}, {best.rows} rows")
+        else:
+            print(compile_only.compile_stage(config, stage, topology))
 
 
 def train_stage(
