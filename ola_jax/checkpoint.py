@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from ola_jax.config import OlaConfig, ProcessorConfig, from_dict, to_dict
 from ola_jax.errors import OlaError
@@ -52,6 +53,7 @@ def save(
     (OlaError). Leaves of `params` are jax or numpy arrays and keep their dtypes; of
     `tokenizer_dir` the TOKENIZER_FILES are copied. `released`: of the checkpoint that training began
     with (`load_released`); what it says of single tensors' dtypes is dropped, since training changes them.
+    All processes call it; each writes its shards, the first all else.
     """
     if released is not None:
         released = dict(released) | {"dtypes": {}}
@@ -83,13 +85,15 @@ def writing(
     directory = check_destination(directory)
     tokenizer_files = _tokenizer_files(pathlib.Path(tokenizer_dir))
     with replacing(directory) as build:
+        yield build / "params"
+        if jax.process_index() != 0:
+            return
         _write_json(build / "generation_config.json", dict(generation_config))
         if released is not None:
             _write_json(build / "released.json", dict(released))
         (build / "tokenizer").mkdir()
         for file in tokenizer_files:
             shutil.copyfile(file, build / "tokenizer" / file.name)
-        yield build / "params"
         values = {"format": FORMAT, "version": VERSION}
         values |= {"model": to_dict(config), "processor": to_dict(processor_config)}
         values["files"] = {
@@ -100,11 +104,12 @@ def writing(
         _write_json(build / "config.json", values)
 
 
-def load(directory: StrPath, dtype: Any = None) -> tuple[OlaConfig, Params]:
+def load(directory: StrPath, dtype: Any = None, shardings: Params | None = None) -> tuple[OlaConfig, Params]:
     """The model's config and its parameters, a nested dict of jax arrays on the default device.
 
-    `dtype`: of all parameters; None keeps each as it is stored. Raises OlaError if `directory` is
-    not a whole checkpoint.
+    `dtype`: of all parameters; None keeps each as it is stored. `shardings`: where each parameter
+    goes; no process then reads more than its share. Raises OlaError if `directory` is not a whole
+    checkpoint.
     """
     directory = pathlib.Path(directory)
     config, _, _ = load_configs(directory)
@@ -113,7 +118,8 @@ def load(directory: StrPath, dtype: Any = None) -> tuple[OlaConfig, Params]:
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             stored = checkpointer.metadata(path).item_metadata.tree
-            how = jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=sharding, dtype=dtype), stored)
+            places = jax.tree.map(lambda _: sharding, stored) if shardings is None else shardings
+            how = jax.tree.map(lambda _, to: ocp.ArrayRestoreArgs(sharding=to, dtype=dtype), stored, places)
             return config, checkpointer.restore(path, restore_args=how)
     except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged store
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -187,8 +193,16 @@ def check_destination(directory: StrPath) -> pathlib.Path:
 
 @contextlib.contextmanager
 def replacing(directory: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A new directory beside `directory` that takes its place when the block ends well."""
+    """A new directory beside `directory` that takes its place when the block ends well.
+
+    Processes enter and leave together; the first makes the directory and moves it.
+    """
     place = directory.absolute()
+    if jax.process_index() != 0:
+        _meet("build")
+        yield place.with_name(f".{place.name}.partial")
+        _meet("replaced")
+        return
     build, old = (place.with_name(f".{place.name}.{kind}") for kind in ("partial", "old"))
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -198,12 +212,14 @@ def replacing(directory: pathlib.Path) -> Iterator[pathlib.Path]:
     except OSError as error:
         raise OlaError(f"{directory}: cannot be written ({error.strerror})") from error
     try:
+        _meet("build")
         yield build
         _sync(build)
         if place.exists():
             place.rename(old)
         build.rename(place)
         shutil.rmtree(old, ignore_errors=True)
+        _meet("replaced")
     except BaseException:
         shutil.rmtree(build, ignore_errors=True)
         raise
@@ -215,6 +231,12 @@ def _sync(directory: pathlib.Path) -> None:
         if path.is_file():
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
+
+
+def _meet(name: str) -> None:
+    """Wait for all processes."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"ola_jax.checkpoint.{name}")
 
 
 def _check_files(directory: pathlib.Path, files: Any) -> None:
