@@ -2,8 +2,13 @@
 
 Fields are overridden by path: `--config.seed=1 --config.stages.0.steps=500`. A run that was stopped
 (Ctrl-C, SIGTERM) goes on where it was when it is started again.
+
+`--compile_only --topology=v5p:4x4x4` trains nothing: it compiles the step of every stage for TPUs that are
+not there, and tells what it needs and can reach; `--plan` also looks for the batch and the remat policy
+that are fastest.
 """
 
+import argparse
 import dataclasses
 import json
 import pathlib
@@ -12,11 +17,11 @@ import sys
 import time
 from typing import Any
 
-import flax.linen as nn
 import jax
 import rich.console
+from jax.sharding import Mesh
 
-from ola_jax import checkpoint
+from ola_jax import checkpoint, sharding
 from ola_jax.data.pipeline import make_train_iterator
 from ola_jax.data.processor import Processor
 from ola_jax.data.tokenizer import load_tokenizer
@@ -24,10 +29,10 @@ from ola_jax.errors import OlaError, run
 from ola_jax.eval import report
 from ola_jax.eval.accuracy import exact_match, read_questions
 from ola_jax.generate.sampling import from_generation_config
-from ola_jax.models.ola import Ola, example_batch
-from ola_jax.training import optimizer, state
+from ola_jax.models.ola import Ola, init_params
+from ola_jax.training import compile_only, optimizer, state
 from ola_jax.training.checkpoint import TrainCheckpoints
-from ola_jax.training.config import Stage, TrainConfig
+from ola_jax.training.config import DistributedConfig, TrainConfig
 from ola_jax.training.load_config import load_config
 from ola_jax.training.progress import Progress
 from ola_jax.training.step import make_train_step
@@ -39,8 +44,22 @@ console = rich.console.Console()
 def main() -> None:
     """All stages of the config, each with its evaluation; then a summary."""
     begin = time.perf_counter()
-    loaded = load_config(sys.argv[1:])
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--compile_only", action="store_true")
+    parser.add_argument("--topology")
+    parser.add_argument("--plan", action="store_true")
+    flags, rest = parser.parse_known_args()
+    loaded = load_config(rest)
     config = loaded.config
+    if flags.compile_only or flags.topology or flags.plan:
+        compile_for(config, flags.topology, flags.plan)
+        return
+    start_processes(config.distributed)
+    mesh = sharding.make_mesh(config.mesh)
+    if mesh.size < jax.device_count():
+        console.print(f"using {mesh.size} of {jax.device_count()} devices; --config.mesh.fsdp=-1 takes all")
+    if config.tasks and jax.process_count() > 1:
+        raise OlaError("tasks: they are answered by one process; set none in a run of several processes")
     if hasattr(loaded.module, "prepare"):
         config = loaded.module.prepare(config)
     output = pathlib.Path(config.output)
@@ -52,10 +71,11 @@ def main() -> None:
         folder = output / f"{number}_{stage.name}"
         model_dir, accuracy_file = folder / "model", folder / "accuracy.json"
         if not model_dir.exists():
-            params = start_params(config, number, output)
-            params = train_stage(config, number, stage, params, processor, folder, stop)
+            with jax.set_mesh(mesh):
+                params = train_stage(config, number, processor, mesh, stop)
+            released = checkpoint.load_released(config.init_from) if config.init_from else None
             checkpoint.save(
-                model_dir, config.model, config.processor, params, tokenizer_dir(config), generation
+                model_dir, config.model, config.processor, params, tokenizer_dir(config), generation, released
             )
         if config.tasks and not accuracy_file.exists():
             last = number == len(config.stages) - 1
@@ -70,33 +90,47 @@ def main() -> None:
     summarize(config, output, results, time.perf_counter() - begin)
 
 
+def compile_for(config: TrainConfig, topology: str | None, search: bool) -> None:
+    """Compile the step of every stage for a TPU topology, and show what comes of it."""
+    if not topology:
+        raise OlaError("--compile_only: give --topology=NAME, for example --topology=v5p:4x4x4")
+    for stage in config.stages:
+        if search:
+            best = compile_only.plan(config, stage, topology)
+            print(f"fastest: --config.model.remat={best.remat}, {best.rows} rows")
+        else:
+            print(compile_only.compile_stage(config, stage, topology))
+
+
 def train_stage(
-    config: TrainConfig,
-    number: int,
-    stage: Stage,
-    params: Params,
-    processor: Processor,
-    folder: pathlib.Path,
-    stop: "StopRequest",
+    config: TrainConfig, number: int, processor: Processor, mesh: Mesh, stop: "StopRequest"
 ) -> Params:
     """Train one stage to its end, from its newest checkpoint if there is one."""
+    stage = config.stages[number]
+    sharding.check(mesh, config.model, stage.rows // stage.microbatches, stage.budget)
+    folder = pathlib.Path(config.output) / f"{number}_{stage.name}"
     folder.mkdir(parents=True, exist_ok=True)
+    part, parts = sharding.rows_of_process(mesh, jax.process_index())
     data = make_train_iterator(
         stage.sources,
         processor,
         stage.budget,
-        stage.rows,
+        stage.rows // parts,
         seed=config.seed + number,
+        process_index=part,
+        process_count=parts,
         max_skipped=config.max_skipped,
         cache=config.cache_samples,
     )
     tx = optimizer.build(stage.optimizer, stage.steps)
-    train_state = state.create(params, stage.trainable, tx)
+    abstract, shardings = state.shard(config.model, stage.trainable, tx, mesh)
     checkpoints = TrainCheckpoints(folder / "checkpoints")
-    restored = checkpoints.restore(train_state)
-    if restored:
+    if restored := checkpoints.restore(abstract, shardings):
         train_state, data_state = restored
         data.set_state(data_state)
+    else:
+        params = start_params(config, number, shardings.params)
+        train_state = state.create(params, stage.trainable, tx, shardings)
     start = int(train_state.step)
     trained = sum(x.size for x in train_state.trainable.values())
     everything = trained + sum(x.size for x in train_state.frozen.values())
@@ -105,10 +139,10 @@ def train_stage(
         f"parameters ({', '.join(stage.trainable)})" + (f", going on at step {start}" if start else "")
     )
 
-    train_step = make_train_step(Ola(config.model), tx)
+    train_step = make_train_step(Ola(config.model), tx, stage.microbatches, shardings)
     progress = Progress(stage.name, stage.steps, start, folder / "metrics.jsonl")
     for step in range(start + 1, stage.steps + 1):
-        train_state, metrics = train_step(train_state, next(data))
+        train_state, metrics = train_step(train_state, sharding.global_batch(next(data), mesh))
         progress.update(step, metrics, show=step % config.log_every == 0 or step == stage.steps)
         if step % config.save_every == 0 or stop.requested:
             checkpoints.save(train_state, data.get_state())
@@ -143,17 +177,24 @@ def tokenizer_dir(config: TrainConfig) -> pathlib.Path:
     raise OlaError("tokenizer is not set and there is no init_from to take it from")
 
 
-def start_params(config: TrainConfig, number: int, output: pathlib.Path) -> Params:
+def start_params(config: TrainConfig, number: int, shardings: Params) -> Params:
     """Where a stage starts: the last stage's checkpoint, `init_from`, or random parameters."""
+    source = config.init_from
     if number > 0:
-        return checkpoint.load(output / f"{number - 1}_{config.stages[number - 1].name}" / "model")[1]
-    if config.init_from:
-        found, params = checkpoint.load(config.init_from)
-        if found != config.model:
-            raise OlaError(f"{config.init_from}: its model differs from the config's; they must be the same")
-        return params
-    init = jax.jit(Ola(config.model).init)
-    return nn.unbox(init(jax.random.key(config.seed), example_batch(config.model)))["params"]
+        source = pathlib.Path(config.output) / f"{number - 1}_{config.stages[number - 1].name}" / "model"
+    if not source:
+        return init_params(config.model, config.seed, shardings)
+    found = checkpoint.load_configs(source)[0]
+    how = {name: getattr(config.model, name) for name in ("dtype", "remat", "attention")}
+    if dataclasses.replace(found, **how) != config.model:
+        raise OlaError(f"{source}: its model differs from the config's; they must be the same")
+    return checkpoint.load(source, shardings=shardings)[1]
+
+
+def start_processes(config: DistributedConfig) -> None:
+    """Meet the other processes of the run, if there are any."""
+    if config.enabled:
+        jax.distributed.initialize(config.coordinator, config.process_count, config.process_id)
 
 
 def evaluate(config: TrainConfig, model_dir: pathlib.Path, limit: int | None) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def get_config(output: str = "runs/digits_omni") -> TrainConfig:
             "text",  # stands in for the pretraining of Qwen2.5
             trainable=("llm/",),
             sources=sources(text=1, described=2),
-            steps=400,
+            steps=450,
             rows=4,
             budget=text,
             optimizer=optimizer(5e-3),
@@ -97,7 +97,7 @@ def get_config(output: str = "runs/digits_omni") -> TrainConfig:
             "image_align",  # and for that of OryxViT
             trainable=("vision_projector/", "vision/"),
             sources=sources(captions=1),
-            steps=900,
+            steps=800,
             rows=4,
             budget=images,
             optimizer=optimizer(4e-3),
@@ -124,16 +124,18 @@ def get_config(output: str = "runs/digits_omni") -> TrainConfig:
             "speech_align",  # and for that of Whisper and BEATs
             trainable=("speech_projector/", "whisper/", "beats/"),
             sources=sources(transcripts=1),
-            steps=250,
+            steps=240,
             rows=4,
             budget=sounds,
-            optimizer=optimizer(4e-3),
+            optimizer=optimizer(5e-3),
         ),
         Stage(
             "omni",
             trainable=("llm/", "vision_projector/", "speech_projector/"),
-            sources=sources(image=1, two_images=1, video=1, audio=2, image_speech=3, video_audio=2, text=2),
-            steps=250,
+            sources=sources(
+                image=1, two_images=1, video=1, audio=2, image_speech=3, video_audio=3, text=1, described=1
+            ),
+            steps=300,
             rows=6,
             budget=everything,
             optimizer=optimizer(3e-3),

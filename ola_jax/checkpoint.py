@@ -5,6 +5,7 @@ config.json             {"format": "ola_jax", "version": 1, "model": ..., "proce
 generation_config.json  defaults of sampling, as Hugging Face names them
 tokenizer/              the tokenizer's own files
 params/                 the parameter tree, an Orbax PyTree
+released.json           what the released checkpoint said that it came from, for the way back; may be absent
 """
 
 import contextlib
@@ -17,12 +18,14 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from ola_jax.config import OlaConfig, ProcessorConfig, from_dict, to_dict
 from ola_jax.errors import OlaError
 from ola_jax.typing import Params
 
 FORMAT, VERSION = "ola_jax", 1
+CHUNK_BYTES = 128 * 2**20  # larger arrays are stored in pieces of about this size, cut along the first axis
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -42,22 +45,55 @@ def save(
     params: Params,
     tokenizer_dir: StrPath,
     generation_config: Mapping[str, Any],
+    released: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a checkpoint: built beside its place, then renamed, so that it is there whole or not at all.
 
     A checkpoint that is already there is replaced; any other directory with content is refused
     (OlaError). Leaves of `params` are jax or numpy arrays and keep their dtypes; of
-    `tokenizer_dir` the TOKENIZER_FILES are copied.
+    `tokenizer_dir` the TOKENIZER_FILES are copied. `released`: of the checkpoint that training began
+    with (`load_released`); what it says of single tensors' dtypes is dropped, since training changes them.
+    All processes call it; each writes its shards, the first all else.
+    """
+    if released is not None:
+        released = dict(released) | {"dtypes": {}}
+    with writing(
+        directory, config, processor_config, tokenizer_dir, generation_config, released
+    ) as params_directory:
+        how = lambda leaf: (
+            ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,))
+            if getattr(leaf, "nbytes", 0) > CHUNK_BYTES
+            else ocp.SaveArgs()
+        )
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            checkpointer.save(params_directory, params, save_args=jax.tree.map(how, params))
+
+
+@contextlib.contextmanager
+def writing(
+    directory: StrPath,
+    config: OlaConfig,
+    processor_config: ProcessorConfig,
+    tokenizer_dir: StrPath,
+    generation_config: Mapping[str, Any],
+    released: Mapping[str, Any] | None = None,
+) -> Iterator[pathlib.Path]:
+    """All of a checkpoint but the parameters, which the block writes into the path that it is given.
+
+    When the block ends well the checkpoint takes its place; else nothing is left of it.
     """
     directory = check_destination(directory)
     tokenizer_files = _tokenizer_files(pathlib.Path(tokenizer_dir))
-    with _replacing(directory) as build:
+    with replacing(directory) as build:
+        yield build / "params"
+        if jax.process_index() != 0:
+            return
         _write_json(build / "generation_config.json", dict(generation_config))
+        if released is not None:
+            _write_json(build / "released.json", dict(released))
         (build / "tokenizer").mkdir()
         for file in tokenizer_files:
             shutil.copyfile(file, build / "tokenizer" / file.name)
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save((build / "params").absolute(), params)
         values = {"format": FORMAT, "version": VERSION}
         values |= {"model": to_dict(config), "processor": to_dict(processor_config)}
         values["files"] = {
@@ -68,11 +104,12 @@ def save(
         _write_json(build / "config.json", values)
 
 
-def load(directory: StrPath, dtype: Any = None) -> tuple[OlaConfig, Params]:
+def load(directory: StrPath, dtype: Any = None, shardings: Params | None = None) -> tuple[OlaConfig, Params]:
     """The model's config and its parameters, a nested dict of jax arrays on the default device.
 
-    `dtype`: of all parameters; None keeps each as it is stored. Raises OlaError if `directory` is
-    not a whole checkpoint.
+    `dtype`: of all parameters; None keeps each as it is stored. `shardings`: where each parameter
+    goes; no process then reads more than its share. Raises OlaError if `directory` is not a whole
+    checkpoint.
     """
     directory = pathlib.Path(directory)
     config, _, _ = load_configs(directory)
@@ -81,7 +118,8 @@ def load(directory: StrPath, dtype: Any = None) -> tuple[OlaConfig, Params]:
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             stored = checkpointer.metadata(path).item_metadata.tree
-            how = jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=sharding, dtype=dtype), stored)
+            places = jax.tree.map(lambda _: sharding, stored) if shardings is None else shardings
+            how = jax.tree.map(lambda _, to: ocp.ArrayRestoreArgs(sharding=to, dtype=dtype), stored, places)
             return config, checkpointer.restore(path, restore_args=how)
     except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged store
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -125,6 +163,12 @@ def load_configs(directory: StrPath) -> tuple[OlaConfig, ProcessorConfig, dict[s
     return config, from_dict(ProcessorConfig, values["processor"], f"{file}: processor"), generation
 
 
+def load_released(directory: StrPath) -> dict[str, Any] | None:
+    """What `save` was given as `released`: None for a model that was trained from scratch."""
+    file = pathlib.Path(directory) / "released.json"
+    return _read_json(file) if file.is_file() else None
+
+
 def is_checkpoint(directory: StrPath) -> bool:
     """Whether a directory says of itself that it is an ola_jax checkpoint."""
     file = pathlib.Path(directory) / "config.json"
@@ -148,9 +192,17 @@ def check_destination(directory: StrPath) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def _replacing(directory: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A new directory beside `directory` that takes its place when the block ends well."""
+def replacing(directory: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A new directory beside `directory` that takes its place when the block ends well.
+
+    Processes enter and leave together; the first makes the directory and moves it.
+    """
     place = directory.absolute()
+    if jax.process_index() != 0:
+        _meet("build")
+        yield place.with_name(f".{place.name}.partial")
+        _meet("replaced")
+        return
     build, old = (place.with_name(f".{place.name}.{kind}") for kind in ("partial", "old"))
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -160,14 +212,31 @@ def _replacing(directory: pathlib.Path) -> Iterator[pathlib.Path]:
     except OSError as error:
         raise OlaError(f"{directory}: cannot be written ({error.strerror})") from error
     try:
+        _meet("build")
         yield build
+        _sync(build)
         if place.exists():
             place.rename(old)
         build.rename(place)
         shutil.rmtree(old, ignore_errors=True)
+        _meet("replaced")
     except BaseException:
         shutil.rmtree(build, ignore_errors=True)
         raise
+
+
+def _sync(directory: pathlib.Path) -> None:
+    """All files are on the disk, not only in memory, before the directory takes its place."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+
+
+def _meet(name: str) -> None:
+    """Wait for all processes."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"ola_jax.checkpoint.{name}")
 
 
 def _check_files(directory: pathlib.Path, files: Any) -> None:

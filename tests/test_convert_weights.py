@@ -8,6 +8,7 @@ import pytest
 
 import convert_weights
 from ola_jax import checkpoint, errors
+from ola_jax.convert import store
 from ola_jax.convert.importer import read_released
 from tests.convert.checkpoints import BEATS_FILE, HF, WHISPER_FILE, without_speech_encoder, write
 
@@ -23,7 +24,11 @@ def run(*arguments: object) -> int:
     return 0
 
 
-def test_imported_checkpoint_loads_bit_for_bit(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("chunk_bytes", [2000, 2**30])
+def test_imported_checkpoint_loads_bit_for_bit(
+    chunk_bytes: int, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "CHUNK_BYTES", chunk_bytes)
     target = tmp_path / "new" / "ola"
     assert run("--from", HF, "--to", target, *SPEECH) == 0
     expected = read_released(HF, WHISPER_FILE, BEATS_FILE)

@@ -13,6 +13,7 @@ FILES = sorted((ROOT / "ola_jax").rglob("*.py"))
 TIERS = (  # a part imports itself and parts of tiers before its own
     {"errors", "typing"},
     {"config", "batch"},
+    {"sharding", "hardware"},
     {"audio", "kernels"},
     {"models"},
     {"checkpoint"},
@@ -21,7 +22,7 @@ TIERS = (  # a part imports itself and parts of tiers before its own
     {"eval"},
     {"infer"},
 )
-MODEL_SIDE = {"errors", "typing", "config", "batch", "audio", "kernels", "models"}
+MODEL_SIDE = {"errors", "typing", "config", "batch", "sharding", "audio", "kernels", "models"}
 # With the standard library, all that the model side and the training step may need.
 ACCELERATOR_LIBRARIES = {"jax", "flax", "numpy", "jaxtyping", "optax"}
 MAX_LINES = 600

@@ -1,26 +1,57 @@
-"""A released PyTorch checkpoint as configs and a parameter tree, every tensor accounted for."""
+"""A released PyTorch checkpoint to an ola_jax checkpoint, piece by piece, every tensor accounted for."""
 
 import dataclasses
-import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from flax.core import meta
 
+from ola_jax import checkpoint
 from ola_jax.config import OlaConfig, ProcessorConfig
-from ola_jax.convert import released_config
-from ola_jax.convert.names import BEATS, BY_PATH, WHISPER, Entry, num_layers
-from ola_jax.convert.readers import Tensor, read_beats, read_safetensors, read_whisper
+from ola_jax.convert import adapters, fresh, released_config, sources
+from ola_jax.convert import vocabulary as vocabularies
+from ola_jax.convert.layouts import copy
+from ola_jax.convert.matching import Leaf, match
+from ola_jax.convert.prefetch import prefetch
+from ola_jax.convert.readers import Tensor, check_dtype, read_json, read_safetensors
+from ola_jax.convert.space import check_space
+from ola_jax.convert.store import Writer, piece_rows
 from ola_jax.errors import OlaError
-from ola_jax.models.ola import Ola, example_batch
-from ola_jax.typing import Params
+from ola_jax.typing import Params, Shaped
 
-LISTED = 8  # keys that an error names of each kind
+Progress = Callable[[int, int], None]  # told the bytes done and all bytes
+DType = Literal["keep", "float32", "bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A released checkpoint that has been checked, its tensors not yet read."""
+
+    source: pathlib.Path
+    config: OlaConfig
+    processor_config: ProcessorConfig
+    generation_config: dict[str, Any]
+    leaves: tuple[Leaf, ...]
+    tensors: dict[str, Tensor]
+    dtype: DType
+    released: dict[str, Any]  # what the way back needs: config.json, dims, cfg, dtypes
+    notes: tuple[str, ...]  # what had to be assumed, one line each
+
+    def leaf_dtype(self, leaf: Leaf) -> np.dtype:
+        """The dtype that a leaf is stored in: the widest of its layers', if they differ."""
+        if self.dtype != "keep":
+            return jnp.dtype(self.dtype)
+        return jnp.result_type(*[jnp.dtype(self.tensors[key].dtype) for key in leaf.keys])
+
+    def abstract_params(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of every leaf, by path."""
+        return {
+            leaf.entry.path: jax.ShapeDtypeStruct(leaf.shape, self.leaf_dtype(leaf)) for leaf in self.leaves
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,17 +62,108 @@ class Released:
     processor_config: ProcessorConfig
     params: Params  # numpy arrays
     generation_config: dict[str, Any]
-    notes: tuple[str, ...]  # what had to be assumed, one line each
+    notes: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Leaf:
-    """One leaf of our tree and the tensors that it is made of, layer by layer."""
+def plan(
+    source: pathlib.Path,
+    whisper: pathlib.Path | None = None,
+    beats: pathlib.Path | None = None,
+    vision_heads: int | None = None,
+    whisper_heads: int | None = None,
+    dtype: DType = "keep",
+    vision: pathlib.Path | None = None,
+    adapter: pathlib.Path | None = None,
+    init: tuple[str, ...] = (),
+    vocabulary: Literal["keep", "tokenizer"] = "keep",
+) -> Plan:
+    """Checks a directory in Hugging Face's layout: config.json, safetensors, generation_config.json.
 
-    entry: Entry
-    shape: tuple[int, ...]
-    keys: tuple[str, ...]
-    copies: tuple[str, ...] = ()  # further tensors that must equal the first
+    `whisper` and `beats` are the separate files of the speech encoders; where given they win over
+    copies inside the safetensors, as in the original's loader (quirk C3). `vision` (see
+    `vision_files`), with `init` naming the projectors to be made anew, gives encoders to a checkpoint
+    without: a plain Qwen2.5, or Ola-Image. `adapter`: a LoRA or DoRA to merge. `vocabulary`:
+    tokenizer resizes the embeddings to it. Raises OlaError naming every missing, unused or
+    mis-shaped key.
+    """
+    values = read_json(source / "config.json")
+    where = str(source / "config.json")
+    tensors, notes = read_safetensors(source), []
+    if vision:
+        values, tensors, vision_heads, notes = sources.with_vision(
+            source, tensors, values, vision, vision_heads, init
+        )
+    tensors, values, dims, cfg = sources.with_speech(source, tensors, values, whisper, beats, init)
+    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
+    if values.get("tie_word_embeddings") and head not in tensors and embedding in tensors:
+        tensors = tensors | {head: tensors[embedding]}
+        notes.append("lm_head: a copy of the embeddings, which this checkpoint ties to it")
+    if adapter:
+        tensors, lines = adapters.merge(tensors, adapter)
+        notes += lines
+    if vocabulary == "tokenizer":
+        tensors, values, lines = vocabularies.resize(source, tensors, values)
+        notes += lines
+    vocabularies.check(source, values)
+    tensors = {
+        k: t for k, t in tensors.items() if not k.startswith(tuple(fresh.PARTS[part] for part in init))
+    }
+    shapes = {key: tensor.shape for key, tensor in tensors.items()}
+    config, assumed = released_config.ola_config(
+        values, shapes, dims, cfg, vision_heads, whisper_heads, where
+    )
+    if init:
+        absent = [part for part in init if getattr(config, fresh.ENCODER_OF[part]) is None]
+        if absent:
+            raise OlaError(
+                f"{source}: --init {absent[0]}: the model has no {fresh.ENCODER_OF[absent[0]]} encoder"
+            )
+        tensors |= fresh.init(config, init)
+        shapes = {key: tensor.shape for key, tensor in tensors.items()}
+        notes.append(f"made anew, untrained: {', '.join(init)}")
+    leaves = match(config, shapes, str(source))
+    for leaf in leaves:
+        for key in (*leaf.keys, *leaf.copies):
+            check_dtype(key, tensors[key])
+    generation_file = source / "generation_config.json"
+    return Plan(
+        source=source,
+        config=config,
+        processor_config=released_config.processor_config(values, where),
+        generation_config=read_json(generation_file) if generation_file.is_file() else {},
+        leaves=tuple(leaves),
+        tensors=tensors,
+        dtype=dtype,
+        released={
+            "config": values,
+            "whisper_dims": dims,
+            "beats_cfg": cfg,
+            "dtypes": _mixed_dtypes(leaves, tensors) if dtype == "keep" else {},
+        },
+        notes=(*notes, *assumed),
+    )
+
+
+def write(
+    plan: Plan,
+    directory: pathlib.Path,
+    check_finite: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> None:
+    """Writes the ola_jax checkpoint: whole, or not at all. Peak memory: a few pieces, or one tensor.
+
+    `check_finite`: raise OlaError for a tensor with NaN or infinity.
+    """
+    abstract = plan.abstract_params()
+    size = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in abstract.values())
+    check_space(checkpoint.check_destination(directory), size)
+    with checkpoint.writing(
+        directory, plan.config, plan.processor_config, plan.source, plan.generation_config, plan.released
+    ) as params_directory:
+        writer = Writer(params_directory, abstract)
+        for leaf, start, piece in prefetch(pieces(plan, check_finite, progress)):
+            writer.write(leaf.entry.path, start, piece)
+        writer.close()
 
 
 def read_released(
@@ -50,163 +172,75 @@ def read_released(
     beats: pathlib.Path | None = None,
     vision_heads: int | None = None,
     whisper_heads: int | None = None,
-    dtype: Literal["keep", "float32", "bfloat16"] = "keep",
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    dtype: DType = "keep",
+    progress: Progress = lambda done, total: None,
 ) -> Released:
-    """Reads a directory in Hugging Face's layout: config.json, safetensors, generation_config.json.
-
-    `whisper` and `beats` are the separate files of the speech encoders; where given they win over
-    copies inside the safetensors, as in the original's loader (quirk C3). `progress` is told the
-    bytes read and their total. Raises OlaError naming every missing, unused or mis-shaped key.
-    """
-    values = read_json(source / "config.json")
-    where = str(source / "config.json")
-    tensors = read_safetensors(source)
-    tensors, dims, cfg = _with_speech(source, tensors, values, whisper, beats)
-    notes: list[str] = []
-    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
-    if values.get("tie_word_embeddings") and head not in tensors and embedding in tensors:
-        tensors = tensors | {head: tensors[embedding]}
-        notes.append("lm_head: a copy of the embeddings, which this checkpoint ties to it")
-    shapes = {key: tensor.shape for key, tensor in tensors.items()}
-    config, assumed = released_config.ola_config(
-        values, shapes, dims, cfg, vision_heads, whisper_heads, where
-    )
-    leaves = match(config, shapes, str(source))
-    generation_file = source / "generation_config.json"
+    """A released checkpoint in memory, as numpy arrays; arguments as of `plan`."""
+    planned = plan(source, whisper, beats, vision_heads, whisper_heads, dtype)
+    flat = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in planned.abstract_params().items()}
+    for leaf, start, piece in pieces(planned, progress=progress):
+        place = slice(start, start + len(piece)) if piece.ndim else ...
+        flat[leaf.entry.path][place] = piece
+    params = traverse_util.unflatten_dict(flat, sep="/")
     return Released(
-        config=config,
-        processor_config=released_config.processor_config(values, where),
-        params=_read(leaves, tensors, None if dtype == "keep" else dtype, progress),
-        generation_config=read_json(generation_file) if generation_file.is_file() else {},
-        notes=(*notes, *assumed),
+        planned.config, planned.processor_config, params, planned.generation_config, planned.notes
     )
 
 
-def abstract_params(config: OlaConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Path and shape of every parameter of the model, without allocating any."""
-    init = lambda: Ola(config).init(jax.random.key(0), example_batch(config))["params"]
-    return traverse_util.flatten_dict(meta.unbox(jax.eval_shape(init)), sep="/")
+def pieces(
+    plan: Plan, check_finite: bool = False, progress: Progress = lambda done, total: None
+) -> Iterator[tuple[Leaf, int, Shaped[np.ndarray, "..."]]]:
+    """(leaf, start on its first axis, values in our layout): all leaves in about CHUNK_BYTES each."""
+    total = sum(plan.tensors[key].nbytes for leaf in plan.leaves for key in leaf.keys)
+    done = 0
+
+    def read(key: str) -> np.ndarray:
+        nonlocal done
+        values = plan.tensors[key].read()
+        if check_finite:
+            _check_finite(key, plan.tensors[key], values)
+        done += values.nbytes
+        progress(done, total)
+        return values
+
+    for leaf in plan.leaves:
+        _check_copies(leaf, plan.tensors)
+        dtype = plan.leaf_dtype(leaf)
+        rows = piece_rows(leaf.shape, dtype)
+        if leaf.entry.stacked:
+            for start in range(0, len(leaf.keys), rows):
+                keys = leaf.keys[start : start + rows]
+                out = np.empty((len(keys), *leaf.shape[1:]), dtype)
+                for i, key in enumerate(keys):
+                    copy(leaf.entry.to_jax(read(key)), out[i, ...])
+                yield leaf, start, out
+        else:
+            values = leaf.entry.to_jax(read(leaf.keys[0]))
+            for start in range(0, values.shape[0], rows) if values.ndim else [0]:
+                part = values[start : start + rows] if values.ndim else values
+                out = np.empty(part.shape, dtype)
+                copy(part, out)
+                yield leaf, start, out
 
 
-def match(config: OlaConfig, shapes: Mapping[str, tuple[int, ...]], where: str) -> list[Leaf]:
-    """Which tensors make up each leaf of the model. `shapes` are the tensors of a released checkpoint.
-
-    Raises OlaError unless every leaf is covered, in its shape, and every tensor used exactly once.
-    """
-    leaves, used, missing, misshaped = [], set(), [], []
-    for path, leaf in abstract_params(config).items():
-        entry = BY_PATH[path]
-        keys = entry.keys(num_layers(config, entry))
-        if entry.copies:  # one will do; more must be the same
-            keys = [key for key in keys if key in shapes] or keys[:1]
-        expected = entry.torch_shape(leaf.shape)
-        for key in keys:
-            if key not in shapes:
-                missing.append(f"{key} {list(expected)}")
-            elif tuple(shapes[key]) != expected:
-                misshaped.append(f"{key} {list(shapes[key])}, expected {list(expected)}")
-        used.update(keys)
-        main = keys[:1] if entry.copies else keys
-        leaves.append(Leaf(entry, leaf.shape, tuple(main), tuple(keys[len(main) :])))
-    unused = [f"{key} {list(shapes[key])}" for key in shapes if key not in used]
-    problems = [
-        f"{len(lines)} {kind}: {'; '.join(lines[:LISTED])}" + (" ..." if len(lines) > LISTED else "")
-        for kind, lines in (("missing", missing), ("unused", unused), ("mis-shaped", misshaped))
-        if lines
-    ]
-    if problems:
-        raise OlaError(
-            f"{where}: tensors do not fit the model that config.json and the shapes describe: "
-            + " | ".join(problems)
-        )
-    return leaves
-
-
-def read_json(file: pathlib.Path) -> dict[str, Any]:
-    """A JSON object from a file; OlaError if there is none."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise OlaError(
-            f"{file}: no such file; expected a released checkpoint in Hugging Face's layout"
-        ) from error
-    except (ValueError, OSError) as error:
-        raise OlaError(f"{file}: not readable as JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise OlaError(f"{file}: expected a JSON object, found a {type(values).__name__}")
-    if values.get("format") == "ola_jax":
-        raise OlaError(f"{file.parent}: already an ola_jax checkpoint; expected a released PyTorch one")
-    return values
-
-
-def _with_speech(
-    source: pathlib.Path,
-    tensors: dict[str, Tensor],
-    values: Mapping[str, Any],
-    whisper: pathlib.Path | None,
-    beats: pathlib.Path | None,
-) -> tuple[dict[str, Tensor], Mapping[str, Any] | None, Mapping[str, Any] | None]:
-    """All tensors, the separate speech files' in the place of those inside; and those files' dims and cfg."""
-    if not released_config.has_speech(values, str(source / "config.json")):
-        if whisper or beats:
-            raise OlaError(
-                f"{source}: config.json names no speech_encoder, so there is no place for --whisper or "
-                "--beats; leave them out"
-            )
-        return tensors, None, None
-    inside = lambda prefix: any(key.startswith(prefix) for key in tensors)
-    needed = [
-        f"{flag} {file}"
-        for flag, file, given, prefix in (
-            ("--whisper", "large-v3.pt", whisper, WHISPER),
-            ("--beats", "BEATs.pt", beats, BEATS),
-        )
-        if given is None and not inside(prefix)
-    ]
-    if needed:
-        raise OlaError(
-            f"{source}: holds no weights of its speech encoder (model.speech_encoder.*); give "
-            + " and ".join(needed)
-        )
-    dims = cfg = None
-    if whisper:
-        dims, encoder = read_whisper(whisper)
-        tensors = {key: value for key, value in tensors.items() if not key.startswith(WHISPER)} | encoder
-    if beats:
-        cfg, encoder = read_beats(beats)
-        tensors = {key: value for key, value in tensors.items() if not key.startswith(BEATS)} | encoder
-    return tensors, dims, cfg
-
-
-def _read(
-    leaves: list[Leaf],
-    tensors: Mapping[str, Tensor],
-    dtype: str | None,
-    progress: Callable[[int, int], None],
-) -> Params:
-    size = lambda key: int(np.prod(tensors[key].shape)) * np.dtype(tensors[key].dtype).itemsize
+def _mixed_dtypes(leaves: list[Leaf], tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Dtype by key where the layers of one leaf differ: the leaf holds their widest."""
+    mixed: dict[str, str] = {}
     for leaf in leaves:
-        for key in (*leaf.keys, *leaf.copies):
-            _check_dtype(key, tensors[key])
-    total = sum(size(key) for leaf in leaves for key in leaf.keys)
-    done, flat = 0, {}
-    for leaf in leaves:
-        stored = jnp.result_type(*[jnp.dtype(tensors[key].dtype) for key in leaf.keys])
-        out = np.empty(leaf.shape, dtype or stored)
-        for i, key in enumerate(leaf.keys):
-            out[i if leaf.entry.stacked else ...] = leaf.entry.to_jax(tensors[key].read())
-            done += size(key)
-            progress(done, total)
-        _check_copies(leaf, tensors)
-        flat[leaf.entry.path] = out
-    return traverse_util.unflatten_dict(flat, sep="/")
+        dtypes = {key: tensors[key].dtype for key in leaf.keys}
+        if len(set(dtypes.values())) > 1:
+            mixed |= dtypes
+    return mixed
 
 
-def _check_dtype(key: str, tensor: Tensor) -> None:
-    if tensor.dtype not in ("float32", "float16", "bfloat16"):
+def _check_finite(key: str, tensor: Tensor, values: np.ndarray) -> None:
+    # In slices: the answer for a whole embedding would take as much memory as the embedding.
+    flat = values.reshape(-1)
+    bad = sum(int(np.count_nonzero(~np.isfinite(flat[i : i + 2**24]))) for i in range(0, flat.size, 2**24))
+    if bad:
         raise OlaError(
-            f"{tensor.file}: {key} has dtype {tensor.dtype}; expected float32, float16 or bfloat16 weights"
+            f"{tensor.file}: {key} holds {bad} values that are NaN or infinite, of {values.size}; get the "
+            "checkpoint again, or leave out --check-finite"
         )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from flax import traverse_util
 
 from ola_jax.config import OlaConfig
+from ola_jax.convert.layouts import CONV1D, LINEAR, Layout, PatchKernel, Squeeze
 from ola_jax.typing import Params, Shaped
 
 WHISPER = "model.speech_encoder.whisper_model."
@@ -20,57 +21,6 @@ BEATS = "model.speech_encoder.beats_model."
 WHISPER_FILE = "encoder."  # what stands in OpenAI's file in the place of WHISPER
 BEATS_FILE = ""  # what stands in the BEATs file in the place of BEATS
 VISION = "model.vision_tower.vision_tower."
-
-
-@dataclasses.dataclass(frozen=True)
-class Permute:
-    """Axes in another order."""
-
-    axes: tuple[int, ...]
-
-    def to_jax(self, tensor: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
-        """From PyTorch's axes to ours."""
-        return tensor.transpose(self.axes)
-
-    def to_torch(self, tensor: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
-        """From our axes to PyTorch's."""
-        return tensor.transpose(np.argsort(self.axes))
-
-
-@dataclasses.dataclass(frozen=True)
-class Squeeze:
-    """PyTorch's tensor has further axes of length 1."""
-
-    axes: tuple[int, ...]
-
-    def to_jax(self, tensor: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
-        """From PyTorch's axes to ours."""
-        return tensor.squeeze(self.axes)
-
-    def to_torch(self, tensor: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
-        """From our axes to PyTorch's."""
-        return np.expand_dims(tensor, self.axes)
-
-
-@dataclasses.dataclass(frozen=True)
-class PatchKernel:
-    """A convolution over whole square patches: [out, channels, P, P] to a matrix [P * P * channels, out]."""
-
-    channels: int
-
-    def to_jax(self, tensor: Shaped[np.ndarray, "out c P P"]) -> Shaped[np.ndarray, "P*P*c out"]:
-        """From PyTorch's axes to ours."""
-        return tensor.transpose(2, 3, 1, 0).reshape(-1, tensor.shape[0])
-
-    def to_torch(self, tensor: Shaped[np.ndarray, "cells out"]) -> Shaped[np.ndarray, "out c P P"]:
-        """From our axes to PyTorch's."""
-        side = round((tensor.shape[0] / self.channels) ** 0.5)
-        return tensor.reshape(side, side, self.channels, -1).transpose(3, 2, 0, 1)
-
-
-Layout = Permute | Squeeze | PatchKernel
-LINEAR = Permute((1, 0))  # [out, in] to [in, out]
-CONV1D = Permute((2, 1, 0))  # [out, in, taps] to [taps, in, out]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,6 +44,11 @@ def has_speech(values: Mapping[str, Any], where: str) -> bool:
     return True
 
 
+def assumed_vision_heads(width: int) -> int:
+    """The number of attention heads that a vision encoder of this width is taken to have."""
+    return SIGLIP_HEADS if width >= SIGLIP_WIDTH else SMALL_HEADS
+
+
 def processor_config(values: Mapping[str, Any], where: str) -> ProcessorConfig:
     """The processor's config: the original cuts samples at `tokenizer_model_max_length` (quirk C8)."""
     if values.get("tokenizer_model_max_length") is None:
@@ -73,7 +78,9 @@ def ola_config(
         parts["whisper"] = _whisper(shapes, dims, whisper_heads, notes)
         parts["beats"] = _beats(shapes, cfg, notes)
         parts["speech_stack"] = _number(values, "speech_encoder_ds_rate", where)
-        parts["speech_hidden_size"] = _shape(shapes, "model.speech_projector.linear1.weight", 2)[0]
+        inner = "model.speech_projector.linear1.weight"  # absent where it is about to be made anew
+        if inner in shapes:
+            parts["speech_hidden_size"] = _shape(shapes, inner, 2)[0]
     return OlaConfig(llm=_llm(values, where), **parts), notes
 
 
@@ -112,7 +119,7 @@ def _vision(
     if heads is None and values.get("mm_vision_num_heads") is not None:
         heads = _number(values, "mm_vision_num_heads", where)
     if heads is None:
-        heads = SIGLIP_HEADS if width >= SIGLIP_WIDTH else SMALL_HEADS
+        heads = assumed_vision_heads(width)
         notes.append(
             f"vision encoder: assumed {heads} attention heads for width {width} (the released format does "
             "not store the number); --vision-heads N sets it"

@@ -12,6 +12,7 @@ import numpy as np
 
 from ola_jax.config import BeatsConfig
 from ola_jax.models.layers import gelu, layer_norm, linear, stack_layers
+from ola_jax.sharding import constrain, gather
 from ola_jax.typing import Array, Float, Int
 
 FBANK_MEAN, FBANK_STD = 15.41663, 6.55582  # of AudioSet; the original divides by twice the deviation
@@ -51,14 +52,14 @@ class Attention(nn.Module):
         """`bias` comes from the one table that all layers share."""
         c = self.config
         shape = (*x.shape[:2], c.num_heads, c.hidden_size // c.num_heads)
-        project = lambda name: linear(c.hidden_size, ("embed", "heads"), jnp.float32, name=name)
+        project = lambda name: linear(c.hidden_size, ("embed", "features"), jnp.float32, name=name)
         q = project("q_proj")(x).reshape(shape)
         k = project("k_proj")(x).reshape(shape)
         v = project("v_proj")(x).reshape(shape)
 
         gates = linear(8, ("head", "gates"), jnp.float32, name="grep_linear")(q)
         gates = jax.nn.sigmoid(gates.reshape(*q.shape[:3], 2, 4).sum(-1))
-        ones = nn.with_logical_partitioning(nn.initializers.ones, ("heads",))
+        ones = nn.with_logical_partitioning(nn.initializers.ones, ("features",))
         grep_a = self.param("grep_a", ones, (c.num_heads,))
         gate = gates[..., 0] * (gates[..., 1] * grep_a - 1.0) + 2.0  # [B F H]
 
@@ -66,7 +67,7 @@ class Attention(nn.Module):
         scores = (scores - scores.max(axis=-1, keepdims=True)) * SCORE_SHRINK
         scores += jnp.moveaxis(gate, 2, 1)[..., None] * bias
         out = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, axis=-1), v).reshape(x.shape)
-        return linear(c.hidden_size, ("heads", "embed"), jnp.float32, name="out_proj")(out)
+        return linear(c.hidden_size, ("features", "embed"), jnp.float32, name="out_proj")(out)
 
 
 class Block(nn.Module):
@@ -81,10 +82,11 @@ class Block(nn.Module):
         """(x, None), as nn.scan wants it."""
         c = self.config
         alpha = (2 * c.num_layers) ** 0.25
+        x = constrain(x, "windows", None, None)
         x = alpha * x + Attention(c, name="self_attn")(x, bias)
         x = layer_norm(LAYER_NORM_EPS, name="self_attn_layer_norm")(x)
-        h = gelu(linear(c.intermediate_size, ("embed", "mlp"), jnp.float32, name="fc1")(x))
-        x = alpha * x + linear(c.hidden_size, ("mlp", "embed"), jnp.float32, name="fc2")(h)
+        h = gelu(linear(c.intermediate_size, ("embed", "features"), jnp.float32, name="fc1")(x))
+        x = alpha * x + linear(c.hidden_size, ("features", "embed"), jnp.float32, name="fc2")(h)
         x = layer_norm(LAYER_NORM_EPS, name="final_layer_norm")(x)
         self.sow("intermediates", "output", x)
         return x, None
@@ -107,6 +109,7 @@ class PositionConvolution(nn.Module):
             named(nn.initializers.normal(std), (None, None, "embed")),
             (taps, width // c.conv_groups, width),
         )
+        v = gather(v, (None, None, "embed"))
         norm = jnp.sqrt(jnp.sum(v.astype(jnp.float32) ** 2, axis=(1, 2)))
         g = self.param("weight_g", named(lambda _: norm, (None,)))
         b = self.param("bias", named(nn.initializers.zeros, ("embed",)), (width,))
@@ -140,7 +143,7 @@ class Encoder(nn.Module):
         self.sow("intermediates", "layer_norm_out", x)
         table = self.param(
             "relative_attention_bias",
-            nn.with_logical_partitioning(nn.initializers.xavier_normal(), (None, "heads")),
+            nn.with_logical_partitioning(nn.initializers.xavier_normal(), (None, "features")),
             (c.num_buckets, c.num_heads),
         )
         bias = position_bias(table.astype(jnp.float32), x.shape[1], c.max_distance)

@@ -7,11 +7,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ola_jax.sharding import axis_size, gather
 from ola_jax.typing import Array, DTypeLike, Float
 
 
 def linear(
-    features: int, axes: tuple[str, str], dtype: DTypeLike, bias: bool = True, name: str | None = None
+    features: int,
+    axes: tuple[str | None, str | None],
+    dtype: DTypeLike,
+    bias: bool = True,
+    name: str | None = None,
 ) -> nn.Dense:
     """A dense layer whose [in, out] kernel carries the logical axis names `axes`."""
     return nn.Dense(
@@ -20,17 +25,22 @@ def linear(
         dtype=dtype,
         kernel_init=nn.with_logical_partitioning(nn.initializers.lecun_normal(), axes),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
-        dot_general=_flat_dot_general,
+        dot_general=lambda x, kernel, *_, precision=None, **__: product(x, gather(kernel, axes), precision),
         name=name,
     )
 
 
-def _flat_dot_general(x: Array, kernel: Array, dimensions: Any, precision: Any = None, **_: Any) -> Array:
-    """The product with a kernel, the leading axes of `x` as one.
+def product(
+    x: Float[Array, "*b D"], kernel: Float[Array, "D E"], precision: Any = None
+) -> Float[Array, "*b E"]:
+    """The product with a kernel, the leading axes of `x` as one where that costs nothing.
 
     The kernel's gradient then contracts one axis and not several, which XLA's CPU backend does
-    many times faster.
+    many times faster. Where the tokens of a row are split over devices the axes stay apart: a split
+    axis can only be joined to one before it by moving the data.
     """
+    if axis_size("context") > 1:
+        return jnp.matmul(x, kernel, precision=precision)
     flat = jax.lax.dot(x.reshape(-1, x.shape[-1]), kernel, precision=precision)
     return flat.reshape(*x.shape[:-1], kernel.shape[-1])
 

@@ -1,6 +1,7 @@
 """Ola: encoders, projectors, one gather that merges all modalities, and the decoder."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,7 +13,8 @@ from ola_jax.models.oryx_vit import OryxViT, normalize
 from ola_jax.models.projectors import SpeechProjector, VisionProjector
 from ola_jax.models.qwen2 import KVCache, Qwen2
 from ola_jax.models.whisper import Whisper
-from ola_jax.typing import Array, Float
+from ola_jax.sharding import bring_back, constrain, no_mesh, share_out
+from ola_jax.typing import Array, Float, Params
 
 
 class Ola(nn.Module):
@@ -27,12 +29,12 @@ class Ola(nn.Module):
     def setup(self) -> None:
         c = self.config
         dtype = jnp.dtype(c.dtype)
-        self.llm = Qwen2(c.llm, dtype, c.remat)
+        self.llm = Qwen2(c.llm, dtype, c.remat, c.attention)
         if c.vision:
-            self.vision = OryxViT(c.vision, dtype, c.remat)
+            self.vision = OryxViT(c.vision, dtype, c.remat, c.attention)
             self.vision_projector = VisionProjector(c.llm.hidden_size, dtype)
         if c.whisper:
-            self.whisper = Whisper(c.whisper, dtype, c.remat)
+            self.whisper = Whisper(c.whisper, dtype, c.remat, c.attention)
             self.speech_projector = SpeechProjector(
                 c.llm.hidden_size, c.speech_hidden_size, c.speech_stack, dtype
             )
@@ -57,7 +59,8 @@ class Ola(nn.Module):
         text = self.llm.embed(jnp.where(is_text, batch.tokens, 0))
         table = self.features(batch)
         at = jnp.maximum(batch.source, 0)[..., None]
-        return jnp.where(is_text[..., None], text, jnp.take_along_axis(table, at, axis=1))
+        merged = jnp.where(is_text[..., None], text, jnp.take_along_axis(table, at, axis=1))
+        return constrain(merged, "rows", "length", None)
 
     def features(self, batch: OlaBatch) -> Float[Array, "B R D"]:
         """The feature table of each row: pooled patches, audio tokens, the seven marks."""
@@ -69,16 +72,16 @@ class Ola(nn.Module):
         marks = jnp.concatenate(marks).astype(self.config.dtype)
         parts = [jnp.broadcast_to(marks, (rows, *marks.shape))]
         if batch.audio.shape[1]:
-            parts.insert(0, self.hear(batch.audio.reshape(-1, batch.audio.shape[2])))
+            chunks = self.hear(share_out(batch.audio))
+            parts.insert(0, bring_back(chunks, rows, batch.audio.shape[1]))
         if batch.patches.shape[1]:
-            parts.insert(0, self.see(batch))
+            parts.insert(0, bring_back(self.see(batch), rows, batch.patches.shape[1]))
         return jnp.concatenate([part.reshape(rows, -1, width) for part in parts], axis=1)
 
     def see(self, batch: OlaBatch) -> Float[Array, "windows G D"]:
         """Pooled, projected patches of all windows of all rows."""
-        windows = lambda x: x.reshape(-1, *x.shape[2:])
-        image, place = windows(batch.patch_image), windows(batch.patch_position)
-        return self.vision_projector(self.vision(normalize(windows(batch.patches)), image, place))
+        image, place = share_out(batch.patch_image), share_out(batch.patch_position)
+        return self.vision_projector(self.vision(normalize(share_out(batch.patches)), image, place))
 
     def hear(self, audio: Float[Array, "chunks T"]) -> Float[Array, "chunks F D"]:
         """Projected tokens of all audio chunks: Whisper's and BEATs' frames side by side (quirk S3)."""
@@ -91,6 +94,19 @@ class Ola(nn.Module):
         joined = jnp.concatenate([f.astype(c.dtype) for f in frames], axis=-1)
         self.sow("intermediates", "speech_encoder", joined)
         return self.speech_projector(joined)
+
+
+def abstract_params(config: OlaConfig) -> Params:
+    """Shapes, dtypes (float32) and logical axes of all parameters, boxed as Flax does it."""
+    with no_mesh():
+        return jax.eval_shape(Ola(config).init, jax.random.key(0), example_batch(config))["params"]
+
+
+def init_params(config: OlaConfig, seed: int, shardings: Params | None = None) -> Params:
+    """Random float32 parameters, each made where it belongs."""
+    init = lambda key: nn.unbox(Ola(config).init(key, example_batch(config)))["params"]
+    with no_mesh():
+        return jax.jit(init, out_shardings=shardings)(jax.random.key(seed))
 
 
 def example_batch(config: OlaConfig, rows: int = 1) -> OlaBatch:

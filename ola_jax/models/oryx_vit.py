@@ -4,8 +4,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ola_jax.config import OryxViTConfig
-from ola_jax.kernels.attention import packed_attention
+from ola_jax.kernels.attention import ENCODER_AXES, Implementation, packed_attention
 from ola_jax.models.layers import gelu, layer_norm, linear, stack_layers
+from ola_jax.sharding import constrain, gather
 from ola_jax.typing import Array, DTypeLike, Float, Int, UInt8
 
 
@@ -42,15 +43,18 @@ class Attention(nn.Module):
 
     config: OryxViTConfig
     dtype: DTypeLike
+    attention: Implementation
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"], image: Int[Array, "B N"]) -> Float[Array, "B N D"]:
         """Patches of the same image (and window) attend to each other, in both directions."""
         c = self.config
-        qkv = linear(3 * c.hidden_size, ("embed", "heads"), self.dtype, name="qkv")(x)
+        qkv = linear(3 * c.hidden_size, ("embed", "features"), self.dtype, name="qkv")(x)
         q, k, v = jnp.moveaxis(qkv.reshape(*x.shape[:2], 3, c.num_heads, -1), 2, 0)
-        out = packed_attention(q, k, v, image, image, causal=False).reshape(x.shape)
-        return linear(c.hidden_size, ("heads", "embed"), self.dtype, name="proj")(out)
+        out = packed_attention(
+            q, k, v, image, image, causal=False, axes=ENCODER_AXES, implementation=self.attention
+        ).reshape(x.shape)
+        return linear(c.hidden_size, ("features", "embed"), self.dtype, name="proj")(out)
 
 
 class MLP(nn.Module):
@@ -62,8 +66,8 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         """Raise, bend, lower."""
-        x = gelu(linear(self.config.intermediate_size, ("embed", "mlp"), self.dtype, name="fc1")(x))
-        return linear(self.config.hidden_size, ("mlp", "embed"), self.dtype, name="fc2")(x)
+        x = gelu(linear(self.config.intermediate_size, ("embed", "features"), self.dtype, name="fc1")(x))
+        return linear(self.config.hidden_size, ("features", "embed"), self.dtype, name="fc2")(x)
 
 
 class Block(nn.Module):
@@ -71,6 +75,7 @@ class Block(nn.Module):
 
     config: OryxViTConfig
     dtype: DTypeLike
+    attention: Implementation
 
     @nn.compact
     def __call__(
@@ -78,8 +83,9 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "B N D"], None]:
         """(x, None), as nn.scan wants it."""
         c = self.config
+        x = constrain(x, "windows", None, None)
         h = layer_norm(c.layer_norm_eps, name="norm1")(x).astype(self.dtype)
-        x = x + Attention(c, self.dtype, name="attn")(h, image)
+        x = x + Attention(c, self.dtype, self.attention, name="attn")(h, image)
         h = layer_norm(c.layer_norm_eps, name="norm2")(x).astype(self.dtype)
         x = x + MLP(c, self.dtype, name="mlp")(h)
         self.sow("intermediates", "output", x)
@@ -92,6 +98,7 @@ class OryxViT(nn.Module):
     config: OryxViTConfig
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
+    attention: Implementation = "auto"
 
     @nn.compact
     def __call__(
@@ -112,6 +119,7 @@ class OryxViT(nn.Module):
             pixels.astype(self.dtype)
         )
         self.sow("intermediates", "patch_embed_out", x)
+        table = gather(table, (None, "embed"))
         x = x + resample_position_embedding(table, place).astype(self.dtype)
         blocks = stack_layers(Block, c.num_layers, self.remat, in_axes=(nn.broadcast,))
-        return blocks(c, self.dtype, name="blocks")(x, image)[0]
+        return blocks(c, self.dtype, self.attention, name="blocks")(x, image)[0]

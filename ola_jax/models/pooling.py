@@ -11,7 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from ola_jax.models.layers import gelu
+from ola_jax.sharding import gather
 from ola_jax.typing import Array, DTypeLike, Float
+
+KERNEL_AXES = ("embed", "features")
 
 
 def local_global_pool(
@@ -42,8 +45,8 @@ class LocalGlobalPooling(nn.Module):
         width = x.shape[-1]
         first = _Parameters(2 * width, width, name="predictor_0")()
         second = _Parameters(width, width, name="predictor_2")()
-        cast = lambda p: p.astype(self.dtype)
-        return local_global_pool(x, cast(first[0]), cast(first[1]), cast(second[0]))
+        kernel = lambda k: gather(k.astype(self.dtype), KERNEL_AXES)
+        return local_global_pool(x, kernel(first[0]), first[1].astype(self.dtype), kernel(second[0]))
 
 
 class _Parameters(nn.Module):
@@ -55,8 +58,8 @@ class _Parameters(nn.Module):
     @nn.compact
     def __call__(self) -> tuple[Float[Array, "inputs outputs"], Float[Array, "outputs"]]:
         named = nn.with_logical_partitioning
-        kernel = named(nn.initializers.lecun_normal(), ("embed", "pool"))
-        bias = named(nn.initializers.zeros, ("pool",))
+        kernel = named(nn.initializers.lecun_normal(), KERNEL_AXES)
+        bias = named(nn.initializers.zeros, ("features",))
         return (
             self.param("kernel", kernel, (self.inputs, self.outputs)),
             self.param("bias", bias, (self.outputs,)),

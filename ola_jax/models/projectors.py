@@ -44,8 +44,8 @@ class SpeechProjector(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
-        self.linear1 = linear(self.inner_size, ("frames", "mlp"), self.dtype)
-        self.linear2 = linear(self.hidden_size, ("mlp", "embed"), self.dtype)
+        self.linear1 = linear(self.inner_size, ("frames", "features"), self.dtype)
+        self.linear2 = linear(self.hidden_size, ("features", "embed"), self.dtype)
         self.speech_newline = _mark(self, "speech_newline", self.hidden_size)
         self.speech_begin = _mark(self, "speech_begin", self.hidden_size)
         self.speech_end = _mark(self, "speech_end", self.hidden_size)

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from ola_jax.config import Qwen2Config
-from ola_jax.kernels.attention import packed_attention
+from ola_jax.kernels.attention import Implementation, packed_attention
 from ola_jax.models.layers import linear, stack_layers
+from ola_jax.sharding import constrain
 from ola_jax.typing import Array, DTypeLike, Float, Int
 
 LayerCache = tuple[Float[Array, "B S K h"], Float[Array, "B S K h"]]  # keys, values of one layer
@@ -51,6 +52,7 @@ class Attention(nn.Module):
 
     config: Qwen2Config
     dtype: DTypeLike
+    attention: Implementation
 
     @nn.compact
     def __call__(
@@ -72,7 +74,7 @@ class Attention(nn.Module):
         k = rope(k.reshape(*x.shape[:2], c.num_kv_heads, c.head_dim), positions, c.rope_theta)
         v = v.reshape(k.shape)
         if cache is None:
-            out = packed_attention(q, k, v, segments, segments, causal=True)
+            out = packed_attention(q, k, v, segments, segments, causal=True, implementation=self.attention)
         else:
             write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, cache_length, 1)
             cache = write(cache[0], k), write(cache[1], v)
@@ -102,6 +104,7 @@ class Block(nn.Module):
 
     config: Qwen2Config
     dtype: DTypeLike
+    attention: Implementation
 
     @nn.compact
     def __call__(
@@ -114,8 +117,9 @@ class Block(nn.Module):
         cache_length: Int[Array, ""] | None,
     ) -> tuple[Float[Array, "B L D"], LayerCache | None]:
         """(x, this layer's cache), as nn.scan wants it."""
+        x = constrain(x, "rows", "length", None)
         norm = lambda name: nn.RMSNorm(epsilon=self.config.rms_norm_eps, dtype=jnp.float32, name=name)
-        attention = Attention(self.config, self.dtype, name="self_attn")
+        attention = Attention(self.config, self.dtype, self.attention, name="self_attn")
         h = norm("input_layernorm")(x).astype(self.dtype)
         h, cache = attention(h, positions, segments, cache, cache_segments, cache_length)
         x = x + h
@@ -131,6 +135,7 @@ class Qwen2(nn.Module):
     config: Qwen2Config
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
+    attention: Implementation = "auto"
 
     def setup(self) -> None:
         c = self.config
@@ -138,16 +143,20 @@ class Qwen2(nn.Module):
             c.vocab_size,
             c.hidden_size,
             dtype=self.dtype,
-            embedding_init=nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed")),
+            embedding_init=nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "width")),
         )
         layers = stack_layers(Block, c.num_layers, self.remat, in_axes=(0, *[nn.broadcast] * 4))
-        self.layers = layers(c, self.dtype)
+        self.layers = layers(c, self.dtype, self.attention)
         self.norm = nn.RMSNorm(epsilon=c.rms_norm_eps, dtype=jnp.float32)
         self.lm_head = linear(c.vocab_size, ("embed", "vocab"), self.dtype, bias=False)
 
     def embed(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
         """Embeddings of token ids."""
-        return self.embed_tokens(tokens)
+        # Each device looks up the share of the width that it has, for the tokens of all; then widths
+        # are exchanged for rows. Less moves than if the table were gathered.
+        table = constrain(jnp.asarray(self.embed_tokens.embedding, self.dtype), "vocab", "width")
+        x = jnp.take(table, constrain(tokens, "copies", "length"), axis=0)
+        return constrain(constrain(x, "copies", "length", "width"), "rows", "length", None)
 
     def __call__(
         self, x: Float[Array, "B L D"], positions: Int[Array, "B L"], segments: Int[Array, "B L"]

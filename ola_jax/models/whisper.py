@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ola_jax.config import WhisperConfig
-from ola_jax.kernels.attention import packed_attention
-from ola_jax.models.layers import gelu, layer_norm, linear, stack_layers
+from ola_jax.kernels.attention import ENCODER_AXES, Implementation, packed_attention
+from ola_jax.models.layers import gelu, layer_norm, linear, product, stack_layers
+from ola_jax.sharding import constrain, gather
 from ola_jax.typing import Array, DTypeLike, Float
 
 LAYER_NORM_EPS = 1e-5
@@ -25,18 +26,21 @@ class Attention(nn.Module):
 
     config: WhisperConfig
     dtype: DTypeLike
+    attention: Implementation
 
     @nn.compact
     def __call__(self, x: Float[Array, "B F D"]) -> Float[Array, "B F D"]:
         """Every frame attends to every frame."""
         width, heads = self.config.hidden_size, self.config.num_heads
         shape = (*x.shape[:2], heads, width // heads)
-        q = linear(width, ("embed", "heads"), self.dtype, name="query")(x).reshape(shape)
-        k = linear(width, ("embed", "heads"), self.dtype, bias=False, name="key")(x).reshape(shape)
-        v = linear(width, ("embed", "heads"), self.dtype, name="value")(x).reshape(shape)
+        q = linear(width, ("embed", "features"), self.dtype, name="query")(x).reshape(shape)
+        k = linear(width, ("embed", "features"), self.dtype, bias=False, name="key")(x).reshape(shape)
+        v = linear(width, ("embed", "features"), self.dtype, name="value")(x).reshape(shape)
         everything = jnp.zeros(x.shape[:2], jnp.int32)
-        out = packed_attention(q, k, v, everything, everything, causal=False).reshape(x.shape)
-        return linear(width, ("heads", "embed"), self.dtype, name="out")(out)
+        out = packed_attention(
+            q, k, v, everything, everything, causal=False, axes=ENCODER_AXES, implementation=self.attention
+        ).reshape(x.shape)
+        return linear(width, ("features", "embed"), self.dtype, name="out")(out)
 
 
 class MLP(nn.Module):
@@ -49,8 +53,8 @@ class MLP(nn.Module):
     def __call__(self, x: Float[Array, "B F D"]) -> Float[Array, "B F D"]:
         """Raise, bend, lower."""
         width = self.config.hidden_size
-        x = gelu(linear(4 * width, ("embed", "mlp"), self.dtype, name="fc1")(x))
-        return linear(width, ("mlp", "embed"), self.dtype, name="fc2")(x)
+        x = gelu(linear(4 * width, ("embed", "features"), self.dtype, name="fc1")(x))
+        return linear(width, ("features", "embed"), self.dtype, name="fc2")(x)
 
 
 class Block(nn.Module):
@@ -58,12 +62,14 @@ class Block(nn.Module):
 
     config: WhisperConfig
     dtype: DTypeLike
+    attention: Implementation
 
     @nn.compact
     def __call__(self, x: Float[Array, "B F D"]) -> tuple[Float[Array, "B F D"], None]:
         """(x, None), as nn.scan wants it."""
+        x = constrain(x, "windows", None, None)
         h = layer_norm(LAYER_NORM_EPS, name="attn_ln")(x).astype(self.dtype)
-        x = x + Attention(self.config, self.dtype, name="attn")(h)
+        x = x + Attention(self.config, self.dtype, self.attention, name="attn")(h)
         h = layer_norm(LAYER_NORM_EPS, name="mlp_ln")(x).astype(self.dtype)
         x = x + MLP(self.config, self.dtype, name="mlp")(h)
         self.sow("intermediates", "output", x)
@@ -92,10 +98,9 @@ class Convolution(nn.Module):
         bias = self.param("bias", named(nn.initializers.zeros, ("embed",)), (self.features,))
         padded = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (0, 0)))
         taps = [padded[:, tap : tap + x.shape[1] : self.stride] for tap in range(3)]
-        flat = kernel.reshape(-1, self.features).astype(self.dtype)
-        stacked = jnp.concatenate(taps, axis=-1)
-        out = stacked.reshape(-1, stacked.shape[-1]) @ flat
-        return out.reshape(*stacked.shape[:-1], -1) + bias.astype(self.dtype)
+        kernel = gather(kernel.astype(self.dtype), (None, None, "embed"))
+        out = product(jnp.concatenate(taps, axis=-1), kernel.reshape(-1, self.features))
+        return out + bias.astype(self.dtype)
 
 
 class Whisper(nn.Module):
@@ -104,6 +109,7 @@ class Whisper(nn.Module):
     config: WhisperConfig
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
+    attention: Implementation = "auto"
 
     @nn.compact
     def __call__(self, mel: Float[Array, "B F2 M"]) -> Float[Array, "B F D"]:
@@ -121,5 +127,5 @@ class Whisper(nn.Module):
         )
         # A buffer, not a parameter, in the original: never trained.
         x = gelu(x) + jax.lax.stop_gradient(table).astype(self.dtype)
-        x, _ = stack_layers(Block, c.num_layers, self.remat)(c, self.dtype, name="blocks")(x)
+        x, _ = stack_layers(Block, c.num_layers, self.remat)(c, self.dtype, self.attention, name="blocks")(x)
         return layer_norm(LAYER_NORM_EPS, name="ln_post")(x).astype(self.dtype)

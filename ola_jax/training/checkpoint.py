@@ -1,11 +1,15 @@
 """Checkpoints of a training in progress: state and data position, from which it goes on exactly."""
 
+import json
 import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
+from ola_jax.errors import OlaError
 from ola_jax.training.state import TrainState
 
 
@@ -14,28 +18,51 @@ class TrainCheckpoints:
 
     def __init__(self, directory: pathlib.Path):
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        self._directory = directory.absolute()
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, state: TrainState, data_state: dict[str, Any]) -> None:
-        """Save after a step; returns before it is on disk."""
-        items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), data=ocp.args.JsonSave(data_state))
+        """Save after a step; returns before it is on disk. `data_state` is this process's own."""
+        items = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(state), data=ocp.args.JsonSave({"processes": _of_all(data_state)})
+        )
         self._manager.save(int(state.step), args=items)
 
-    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest state (shapes, dtypes and places as in `like`) and data position; None if none."""
+    def restore(self, like: TrainState, shardings: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest state, split as `shardings` say, and this process's data position; None if none.
+
+        `like` has the structure of the state; shapes alone are enough. The mesh may be another than
+        the one it was saved on, the number of processes may not.
+        """
         step = self._manager.latest_step()
         if step is None:
             return None
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+        restore_args = jax.tree.map(lambda sharding: ocp.ArrayRestoreArgs(sharding=sharding), shardings)
         items = ocp.args.Composite(
-            state=ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args),
+            state=ocp.args.PyTreeRestore(item=like, restore_args=restore_args),
             data=ocp.args.JsonRestore(),
         )
         restored = self._manager.restore(step, args=items)
-        return restored["state"], restored["data"]
+        of_processes = restored["data"]["processes"]
+        if len(of_processes) != jax.process_count():
+            raise OlaError(
+                f"{self._directory / str(step)}: saved by {len(of_processes)} processes, now "
+                f"{jax.process_count()}; the data position needs the same number"
+            )
+        return restored["state"], of_processes[jax.process_index()]
 
     def close(self) -> None:
         """Wait until all is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _of_all(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The states (JSON values) of all processes."""
+    if jax.process_count() == 1:
+        return [state]
+    mine = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(np.array(mine.size)))
+    padded = np.pad(mine, (0, int(sizes.max()) - mine.size))
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]

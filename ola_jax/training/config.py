@@ -5,6 +5,7 @@ import dataclasses
 from ola_jax.batch import Budget
 from ola_jax.config import OlaConfig, ProcessorConfig
 from ola_jax.data.pipeline import Source
+from ola_jax.sharding import MeshConfig
 from ola_jax.training.optimizer import OptimizerConfig
 
 
@@ -19,6 +20,7 @@ class Stage:
     rows: int  # rows of a batch, over all devices
     budget: Budget  # sizes of a row
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    microbatches: int = 1  # parts of a batch that go through the model one after the other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,16 @@ class Task:
     records: str  # path of the JSON file
     root: str  # folder of the media
     chance: float = 0.0  # accuracy that is possible without looking or listening
+
+
+@dataclasses.dataclass(frozen=True)
+class DistributedConfig:
+    """Several processes (hosts) that train together; on TPU pods `enabled` alone is enough."""
+
+    enabled: bool = False
+    coordinator: str | None = None  # HOST:PORT of process 0; None: as the cluster tells
+    process_count: int | None = None
+    process_id: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +57,8 @@ class TrainConfig:
     generation: str | None = None  # generation_config.json; None: that of `init_from`
     example: str = '--text "Who are you?"'  # arguments of ola_jax.infer, suggested at the end
     init_from: str | None = None  # ola_jax checkpoint to start from; None: random parameters
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)  # devices along each axis
+    distributed: DistributedConfig = DistributedConfig()
     seed: int = 0
     save_every: int = 200  # steps
     log_every: int = 10  # steps

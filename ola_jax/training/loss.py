@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from ola_jax.batch import IGNORE
+from ola_jax.sharding import AXES, axis_size, gather, is_sharded, spec
 from ola_jax.typing import Array, Float, Int
 
 
@@ -15,10 +16,36 @@ def cross_entropy(
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """Sum of the negative log-likelihoods of all targets but IGNORE, and their number.
 
-    Logits exist for `chunk` tokens at a time, in the forward and in the backward pass (computed
-    twice). Products in hidden's dtype, sums in float32. Their quotient is the mean over the global
-    batch (quirk T1).
+    Logits exist for `chunk` tokens of a device at a time, in the forward and in the backward pass
+    (computed twice). Products in hidden's dtype, sums in float32. Their quotient is the mean over
+    the global batch (quirk T1).
+
+    On a mesh each device takes its own tokens and its share of the vocabulary; the kernel's
+    gradient is summed over devices once, after all chunks.
     """
+    kernel = output_kernel.astype(hidden.dtype)
+    count = jnp.sum(targets != IGNORE)
+    if not is_sharded():
+        return _cross_entropy(hidden, kernel, targets, chunk), count
+
+    def local(hidden: Array, kernel: Array, targets: Array) -> Array:
+        axis = "tensor" if axis_size("tensor") > 1 else None
+        total = _cross_entropy(hidden, kernel, targets, chunk, axis)
+        return jax.lax.psum(total, [a for a in AXES if a != "tensor"])
+
+    in_specs = spec("rows", "length", None), spec(None, "vocab"), spec("rows", "length")
+    sharded = jax.shard_map(local, in_specs=in_specs, out_specs=spec(), check_vma=False)
+    return sharded(hidden, gather(kernel, ("embed", "vocab")), targets), count
+
+
+def _cross_entropy(
+    hidden: Float[Array, "B L D"],
+    kernel: Float[Array, "D V"],
+    targets: Int[Array, "B L"],
+    chunk: int,
+    axis: str | None = None,
+) -> Float[Array, ""]:
+    """The sum alone; with `axis`, of devices that have a share of the vocabulary each."""
     x = hidden.reshape(-1, hidden.shape[-1])
     y = targets.reshape(-1)
     chunk = min(chunk, y.shape[0])
@@ -29,10 +56,25 @@ def cross_entropy(
     @jax.checkpoint
     def body(total: Array, inputs: tuple[Array, Array]) -> tuple[Array, None]:
         x, y = inputs
-        logits = (x @ output_kernel.astype(x.dtype)).astype(jnp.float32)
-        picked = jnp.take_along_axis(logits, jnp.maximum(y, 0)[:, None], axis=1)[:, 0]
-        losses = jax.nn.logsumexp(logits, axis=-1) - picked
+        logits = (x @ kernel).astype(jnp.float32)
+        picked = _pick(logits, jnp.maximum(y, 0), axis)
+        losses = _logsumexp(logits, axis) - picked
         return total + jnp.where(y != IGNORE, losses, 0.0).sum(), None
 
-    total, _ = jax.lax.scan(body, jnp.float32(0), (x, y))
-    return total, (y != IGNORE).sum()
+    return jax.lax.scan(body, jnp.float32(0), (x, y))[0]
+
+
+def _pick(logits: Float[Array, "L V"], at: Int[Array, "L"], axis: str | None) -> Float[Array, "L"]:
+    if axis is None:
+        return jnp.take_along_axis(logits, at[:, None], axis=1)[:, 0]
+    size = logits.shape[1]
+    at = at - jax.lax.axis_index(axis) * size
+    picked = jnp.take_along_axis(logits, jnp.clip(at, 0, size - 1)[:, None], axis=1)[:, 0]
+    return jax.lax.psum(jnp.where((at >= 0) & (at < size), picked, 0.0), axis)
+
+
+def _logsumexp(logits: Float[Array, "L V"], axis: str | None) -> Float[Array, "L"]:
+    if axis is None:
+        return jax.nn.logsumexp(logits, axis=-1)
+    top = jax.lax.pmax(jax.lax.stop_gradient(logits).max(axis=-1), axis)
+    return jnp.log(jax.lax.psum(jnp.exp(logits - top[:, None]).sum(axis=-1), axis)) + top

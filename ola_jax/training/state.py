@@ -1,25 +1,33 @@
 """What training carries from step to step, split into trainable and frozen parameters."""
 
 import re
+from typing import Any
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import optax
 from flax import struct, traverse_util
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ola_jax.config import OlaConfig
 from ola_jax.errors import OlaError
-from ola_jax.typing import Array, Int, Params
+from ola_jax.models.ola import abstract_params
+from ola_jax.sharding import parameter_shardings
+from ola_jax.typing import Array, Params
 
 
 @struct.dataclass
 class TrainState:
     """Parameters are flat dicts {path: array}, a path such as "llm/layers/mlp/up_proj/kernel".
 
-    Frozen ones have no optimizer state and keep their storage dtype.
+    Frozen ones have no optimizer state and keep their storage dtype. In the place of arrays there may
+    be their shapes or shardings.
     """
 
-    step: Int[Array, ""]
-    trainable: dict[str, Array]
-    frozen: dict[str, Array]
+    step: Any  # int32[]
+    trainable: dict[str, Any]
+    frozen: dict[str, Any]
     opt_state: optax.OptState
 
     @property
@@ -42,13 +50,48 @@ def split(params: Params, trainable: tuple[str, ...]) -> tuple[dict[str, Array],
     return {p: v for p, v in flat.items() if p in chosen}, {p: v for p, v in flat.items() if p not in chosen}
 
 
-def join(trainable: dict[str, Array], frozen: dict[str, Array]) -> Params:
+def join(trainable: dict[str, Any], frozen: dict[str, Any]) -> Params:
     """The nested tree of both."""
     return traverse_util.unflatten_dict(trainable | frozen, sep="/")
 
 
-def create(params: Params, trainable: tuple[str, ...], optimizer: optax.GradientTransformation) -> TrainState:
-    """State of step 0. Trainable parameters become float32."""
+def create(
+    params: Params,
+    trainable: tuple[str, ...],
+    optimizer: optax.GradientTransformation,
+    shardings: TrainState | None = None,
+) -> TrainState:
+    """State of step 0, split as `shardings` say. Trainable parameters become float32."""
     chosen, frozen = split(params, trainable)
-    chosen = {path: jnp.asarray(value, jnp.float32) for path, value in chosen.items()}
-    return TrainState(step=jnp.int32(0), trainable=chosen, frozen=frozen, opt_state=optimizer.init(chosen))
+
+    def start(chosen: dict[str, Array]) -> tuple[Array, dict[str, Array], optax.OptState]:
+        chosen = {path: jnp.asarray(value, jnp.float32) for path, value in chosen.items()}
+        return jnp.int32(0), chosen, optimizer.init(chosen)
+
+    if shardings is not None:
+        out = (shardings.step, shardings.trainable, shardings.opt_state)
+        start = jax.jit(start, out_shardings=out)
+        frozen = jax.device_put(frozen, shardings.frozen)
+    step, chosen, opt_state = start(chosen)
+    return TrainState(step=step, trainable=chosen, frozen=frozen, opt_state=opt_state)
+
+
+def shard(
+    config: OlaConfig, trainable: tuple[str, ...], optimizer: optax.GradientTransformation, mesh: Mesh
+) -> tuple[TrainState, TrainState]:
+    """(abstract state, its shardings): what a state will be, before any of it exists.
+
+    What the optimizer keeps for a parameter, in the parameter's shape, is split as the parameter.
+    """
+    boxed = abstract_params(config)
+    abstract = jax.eval_shape(lambda p: create(p, trainable, optimizer), nn.unbox(boxed))
+    of_path = traverse_util.flatten_dict(parameter_shardings(boxed, mesh), sep="/")
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def of(keys: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        names = [key.key for key in keys if isinstance(key, jax.tree_util.DictKey)]
+        found = of_path.get(names[-1]) if names else None
+        shape = (abstract.trainable | abstract.frozen)[names[-1]].shape if found else None
+        return found if found and shape == leaf.shape else whole
+
+    return abstract, jax.tree_util.tree_map_with_path(of, abstract)

@@ -1,39 +1,81 @@
 """One training step."""
 
-import functools
+import dataclasses
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from ola_jax.batch import OlaBatch
+from ola_jax.batch import IGNORE, OlaBatch
 from ola_jax.models.ola import Ola
+from ola_jax.sharding import constrain
 from ola_jax.training.loss import cross_entropy
 from ola_jax.training.state import TrainState, join
-from ola_jax.typing import Array, Float, Params
+from ola_jax.typing import Array, Float, Int, Params
 
 Metrics = dict[str, Array]  # scalars: loss, targets (labelled tokens), tokens, grad_norm
 TrainStep = Callable[[TrainState, OlaBatch], tuple[TrainState, Metrics]]
 
 
-def loss(model: Ola, params: Params, batch: OlaBatch) -> tuple[Float[Array, ""], Metrics]:
-    """Mean cross-entropy over the labelled tokens of the global batch, and what it was taken over."""
+def loss(
+    model: Ola, params: Params, batch: OlaBatch, targets: Int[Array, ""] | None = None
+) -> tuple[Float[Array, ""], Metrics]:
+    """Mean cross-entropy over the labelled tokens of the global batch, and what it was taken over.
+
+    With `targets`, the sum is divided by that number instead: `batch` is then a part of a batch.
+    """
     hidden = model.apply({"params": params}, batch, method="hidden")
-    total, targets = cross_entropy(hidden, params["llm"]["lm_head"]["kernel"], batch.targets)
-    mean = total / jax.numpy.maximum(targets, 1)
-    return mean, {"loss": mean, "targets": targets, "tokens": (batch.segments > 0).sum()}
+    total, count = cross_entropy(hidden, params["llm"]["lm_head"]["kernel"], batch.targets)
+    mean = total / jnp.maximum(count if targets is None else targets, 1)
+    return mean, {"loss": mean, "targets": count, "tokens": (batch.segments > 0).sum()}
 
 
-def make_train_step(model: Ola, optimizer: optax.GradientTransformation) -> TrainStep:
-    """The compiled step: gradients of the trainable parameters only, then one update."""
+def make_train_step(
+    model: Ola,
+    optimizer: optax.GradientTransformation,
+    microbatches: int = 1,
+    shardings: TrainState | None = None,
+) -> TrainStep:
+    """The compiled step: gradients of the trainable parameters only, then one update.
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    With `microbatches`, the rows of a batch go through the model in that many parts, one after the
+    other, and gradients are summed: the same loss and update (each labelled token counts the same),
+    less memory. `shardings` are the state's, on the mesh that is set.
+    """
+
+    def gradients(state: TrainState, batch: OlaBatch) -> tuple[dict[str, Array], Metrics]:
+        targets = (batch.targets != IGNORE).sum()
+
+        def of_part(part: OlaBatch) -> tuple[dict[str, Array], Metrics]:
+            of_trainable = lambda trainable: loss(model, join(trainable, state.frozen), part, targets)
+            (_, metrics), grads = jax.value_and_grad(of_trainable, has_aux=True)(state.trainable)
+            return grads, metrics
+
+        if microbatches == 1:
+            return of_part(batch)
+        fields = {
+            f.name: _split_rows(getattr(batch, f.name), microbatches) for f in dataclasses.fields(batch)
+        }
+        of_fields = lambda part: of_part(OlaBatch(**part))
+        add = lambda total, part: (jax.tree.map(jnp.add, total, of_fields(part)), None)
+        shapes = jax.eval_shape(of_fields, jax.tree.map(lambda x: x[0], fields))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.lax.scan(add, zeros, fields)[0]
+
     def train_step(state: TrainState, batch: OlaBatch) -> tuple[TrainState, Metrics]:
-        of_trainable = lambda trainable: loss(model, join(trainable, state.frozen), batch)
-        (_, metrics), grads = jax.value_and_grad(of_trainable, has_aux=True)(state.trainable)
+        grads, metrics = gradients(state, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         metrics["grad_norm"] = optax.tree.norm(grads)
         return state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state), metrics
 
-    return train_step
+    if shardings is None:
+        return jax.jit(train_step, donate_argnums=0)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def _split_rows(x: Array, parts: int) -> Array:
+    """[B ...] to [parts, B / parts ...], each device's rows shared out evenly among the parts."""
+    split = jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
+    return constrain(split, None, "rows", *[None] * (x.ndim - 1))

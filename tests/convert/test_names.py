@@ -6,7 +6,7 @@ import pytest
 from flax import traverse_util
 
 from ola_jax.config import BeatsConfig, OlaConfig, OryxViTConfig, Qwen2Config, WhisperConfig
-from ola_jax.convert.importer import abstract_params, match
+from ola_jax.convert.matching import abstract_params, match
 from ola_jax.convert.names import BEATS, BY_PATH, TABLE, WHISPER, num_layers, to_jax, to_torch
 from ola_jax.convert.released_config import ola_config
 

@@ -1,0 +1,71 @@
+"""Which released tensors make up each leaf of our tree; every one of both is accounted for."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import jax
+from flax import traverse_util
+from flax.core import meta
+
+from ola_jax.config import OlaConfig
+from ola_jax.convert.names import BY_PATH, Entry, num_layers
+from ola_jax.errors import OlaError
+from ola_jax.models.ola import Ola, example_batch
+
+LISTED = 8  # keys that an error names of each kind
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One leaf of our tree and the tensors that it is made of, layer by layer."""
+
+    entry: Entry
+    shape: tuple[int, ...]
+    keys: tuple[str, ...]
+    copies: tuple[str, ...] = ()  # further tensors that must equal the first
+
+
+def abstract_params(config: OlaConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Path and shape of every parameter of the model, without allocating any."""
+    return dict(_abstract_params(config))
+
+
+def match(config: OlaConfig, shapes: Mapping[str, tuple[int, ...]], where: str) -> list[Leaf]:
+    """Which tensors make up each leaf of the model. `shapes` are the tensors of a released checkpoint.
+
+    Raises OlaError unless every leaf is covered, in its shape, and every tensor used exactly once.
+    """
+    leaves, used, missing, misshaped = [], set(), [], []
+    for path, leaf in abstract_params(config).items():
+        entry = BY_PATH[path]
+        keys = entry.keys(num_layers(config, entry))
+        if entry.copies:  # one will do; more must be the same
+            keys = [key for key in keys if key in shapes] or keys[:1]
+        expected = entry.torch_shape(leaf.shape)
+        for key in keys:
+            if key not in shapes:
+                missing.append(f"{key} {list(expected)}")
+            elif tuple(shapes[key]) != expected:
+                misshaped.append(f"{key} {list(shapes[key])}, expected {list(expected)}")
+        used.update(keys)
+        main = keys[:1] if entry.copies else keys
+        leaves.append(Leaf(entry, leaf.shape, tuple(main), tuple(keys[len(main) :])))
+    unused = [f"{key} {list(shapes[key])}" for key in shapes if key not in used]
+    problems = [
+        f"{len(lines)} {kind}: {'; '.join(lines[:LISTED])}" + (" ..." if len(lines) > LISTED else "")
+        for kind, lines in (("missing", missing), ("unused", unused), ("mis-shaped", misshaped))
+        if lines
+    ]
+    if problems:
+        raise OlaError(
+            f"{where}: tensors do not fit the model that config.json and the shapes describe: "
+            + " | ".join(problems)
+        )
+    return leaves
+
+
+@functools.lru_cache(maxsize=4)
+def _abstract_params(config: OlaConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    init = lambda: Ola(config).init(jax.random.key(0), example_batch(config))["params"]
+    return traverse_util.flatten_dict(meta.unbox(jax.eval_shape(init)), sep="/")

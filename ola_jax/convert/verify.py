@@ -1,0 +1,106 @@
+"""Every tensor of an ola_jax checkpoint against a released PyTorch checkpoint, piece by piece."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from ola_jax import checkpoint
+from ola_jax.convert.importer import Plan, pieces
+from ola_jax.convert.store import Reader
+from ola_jax.errors import OlaError
+from ola_jax.typing import Shaped
+
+
+@dataclasses.dataclass
+class Difference:
+    """How one leaf of ours differs from its tensors."""
+
+    path: str
+    tensors: int
+    dtypes: tuple[str, str]  # ours, theirs
+    identical: bool = True  # every bit, and the dtype
+    max_abs: float = 0.0
+    error_squared: float = 0.0  # sums over all values
+    value_squared: float = 0.0
+
+    @property
+    def verdict(self) -> str:
+        """In words; same values: in other dtypes."""
+        return "identical" if self.identical else "differ" if self.max_abs else "same values"
+
+    @property
+    def relative(self) -> float:
+        """Norm of the difference over norm of the tensor."""
+        return float(np.sqrt(self.error_squared / max(self.value_squared, 1e-300)))
+
+
+def compare(
+    directory: pathlib.Path, plan: Plan, progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[Difference]:
+    """One entry for each leaf. NaN against a number is an infinite difference.
+
+    Raises OlaError if the two are not models of the same structure.
+    """
+    config, _, _ = checkpoint.load_configs(directory)
+    reader, expected = Reader(directory / "params"), plan.abstract_params()
+    for path in sorted(expected.keys() | reader.leaves.keys()):
+        ours, theirs = (
+            leaves[path].shape if path in leaves else None for leaves in (reader.leaves, expected)
+        )
+        if ours != theirs:
+            raise OlaError(
+                f"{directory} and {plan.source} are not the same model: {path} is {_shape(ours)} here, "
+                f"{_shape(theirs)} there"
+            )
+    if dataclasses.replace(config, dtype="float32", remat="none") != plan.config:
+        raise OlaError(
+            f"{directory} and {plan.source} are not the same model: {config}, {plan.config}; give the "
+            "options of import (--vision-heads, --whisper-heads, --whisper, --beats) here too"
+        )
+    found: dict[str, Difference] = {}
+    for leaf, start, theirs in pieces(plan, progress=progress):
+        path = leaf.entry.path
+        dtypes = (reader.leaves[path].dtype.name, expected[path].dtype.name)
+        one = found.setdefault(path, Difference(path, len(leaf.keys) + len(leaf.copies), dtypes))
+        ours = reader.read(path, start, start + (len(theirs) if theirs.ndim else 0))
+        _add(one, ours, theirs)
+    return list(found.values())
+
+
+def by_part(differences: Iterable[Difference]) -> dict[str, Difference]:
+    """Sums over each part of the model (llm, vision, ...), and over all."""
+    parts: dict[str, Difference] = {}
+    for one in differences:
+        for name in (one.path.partition("/")[0], "all"):
+            part = parts.setdefault(name, Difference(name, 0, one.dtypes))
+            part.tensors += one.tensors
+            part.identical &= one.identical
+            part.max_abs = max(part.max_abs, one.max_abs)
+            part.error_squared += one.error_squared
+            part.value_squared += one.value_squared
+    parts["all"] = parts.pop("all")  # last
+    return parts
+
+
+def _add(one: Difference, ours: Shaped[np.ndarray, "..."], theirs: Shaped[np.ndarray, "..."]) -> None:
+    bits = lambda values: values.view(f"u{values.dtype.itemsize}")
+    same = ours.dtype == theirs.dtype and np.array_equal(bits(ours), bits(theirs))
+    one.identical &= same
+    ours, theirs = ours.reshape(-1), theirs.reshape(-1)
+    for i in range(0, theirs.size, 2**22):  # wide copies of a whole piece would take much memory
+        b = theirs[i : i + 2**22].astype(np.float32)
+        finite = np.isfinite(b)
+        one.value_squared += float(np.sum(np.square(b, dtype=np.float64), where=finite))
+        if not same:
+            a = ours[i : i + 2**22].astype(np.float32)
+            with np.errstate(invalid="ignore"):
+                error = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b))
+            error = np.where(np.isnan(error), np.inf, error)
+            one.max_abs = max(one.max_abs, float(error.max(initial=0)))
+            one.error_squared += float(np.sum(np.square(error, dtype=np.float64)))
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else str(list(shape))

@@ -1,0 +1,176 @@
+"""What a compiled program does, read from its text: collectives and memory traffic, loops counted out.
+
+XLA's own cost analysis counts the body of a loop once; here it counts as often as it runs.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+BITS = {"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "bf16": 16, "f16": 16, "s16": 16, "u16": 16}
+BITS |= {"f32": 32, "s32": 32, "u32": 32, "f64": 64, "s64": 64, "u64": 64, "f8e4m3fn": 8, "f8e5m2": 8}
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = (.*)$")
+_OPCODE = re.compile(r"(?<=[\s)}\]])([a-z][\w\-]*)\(")
+_SHAPE = re.compile(r"\b([a-z]+[0-9]*(?:e\dm\d\w*)?)\[([0-9,]*)\](\{[^}]*\})?")
+# These move nothing, or what they move is counted where it is done.
+_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"}
+_FREE |= {"after-all", "partition-id", "iota", "copy-done", "opt-barrier", "async-done", "async-update"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a computation."""
+
+    name: str
+    opcode: str
+    result: str  # its shape, as text
+    operands: tuple[str, ...]
+    rest: str  # all after the opcode
+
+
+@dataclasses.dataclass
+class Collective:
+    """All collectives of a kind, of one device in one step."""
+
+    kind: str
+    count: int = 0
+    bytes: float = 0.0  # of their results (all-reduce, all-to-all, permute) or the whole (gather, scatter)
+    asynchronous: int = 0  # of `count`: started, and waited for later
+
+
+class Program:
+    """The computations of a module, and how often each runs in a step."""
+
+    def __init__(self, text: str):
+        self.computations: dict[str, list[Instruction]] = {}
+        self.entry = ""
+        for line in text.splitlines():
+            if found := _COMPUTATION.match(line):
+                current = self.computations.setdefault(found[2], [])
+                self.entry = found[2] if found[1] else self.entry
+            elif (found := _INSTRUCTION.match(line)) and (opcode := _OPCODE.search(found[2])):
+                before, after = found[2][: opcode.start()], found[2][opcode.end() :]
+                operands = tuple(re.findall(r"%([\w.\-]+)", after.split(")")[0]))
+                current.append(Instruction(found[1], opcode[1], before.strip(), operands, after))
+        self.runs: dict[str, float] = collections.Counter()
+        self._count(self.entry, 1.0)
+
+    def _count(self, name: str, times: float) -> None:
+        self.runs[name] += times
+        for i in self.computations[name]:
+            if i.opcode == "while":
+                body, condition = _attribute(i, "body"), _attribute(i, "condition")
+                self._count(body, times * self._trips(i, condition))
+            elif i.opcode in ("call", "async-start") and (called := _attribute(i, "calls", "to_apply")):
+                self._count(called, times)
+
+    def _trips(self, loop: Instruction, condition: str) -> int:
+        """As XLA knows them, or the constant that the loop's counter is compared with."""
+        if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest):
+            return int(known[1])
+        constants = [
+            int(i.rest.split(")")[0])
+            for i in self.computations[condition]
+            if i.opcode == "constant" and i.result.startswith("s32[]")
+        ]
+        if len(constants) != 1:
+            raise ValueError(f"loop {loop.name}: its number of rounds is not known")
+        return constants[0]
+
+    def executed(self) -> Iterator[tuple[str, Instruction, float]]:
+        """(computation, instruction, how often a step executes it); fusions as one."""
+        for name, times in self.runs.items():
+            for instruction in self.computations[name]:
+                yield name, instruction, times
+
+
+def collectives(program: Program) -> dict[str, Collective]:
+    """By kind. On TPUs a reduce-scatter is a fusion of its own, and so may be asynchronous ones."""
+    found: dict[str, Collective] = {}
+
+    def add(kind: str, size: float, times: float, asynchronous: bool) -> None:
+        entry = found.setdefault(kind, Collective(kind))
+        entry.count += round(times)
+        entry.bytes += size * times
+        entry.asynchronous += round(times) if asynchronous else 0
+
+    for _, i, times in program.executed():
+        kind = i.opcode.removesuffix("-start")
+        if kind in COLLECTIVES:
+            size = hbm_bytes(i.result, everywhere=True) / (2 if i.opcode == "collective-permute-start" else 1)
+            add(kind, size, times, i.opcode.endswith("-start"))
+        elif i.opcode == "fusion" and (called := _attribute(i, "calls")):
+            inside = [j for j in program.computations[called] if j.opcode in COLLECTIVES]
+            name = called.replace("_", "-")
+            for j in inside:
+                scatter = "all-reduce-scatter" in name
+                overlapped = "async" in name
+                kind = "reduce-scatter" if scatter else j.opcode
+                add(kind, hbm_bytes(j.result, everywhere=True), times, overlapped)
+    return found
+
+
+def traffic(program: Program) -> float:
+    """Bytes that one device reads from and writes to its main memory in a step, about.
+
+    Every instruction reads its operands and writes its result once; of an operand that a fusion
+    only slices, the slice; what lies in a faster memory (VMEM) is not counted.
+    """
+    total = 0.0
+    for name, i, times in program.executed():
+        if i.opcode not in _FREE:
+            shapes = {j.name: j.result for j in program.computations[name]}
+            total += times * _moved(program, i, shapes)
+    return total
+
+
+def _moved(program: Program, i: Instruction, shapes: dict[str, str]) -> float:
+    operands = [shapes.get(o, "") for o in i.operands]
+    if i.opcode in ("dynamic-slice", "slice", "gather"):
+        return 2 * hbm_bytes(i.result)
+    if i.opcode == "dynamic-update-slice":
+        return 2 * hbm_bytes(operands[1])
+    if i.opcode == "copy-start":
+        return hbm_bytes(i.result)
+    called = _attribute(i, "calls")
+    if i.opcode != "fusion" or not called:
+        return hbm_bytes(i.result) + sum(map(hbm_bytes, operands))
+    inside = program.computations[called]
+    inner = {j.name: j for j in inside}
+    total = 0.0
+    for j in inside:
+        if j.opcode == "parameter":
+            at = int(j.rest.split(")")[0])
+            users = [u for u in inside if j.name in u.operands]
+            whole = hbm_bytes(operands[at]) if at < len(operands) else 0.0
+            if users and all(u.opcode in ("dynamic-slice", "slice", "gather") for u in users):
+                total += min(whole, sum(hbm_bytes(u.result, everywhere=True) for u in users))
+            elif not (
+                users and all(u.opcode == "dynamic-update-slice" and u.operands[0] == j.name for u in users)
+            ):
+                total += whole
+    root = inside[-1]
+    if root.opcode == "dynamic-update-slice" and root.operands[1] in inner:
+        return total + hbm_bytes(inner[root.operands[1]].result, everywhere=True)
+    return total + hbm_bytes(i.result)
+
+
+def hbm_bytes(shape: str, everywhere: bool = False) -> float:
+    """Bytes of all arrays in a shape's text; those marked with another memory space are left out."""
+    total = 0.0
+    for kind, dimensions, layout in _SHAPE.findall(shape):
+        if kind in BITS and (everywhere or "S(" not in layout):
+            total += math.prod(int(d) for d in dimensions.split(",") if d) * BITS[kind] / 8
+    return total
+
+
+def _attribute(instruction: Instruction, *names: str) -> str:
+    for name in names:
+        if found := re.search(rf"\b{name}=%?([\w.\-]+)", instruction.rest):
+            return found[1]
+    return ""

@@ -1,0 +1,123 @@
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+import convert_weights
+from ola_jax import checkpoint, errors
+from ola_jax.convert import importer, verify
+from ola_jax.convert.importer import read_released
+from ola_jax.errors import OlaError
+from tests.convert import checkpoints
+from tests.convert.checkpoints import BEATS_FILE, HF, WHISPER_FILE, write
+
+SPEECH = ("--whisper", WHISPER_FILE, "--beats", BEATS_FILE)
+
+
+def add_one(tensors: checkpoints.Tensors) -> None:
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] + 1
+
+
+def run(*arguments: object) -> int:
+    """The exit status."""
+    try:
+        errors.run(lambda: convert_weights.main(["verify", *map(str, arguments)]))
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    directory = tmp_path_factory.mktemp("ours") / "ola"
+    importer.write(importer.plan(HF, WHISPER_FILE, BEATS_FILE), directory)
+    return directory
+
+
+def test_an_import_is_identical(ours: pathlib.Path) -> None:
+    differences = verify.compare(ours, importer.plan(HF, WHISPER_FILE, BEATS_FILE))
+    assert all(one.identical and one.max_abs == one.relative == 0 for one in differences)
+    parts = verify.by_part(differences)
+    assert list(parts)[-1] == "all"
+    assert parts["all"].tensors == len(checkpoints.golden_tensors())
+    norm = sum(
+        float(t.double().square().sum()) for k, t in checkpoints.golden_tensors().items() if ".mm_proj" in k
+    )
+    assert parts["vision_projector"].value_squared == pytest.approx(norm)
+
+
+def test_differences_are_measured(tmp_path: pathlib.Path) -> None:
+    released = read_released(HF)
+    params = released.params
+    layer = params["llm"]["layers"]["mlp"]["up_proj"]["kernel"].astype(np.float32)
+    changed = layer.copy()
+    changed[1, 5, 7] += 0.5
+    params["llm"]["layers"]["mlp"]["up_proj"]["kernel"] = changed
+    params["llm"]["norm"]["scale"] = params["llm"]["norm"]["scale"].astype(np.float32)
+    checkpoint.save(tmp_path / "ola", released.config, released.processor_config, params, HF, {})
+    found = {one.path: one for one in verify.compare(tmp_path / "ola", importer.plan(HF))}
+    one = found["llm/layers/mlp/up_proj/kernel"]
+    assert one.dtypes == ("float32", "bfloat16")
+    assert not one.identical
+    assert one.max_abs == 0.5
+    assert one.relative == pytest.approx(0.5 / np.linalg.norm(layer))
+    same_values = found["llm/norm/scale"]
+    assert (same_values.identical, same_values.max_abs, same_values.relative) == (False, 0, 0)
+    assert sum(not one.identical for one in found.values()) == 2
+
+
+def test_nan_is_an_infinite_difference_but_not_from_itself(tmp_path: pathlib.Path) -> None:
+    def spoil(tensors: checkpoints.Tensors) -> None:
+        tensors["model.norm.weight"] = tensors["model.norm.weight"].clone()
+        tensors["model.norm.weight"][3] = torch.nan
+
+    source = write(tmp_path / "hf", spoil)
+    importer.write(importer.plan(source), tmp_path / "ola")
+    of_norm = lambda plan: next(
+        d for d in verify.compare(tmp_path / "ola", plan) if d.path == "llm/norm/scale"
+    )
+    assert of_norm(importer.plan(source)).max_abs == 0
+    assert of_norm(importer.plan(HF)).max_abs == np.inf
+
+
+def test_another_model_is_told(ours: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    image = write(tmp_path / "hf", checkpoints.without_speech, {"speech_encoder": None})
+    with pytest.raises(OlaError, match=r"not the same model: beats/.* is \[32\] here, missing there"):
+        verify.compare(ours, importer.plan(image))
+    with pytest.raises(OlaError, match=r"not the same model: .*give the options of import \(--vision-heads"):
+        verify.compare(ours, importer.plan(HF, WHISPER_FILE, BEATS_FILE, vision_heads=2))
+
+
+def test_command_prints_a_table_and_writes_json(
+    ours: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text('["One?", "Two?"]')
+    file = tmp_path / "figures.json"
+    status = run("--jax", ours, "--torch", HF, *SPEECH, "--logits", prompts, "--json", file)
+    assert status == 0
+    output = capsys.readouterr().out
+    for text in ("vision_projector", "identical", "One?", "top-1", "100.00%"):
+        assert text in output
+    figures = json.loads(file.read_text())
+    assert len(figures["tensors"]) == len(jax.tree.leaves(read_released(HF).params))
+    assert [one["prompt"] for one in figures["logits"]] == ["One?", "Two?"]
+    assert set(figures["logits"][0]) == {"prompt", "positions", "max_abs", "relative", "top1", "kl"}
+
+
+def test_command_leaves_with_status_1_if_values_differ(
+    ours: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run("--jax", ours, "--torch", HF) == 0  # the copies inside have the same values in bfloat16
+    output = capsys.readouterr().out
+    assert "same values" in output
+    assert "differ" not in output
+    assert "float32 and bfloat16" in output
+    changed = write(tmp_path / "hf", add_one)
+    assert run("--jax", ours, "--torch", changed, *SPEECH) == 1
+    output = capsys.readouterr().out
+    assert "differ" in output
+    assert "llm/norm/scale: bfloat16 and bfloat16, max abs" in output

@@ -1,0 +1,73 @@
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from ola_jax import checkpoint
+from ola_jax.convert import importer
+from ola_jax.convert.importer import read_released
+from ola_jax.errors import OlaError
+from ola_jax.eval.logits import compare, read_prompts
+from tests import golden
+from tests.convert.checkpoints import BEATS_FILE, HF, WHISPER_FILE
+
+INPUTS = golden.VISIBLE / "inputs"
+PROMPTS = [
+    "What is a digit?",
+    {"id": "picture", "image": str(INPUTS / "img_tiny.png"),
+     "conversations": [{"from": "human", "value": "<image>\nDescribe it."}]},
+    {"id": "sound", "audio": str(INPUTS / "a_short.wav"),
+     "conversations": [{"from": "human", "value": "<speech>\nWhat is it?"}]},
+]  # fmt: skip
+
+
+@pytest.fixture
+def prompts(tmp_path: pathlib.Path) -> pathlib.Path:
+    (tmp_path / "prompts.json").write_text(json.dumps(PROMPTS))
+    return tmp_path / "prompts.json"
+
+
+def test_logits_agree_with_pytorch(prompts: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    plan = importer.plan(HF, WHISPER_FILE, BEATS_FILE)
+    importer.write(plan, tmp_path / "ola")
+    found, features = compare(tmp_path / "ola", plan, prompts)
+    assert [one.prompt for one in found] == ["What is a digit?", "picture", "sound"]
+    assert found[0].positions < found[1].positions
+    for one in found:
+        assert one.relative < 1e-5
+        assert 0 < one.max_abs < 1e-3
+        assert one.top1 == 1
+        assert abs(one.kl) < 1e-9
+    assert [(one.prompt, one.encoder) for one in features] == [("picture", "vision"), ("sound", "whisper")]
+    for one in features:
+        assert one.vectors > 40
+        assert 0 < one.relative < 1e-5
+        assert 0 < one.max_abs < 1e-4
+
+
+def test_other_weights_do_not_agree(tmp_path: pathlib.Path) -> None:
+    released = read_released(HF)
+    scale = released.params["llm"]["norm"]["scale"]
+    released.params["llm"]["norm"]["scale"] = np.roll(scale, 1)
+    checkpoint.save(tmp_path / "ola", released.config, released.processor_config, released.params, HF, {})
+    (tmp_path / "prompts.json").write_text('["One?"]')
+    [found], features = compare(tmp_path / "ola", importer.plan(HF), tmp_path / "prompts.json")
+    assert not features
+    assert found.relative > 1e-3
+    assert found.kl > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", "not readable as JSON"),
+        ("{}", "expected an array of prompts"),
+        ("[]", "expected an array of prompts"),
+        ("[3]", "a prompt is a text or a record, found 3"),
+    ],
+)
+def test_prompts_that_are_none_are_told(text: str, message: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "prompts.json").write_text(text)
+    with pytest.raises(OlaError, match=message):
+        read_prompts(tmp_path / "prompts.json")
