@@ -1,16 +1,21 @@
-# make demo | test | lint | parity | clean. Python 3.11 or newer and make are all that is needed.
+# make demo | test | test-all | lint | parity | clean. Python 3.11 or newer and make are all that is needed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint parity clean
+.PHONY: demo test test-all lint parity clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/python train.py --config=configs/digits_omni.py
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2
+
+# With the slow ones, and what is skipped without the TPU's compiler.
+test-all: $(VENV)/installed-test
+	$(BIN)/python -m pip install --quiet libtpu
+	$(BIN)/python -m pytest -n 2 -m ""
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

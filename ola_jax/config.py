@@ -84,6 +84,7 @@ class OlaConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"  # of matrix products; norms, softmax, BEATs: float32
     remat: Literal["none", "full", "dots"] = "none"  # what the backward pass recomputes in each layer
     attention: Literal["auto", "xla", "splash"] = "auto"  # splash: the TPU kernel; auto: where there are TPUs
+    pooling: Literal["auto", "pallas", "xla"] = "auto"  # pallas: the TPU kernel; auto: xla
 
     @property
     def chunk_samples(self) -> int:

@@ -32,7 +32,7 @@ class Ola(nn.Module):
         self.llm = Qwen2(c.llm, dtype, c.remat, c.attention)
         if c.vision:
             self.vision = OryxViT(c.vision, dtype, c.remat, c.attention)
-            self.vision_projector = VisionProjector(c.llm.hidden_size, dtype)
+            self.vision_projector = VisionProjector(c.llm.hidden_size, dtype, c.pooling)
         if c.whisper:
             self.whisper = Whisper(c.whisper, dtype, c.remat, c.attention)
             self.speech_projector = SpeechProjector(

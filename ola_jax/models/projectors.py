@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ola_jax.kernels.local_global_pool import Implementation
 from ola_jax.models.layers import gelu, linear
 from ola_jax.models.pooling import LocalGlobalPooling
 from ola_jax.typing import Array, DTypeLike, Float
@@ -14,11 +15,12 @@ class VisionProjector(nn.Module):
 
     hidden_size: int  # of the decoder
     dtype: DTypeLike = jnp.float32
+    pooling: Implementation = "auto"
 
     def setup(self) -> None:
         self.proj1 = linear(self.hidden_size, ("patch", "embed"), self.dtype)
         self.proj2 = linear(self.hidden_size, ("patch", "embed"), self.dtype)
-        self.pooler = LocalGlobalPooling(self.dtype)
+        self.pooler = LocalGlobalPooling(self.dtype, self.pooling)
         self.image_newline = _mark(self, "image_newline", self.hidden_size)
         self.image_begin = _mark(self, "image_begin", self.hidden_size)
         self.image_end = _mark(self, "image_end", self.hidden_size)

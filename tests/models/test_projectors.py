@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from ola_jax.models.pooling import local_global_pool
+from ola_jax.kernels.local_global_pool import PoolParams, local_global_pool
 from ola_jax.models.projectors import SpeechProjector, VisionProjector
 from tests import golden
 from tests.released import released
@@ -18,13 +18,14 @@ def blocks(x: np.ndarray, side: int) -> np.ndarray:
     return x.reshape(b, h // side, w // side, side * side, c)
 
 
+@pytest.mark.parametrize("implementation", ["xla", "pallas"])
 @pytest.mark.parametrize("side", [1, 2, 4])
-def test_pooling_equals_the_original(side: int) -> None:
+def test_pooling_equals_the_original(side: int, implementation: str) -> None:
     p = released().params["vision_projector"]["pooler"]
     first, second = p["predictor_0"], p["predictor_2"]
-    actual = local_global_pool(
-        blocks(EXPECTED["pool_in"], side), first["kernel"], first["bias"], second["kernel"]
-    )
+    params = PoolParams(first["kernel"], first["bias"], second["kernel"])
+    x = blocks(EXPECTED["pool_in"], side)
+    actual = local_global_pool(x, params, implementation, interpret=True)
     name = f"pool_{side}x"
     golden.assert_close(actual, EXPECTED[name], TOLERANCE[name], name)
 
@@ -33,7 +34,7 @@ def test_pooling_survives_scores_that_overflow_a_naive_softmax() -> None:
     x = np.array([[1e4, 1e3], [2e4, 2.0], [0.0, 0.0], [3.0, 4.0]], np.float32)
     one = np.eye(2, dtype=np.float32)
     kernel = np.concatenate([one, one])
-    pooled = local_global_pool(x, kernel, np.zeros(2, np.float32), one)
+    pooled = local_global_pool(x, PoolParams(kernel, np.zeros(2, np.float32), one))
     np.testing.assert_allclose(pooled, [2e4, 1e3], rtol=1e-6)
 
 
