@@ -163,11 +163,9 @@ def write(
     check_space(checkpoint.check_destination(directory), size)
     with checkpoint.writing(
         directory, plan.config, plan.processor_config, plan.source, plan.generation_config, plan.released
-    ) as params_directory:
-        writer = Writer(params_directory, abstract)
+    ) as params_directory, Writer(params_directory, abstract) as writer:
         for leaf, start, piece in prefetch(pieces(plan, check_finite, progress)):
             writer.write(leaf.entry.path, start, piece)
-        writer.close()
 
 
 def read_released(
