@@ -19,7 +19,7 @@ def released_values(
 ) -> dict[str, Any]:
     """config.json. What `stored` (the imported one, if any) says and our model does not decide stays.
 
-    `dtype`: of the decoder's weights; `tied`: whether lm_head is left out, being the embeddings.
+    `dtype`: of the decoder's weights; `tied`: whether lm_head is the embeddings, as config.json is to say.
     """
     values = dict(stored) if stored is not None else _new(config, generation_config)
     llm = config.llm

@@ -79,15 +79,12 @@ def plan(
     released = checkpoint.load_released(source) or {}
     mixed = released.get("dtypes") or {}
     tensors = _specs(config, reader.leaves, dtype, mixed)
-    tied = bool((released.get("config") or {}).get("tie_word_embeddings"))
-    if tied:
-        tied = _same_head(reader)
-        if tied:
-            del tensors[HEAD]
-        else:
-            notes.append(
-                "lm_head differs from the embeddings by now: written, and tie_word_embeddings is off"
-            )
+    was_tied = bool((released.get("config") or {}).get("tie_word_embeddings"))
+    tied = was_tied and _same_head(reader)
+    if tied and released.get("head") == "absent":
+        del tensors[HEAD]
+    if was_tied and not tied:
+        notes.append("lm_head differs from the embeddings by now: written, and tie_word_embeddings is off")
     if separate and not whisper:
         notes.append(
             "the Whisper file has a decoder without layers, which Ola does not use; --whisper large-v3.pt "
@@ -254,9 +251,11 @@ def _write_speech(plan: Plan, directory: pathlib.Path, apart: Mapping[str, np.nd
         decoder = {"positional_embedding": one[None], "token_embedding.weight": one[None]}
         decoder |= {"ln.weight": one, "ln.bias": one}
     whisper = encoder | {f"decoder.{key}": tensor for key, tensor in decoder.items()}
-    pickles.save(directory / _name(values["speech_encoder"]), {"dims": dims}, "model_state_dict", whisper)
+    file = directory / _name(values.get("speech_encoder") or export_config.WHISPER_NAME)
+    pickles.save(file, {"dims": dims}, "model_state_dict", whisper)
     cfg = export_config.beats_cfg(plan.config.beats, plan.released.get("beats_cfg"))
-    pickles.save(directory / _name(values["music_encoder"]), {"cfg": cfg}, "model", state(BEATS, BEATS_FILE))
+    file = directory / _name(values.get("music_encoder") or export_config.BEATS_NAME)
+    pickles.save(file, {"cfg": cfg}, "model", state(BEATS, BEATS_FILE))
 
 
 def _config_json(plan: Plan) -> dict[str, Any]:

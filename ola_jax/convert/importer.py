@@ -38,7 +38,9 @@ class Plan:
     leaves: tuple[Leaf, ...]
     tensors: dict[str, Tensor]
     dtype: DType
-    released: dict[str, Any]  # what the way back needs: config.json, dims, cfg, dtypes
+    released: dict[
+        str, Any
+    ]  # what the way back needs: config.json, dims, cfg, dtypes of mixed leaves, lm_head
     notes: tuple[str, ...]  # what had to be assumed, one line each
 
     def leaf_dtype(self, leaf: Leaf) -> np.dtype:
@@ -95,7 +97,8 @@ def plan(
         )
     tensors, values, dims, cfg = sources.with_speech(source, tensors, values, whisper, beats, init)
     head, embedding = "lm_head.weight", "model.embed_tokens.weight"
-    if values.get("tie_word_embeddings") and head not in tensors and embedding in tensors:
+    tied = values.get("tie_word_embeddings") and head not in tensors and embedding in tensors
+    if tied:
         tensors = tensors | {head: tensors[embedding]}
         notes.append("lm_head: a copy of the embeddings, which this checkpoint ties to it")
     if adapter:
@@ -139,6 +142,7 @@ def plan(
             "whisper_dims": dims,
             "beats_cfg": cfg,
             "dtypes": _mixed_dtypes(leaves, tensors) if dtype == "keep" else {},
+            "head": "absent" if tied else "present",
         },
         notes=(*notes, *assumed),
     )
@@ -159,11 +163,9 @@ def write(
     check_space(checkpoint.check_destination(directory), size)
     with checkpoint.writing(
         directory, plan.config, plan.processor_config, plan.source, plan.generation_config, plan.released
-    ) as params_directory:
-        writer = Writer(params_directory, abstract)
+    ) as params_directory, Writer(params_directory, abstract) as writer:
         for leaf, start, piece in prefetch(pieces(plan, check_finite, progress)):
             writer.write(leaf.entry.path, start, piece)
-        writer.close()
 
 
 def read_released(

@@ -32,7 +32,10 @@ def piece_rows(shape: tuple[int, ...], dtype: DTypeLike) -> int:
 
 
 class Writer:
-    """Makes an Orbax tree in `directory`, whose `leaves` are named by path ("llm/norm/scale")."""
+    """Makes an Orbax tree in `directory`, whose `leaves` are named by path ("llm/norm/scale").
+
+    A context: at its end all is written, and Orbax has confirmed the shape and dtype of every leaf.
+    """
 
     def __init__(self, directory: pathlib.Path, leaves: Mapping[str, jax.ShapeDtypeStruct]):
         self._directory, self._leaves = directory.absolute(), dict(leaves)
@@ -53,13 +56,22 @@ class Writer:
         except ValueError as error:  # tensorstore's only kind: no space, no permission
             raise OlaError(f"{self._directory}: {path} cannot be written ({_first_line(error)})") from error
 
-    def close(self) -> None:
-        """Waits for the last writes, and lets Orbax confirm the shape and dtype of every leaf."""
-        try:
-            while self._writes:
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        failed = None
+        while self._writes:  # every one, in a failure too: none may write where files are being removed
+            try:
                 self._writes.pop(0).result()
-        except ValueError as error:
-            raise OlaError(f"{self._directory}: cannot be written ({_first_line(error)})") from error
+            except ValueError as error:
+                failed = error
+        if kind is None and failed:
+            raise OlaError(f"{self._directory}: cannot be written ({_first_line(failed)})") from failed
+        if kind is None:
+            self._confirm()
+
+    def _confirm(self) -> None:
         with _checkpointer() as checkpointer:
             tree = checkpointer.metadata(self._directory).item_metadata.tree
         found = traverse_util.flatten_dict(tree, sep="/")

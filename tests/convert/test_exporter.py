@@ -38,6 +38,10 @@ def tie(tensors: Tensors) -> None:
     del tensors["lm_head.weight"]
 
 
+def same_head(tensors: Tensors) -> None:
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+
+
 def bits(tensor: torch.Tensor) -> tuple[str, tuple[int, ...], bytes]:
     return str(tensor.dtype), tuple(tensor.shape), tensor.contiguous().view(torch.uint8).numpy().tobytes()
 
@@ -77,8 +81,9 @@ def there_and_back(
         (to_mixed, {}, 0),
         (checkpoints.without_speech, {"speech_encoder": None}, 0),
         (tie, {"tie_word_embeddings": True}, 0),
+        (same_head, {"tie_word_embeddings": True}, 0),
     ],
-    ids=["single", "sharded", "float32", "mixed", "image", "tied"],
+    ids=["single", "sharded", "float32", "mixed", "image", "tied", "tied and stored"],
 )
 def test_import_then_export_gives_back_every_bit(
     change: Callable, config: dict, shards: int, chunk_bytes: int,

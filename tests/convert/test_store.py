@@ -1,4 +1,6 @@
 import pathlib
+import shutil
+import time
 
 import jax
 import ml_dtypes
@@ -36,12 +38,11 @@ def random_leaves(seed: int) -> dict[str, np.ndarray]:
 
 def write(directory: pathlib.Path, values: dict[str, np.ndarray]) -> None:
     abstract = {path: jax.ShapeDtypeStruct(*leaf) for path, leaf in LEAVES.items()}
-    writer = Writer(directory, abstract)
-    for path, leaf in values.items():
-        rows = store.piece_rows(leaf.shape, leaf.dtype)
-        for start in range(0, len(leaf), rows) if leaf.ndim else [0]:
-            writer.write(path, start, leaf[start : start + rows] if leaf.ndim else leaf)
-    writer.close()
+    with Writer(directory, abstract) as writer:
+        for path, leaf in values.items():
+            rows = store.piece_rows(leaf.shape, leaf.dtype)
+            for start in range(0, len(leaf), rows) if leaf.ndim else [0]:
+                writer.write(path, start, leaf[start : start + rows] if leaf.ndim else leaf)
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 50, 2**20])
@@ -96,6 +97,18 @@ def test_large_arrays_of_training_are_stored_layer_by_layer(
     found = [piece for _, piece in Reader(tmp_path / "model" / "params").pieces("kernel")]
     assert [piece.shape for piece in found] == [(2, 5, 10)] * 3
     np.testing.assert_array_equal(np.concatenate(found), values)
+
+
+def test_no_write_is_under_way_when_an_error_has_left_the_writer(tmp_path: pathlib.Path) -> None:
+    leaf = jax.ShapeDtypeStruct((40, 2**16), np.float32)
+    with pytest.raises(KeyError), Writer(tmp_path / "params", {"a": leaf}) as writer:  # noqa: PT012
+        for row in range(3):
+            writer.write("a", row, np.ones((1, 2**16), np.float32))
+        raise KeyError("interrupted")
+    assert not writer._writes
+    shutil.rmtree(tmp_path / "params")
+    time.sleep(0.2)
+    assert not (tmp_path / "params").exists()
 
 
 def test_a_leaf_that_is_not_there_or_damaged_is_told(tmp_path: pathlib.Path) -> None:
