@@ -77,7 +77,7 @@ class Program:
         constants = [
             int(i.rest.split(")")[0])
             for i in self.computations[condition]
-            if i.opcode == "constant" and i.result.startswith("s32[]")
+            if i.opcode == "constant" and i.result.startswith(("s32[]", "u32[]"))
         ]
         if len(constants) != 1:
             raise ValueError(f"loop {loop.name}: its number of rounds is not known")
