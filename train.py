@@ -29,8 +29,8 @@ from ola_jax.errors import OlaError, run
 from ola_jax.eval import report
 from ola_jax.eval.accuracy import exact_match, read_questions
 from ola_jax.generate.sampling import from_generation_config
-from ola_jax.models.ola import Ola, init_params
-from ola_jax.training import compile_only, optimizer, state
+from ola_jax.models.ola import Ola, abstract_params, init_params
+from ola_jax.training import compile_only, lora, optimizer, state
 from ola_jax.training.checkpoint import TrainCheckpoints
 from ola_jax.training.config import DistributedConfig, TrainConfig
 from ola_jax.training.load_config import load_config
@@ -123,14 +123,16 @@ def train_stage(
         cache=config.cache_samples,
     )
     tx = optimizer.build(stage.optimizer, stage.steps)
-    abstract, shardings = state.shard(config.model, stage.trainable, tx, mesh)
+    abstract, shardings = state.shard(config.model, stage.trainable, tx, mesh, stage.lora)
     checkpoints = TrainCheckpoints(folder / "checkpoints")
     if restored := checkpoints.restore(abstract, shardings):
         train_state, data_state = restored
         data.set_state(data_state)
     else:
-        params = start_params(config, number, shardings.params)
-        train_state = state.create(params, stage.trainable, tx, shardings)
+        params = start_params(
+            config, number, sharding.parameter_shardings(abstract_params(config.model), mesh)
+        )
+        train_state = state.create(params, stage.trainable, tx, shardings, stage.lora)
     start = int(train_state.step)
     trained = sum(x.size for x in train_state.trainable.values())
     everything = trained + sum(x.size for x in train_state.frozen.values())
@@ -139,7 +141,7 @@ def train_stage(
         f"parameters ({', '.join(stage.trainable)})" + (f", going on at step {start}" if start else "")
     )
 
-    train_step = make_train_step(Ola(config.model), tx, stage.microbatches, shardings)
+    train_step = make_train_step(Ola(config.model), tx, stage.microbatches, shardings, stage.lora)
     progress = Progress(stage.name, stage.steps, start, folder / "metrics.jsonl")
     for step in range(start + 1, stage.steps + 1):
         train_state, metrics = train_step(train_state, sharding.global_batch(next(data), mesh))
@@ -154,7 +156,7 @@ def train_stage(
     progress.close()
     checkpoints.close()
     data.close()
-    return train_state.params
+    return lora.merge(train_state.params, stage.lora)
 
 
 def open_tokenizer(config: TrainConfig) -> tuple[Processor, dict[str, Any]]:

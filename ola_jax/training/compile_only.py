@@ -111,7 +111,7 @@ def compile_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
     train_state, shardings = _abstract_state(config.model, stage, tx, mesh)
     begin = time.perf_counter()
     with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as folder:
-        step = make_train_step(Ola(config.model), tx, stage.microbatches, shardings)
+        step = make_train_step(Ola(config.model), tx, stage.microbatches, shardings, stage.lora)
         lowered = step.lower(train_state, _abstract_batch(config.model, stage, mesh))
         # The program's text is dumped: this jaxlib cannot read all that a newer libtpu writes.
         options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
@@ -185,7 +185,7 @@ def plan(config: TrainConfig, stage: Stage, topology: str, show: Any = print) ->
 
 def _abstract_state(config: OlaConfig, stage: Stage, tx: Any, mesh: Any) -> tuple[Any, Any]:
     """The state's shapes with shardings, frozen parameters in the model's dtype."""
-    abstract, shardings = state.shard(config, stage.trainable, tx, mesh)
+    abstract, shardings = state.shard(config, stage.trainable, tx, mesh, stage.lora)
     frozen = {p: jax.ShapeDtypeStruct(x.shape, config.dtype) for p, x in abstract.frozen.items()}
     place = lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to)
     return jax.tree.map(place, abstract.replace(frozen=frozen), shardings), shardings

@@ -6,6 +6,7 @@ from ola_jax.batch import Budget
 from ola_jax.config import OlaConfig, ProcessorConfig
 from ola_jax.data.pipeline import Source
 from ola_jax.sharding import MeshConfig
+from ola_jax.training.lora import LoraConfig
 from ola_jax.training.optimizer import OptimizerConfig
 
 
@@ -20,6 +21,7 @@ class Stage:
     rows: int  # rows of a batch, over all devices
     budget: Budget  # sizes of a row
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)  # adapters of frozen parameters
     microbatches: int = 1  # parts of a batch that go through the model one after the other
 
 

@@ -20,6 +20,7 @@ _SHAPE = re.compile(r"\b([a-z]+[0-9]*(?:e\dm\d\w*)?)\[([0-9,]*)\](\{[^}]*\})?")
 # These move nothing, or what they move is counted where it is done.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"}
 _FREE |= {"after-all", "partition-id", "iota", "copy-done", "opt-barrier", "async-done", "async-update"}
+_WAITING = ("async-collective-start", "async-collective-done")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Collective:
 
     kind: str
     count: int = 0
-    bytes: float = 0.0  # of their results (all-reduce, all-to-all, permute) or the whole (gather, scatter)
+    bytes: float = 0.0  # of the whole arrays: gathered, reduced, exchanged
     asynchronous: int = 0  # of `count`: started, and waited for later
 
 
@@ -76,7 +77,7 @@ class Program:
         constants = [
             int(i.rest.split(")")[0])
             for i in self.computations[condition]
-            if i.opcode == "constant" and i.result.startswith("s32[]")
+            if i.opcode == "constant" and i.result.startswith(("s32[]", "u32[]"))
         ]
         if len(constants) != 1:
             raise ValueError(f"loop {loop.name}: its number of rounds is not known")
@@ -90,29 +91,40 @@ class Program:
 
 
 def collectives(program: Program) -> dict[str, Collective]:
-    """By kind. On TPUs a reduce-scatter is a fusion of its own, and so may be asynchronous ones."""
-    found: dict[str, Collective] = {}
+    """By kind.
 
-    def add(kind: str, size: float, times: float, asynchronous: bool) -> None:
+    On TPUs a reduce-scatter is a fusion of its own; an asynchronous collective is several (one that
+    starts it, some that compute meanwhile, one that waits), all with the number of its channel.
+    """
+    sizes: dict[tuple[str, str], tuple[str, float, float]] = {}  # kind, bytes, times
+    overlapped = set()
+    for name, i, times in program.executed():
+        for j, holder in _collectives_in(program, i):
+            key = name, _attribute(j, "channel_id") or j.name
+            kind = j.opcode.removesuffix("-start")
+            size = hbm_bytes(j.result, everywhere=True) / (2 if kind != j.opcode else 1)  # operand and result
+            if "all-reduce-scatter" in holder:
+                kind = "reduce-scatter"
+            if j.opcode.endswith("-start") or "async" in holder:
+                overlapped.add(key)
+            sizes[key] = kind, size, times
+    found: dict[str, Collective] = {}
+    for key, (kind, size, times) in sizes.items():
         entry = found.setdefault(kind, Collective(kind))
         entry.count += round(times)
         entry.bytes += size * times
-        entry.asynchronous += round(times) if asynchronous else 0
-
-    for _, i, times in program.executed():
-        kind = i.opcode.removesuffix("-start")
-        if kind in COLLECTIVES:
-            size = hbm_bytes(i.result, everywhere=True) / (2 if i.opcode == "collective-permute-start" else 1)
-            add(kind, size, times, i.opcode.endswith("-start"))
-        elif i.opcode == "fusion" and (called := _attribute(i, "calls")):
-            inside = [j for j in program.computations[called] if j.opcode in COLLECTIVES]
-            name = called.replace("_", "-")
-            for j in inside:
-                scatter = "all-reduce-scatter" in name
-                overlapped = "async" in name
-                kind = "reduce-scatter" if scatter else j.opcode
-                add(kind, hbm_bytes(j.result, everywhere=True), times, overlapped)
+        entry.asynchronous += round(times) if key in overlapped else 0
     return found
+
+
+def _collectives_in(program: Program, i: Instruction) -> Iterator[tuple[Instruction, str]]:
+    """The collectives of an instruction (itself, or within a fusion), and the name of what holds each."""
+    if i.opcode.removesuffix("-start") in COLLECTIVES:
+        yield i, ""
+    elif i.opcode == "fusion" and (called := _attribute(i, "calls")):
+        for j in program.computations[called]:
+            if j.opcode.removesuffix("-start") in COLLECTIVES:
+                yield j, f"{i.name} {called}".replace("_", "-")
 
 
 def traffic(program: Program) -> float:
@@ -123,7 +135,7 @@ def traffic(program: Program) -> float:
     """
     total = 0.0
     for name, i, times in program.executed():
-        if i.opcode not in _FREE:
+        if i.opcode not in _FREE and not i.name.startswith(_WAITING):
             shapes = {j.name: j.result for j in program.computations[name]}
             total += times * _moved(program, i, shapes)
     return total

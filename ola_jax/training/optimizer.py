@@ -1,4 +1,4 @@
-"""AdamW or Muon, with warm-up, cosine decay to a floor, clipping, and learning rates of single parts."""
+"""AdamW, Muon or Adafactor: warm-up, cosine decay to a floor, clipping, learning rates of single parts."""
 
 import dataclasses
 import math
@@ -25,7 +25,7 @@ class PartRate:
 class OptimizerConfig:
     """Defaults: the original's scripts/finetune_ola.sh."""
 
-    kind: Literal["adamw", "muon"] = "adamw"
+    kind: Literal["adamw", "muon", "adafactor"] = "adamw"
     learning_rate: float = 1e-5
     part_rates: tuple[PartRate, ...] = ()  # the first that matches wins
     warmup_ratio: float = 0.05  # of all steps, rounded up
@@ -35,6 +35,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.0  # of matrices; norms, biases and marks are never decayed
     clip_norm: float | None = 1.0  # of all gradients together
+    momentum_dtype: Literal["float32", "bfloat16"] = "float32"  # of the first moment of AdamW and Muon
     muon_momentum: float = 0.95
 
 
@@ -77,13 +78,16 @@ def build(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
 def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
     """Gradients to steps of about unit size, uphill."""
     if config.kind == "adamw":
-        return optax.scale_by_adam(config.b1, config.b2, config.eps)
+        return optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=config.momentum_dtype)
+    if config.kind == "adafactor":  # without momentum; updates clipped at unit root mean square
+        return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
     muon = optax.contrib.muon(
         1.0,
         beta=config.muon_momentum,
         adam_b1=config.b1,
         adam_b2=config.b2,
         eps=config.eps,
+        mu_dtype=config.momentum_dtype,
         muon_weight_dimension_numbers=muon_axes,
         consistent_rms=0.2,  # as large as Adam's steps (arXiv 2502.16982, section 2.2)
     )

@@ -13,7 +13,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ola_jax.config import OlaConfig
 from ola_jax.errors import OlaError
 from ola_jax.models.ola import abstract_params
-from ola_jax.sharding import parameter_shardings
+from ola_jax.sharding import parameter_shardings, parameter_spec
+from ola_jax.training import lora
+from ola_jax.training.lora import LoraConfig
 from ola_jax.typing import Array, Params
 
 
@@ -60,32 +62,44 @@ def create(
     trainable: tuple[str, ...],
     optimizer: optax.GradientTransformation,
     shardings: TrainState | None = None,
+    adapters: LoraConfig = LoraConfig(),  # noqa: B008 - frozen
 ) -> TrainState:
     """State of step 0, split as `shardings` say. Trainable parameters become float32."""
     chosen, frozen = split(params, trainable)
 
-    def start(chosen: dict[str, Array]) -> tuple[Array, dict[str, Array], optax.OptState]:
+    def start(
+        chosen: dict[str, Array], frozen: dict[str, Array]
+    ) -> tuple[Array, dict[str, Array], optax.OptState]:
         chosen = {path: jnp.asarray(value, jnp.float32) for path, value in chosen.items()}
+        chosen |= lora.init(frozen, adapters)
         return jnp.int32(0), chosen, optimizer.init(chosen)
 
     if shardings is not None:
         out = (shardings.step, shardings.trainable, shardings.opt_state)
         start = jax.jit(start, out_shardings=out)
         frozen = jax.device_put(frozen, shardings.frozen)
-    step, chosen, opt_state = start(chosen)
+    step, chosen, opt_state = start(chosen, frozen)
     return TrainState(step=step, trainable=chosen, frozen=frozen, opt_state=opt_state)
 
 
 def shard(
-    config: OlaConfig, trainable: tuple[str, ...], optimizer: optax.GradientTransformation, mesh: Mesh
+    config: OlaConfig,
+    trainable: tuple[str, ...],
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    adapters: LoraConfig = LoraConfig(),  # noqa: B008 - frozen
 ) -> tuple[TrainState, TrainState]:
     """(abstract state, its shardings): what a state will be, before any of it exists.
 
     What the optimizer keeps for a parameter, in the parameter's shape, is split as the parameter.
     """
     boxed = abstract_params(config)
-    abstract = jax.eval_shape(lambda p: create(p, trainable, optimizer), nn.unbox(boxed))
+    abstract = jax.eval_shape(lambda p: create(p, trainable, optimizer, None, adapters), nn.unbox(boxed))
     of_path = traverse_util.flatten_dict(parameter_shardings(boxed, mesh), sep="/")
+    for path, leaf in abstract.trainable.items():
+        if path.startswith("lora/"):
+            names = ("layers", *[None] * (leaf.ndim - 1))
+            of_path[path] = NamedSharding(mesh, parameter_spec(names, leaf.shape, mesh.shape))
     whole = NamedSharding(mesh, PartitionSpec())
 
     def of(keys: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:

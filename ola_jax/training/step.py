@@ -10,6 +10,8 @@ import optax
 from ola_jax.batch import IGNORE, OlaBatch
 from ola_jax.models.ola import Ola
 from ola_jax.sharding import constrain
+from ola_jax.training import lora
+from ola_jax.training.lora import LoraConfig
 from ola_jax.training.loss import cross_entropy
 from ola_jax.training.state import TrainState, join
 from ola_jax.typing import Array, Float, Int, Params
@@ -36,6 +38,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     microbatches: int = 1,
     shardings: TrainState | None = None,
+    adapters: LoraConfig = LoraConfig(),  # noqa: B008 - frozen
 ) -> TrainStep:
     """The compiled step: gradients of the trainable parameters only, then one update.
 
@@ -48,7 +51,10 @@ def make_train_step(
         targets = (batch.targets != IGNORE).sum()
 
         def of_part(part: OlaBatch) -> tuple[dict[str, Array], Metrics]:
-            of_trainable = lambda trainable: loss(model, join(trainable, state.frozen), part, targets)
+            def of_trainable(trainable: dict[str, Array]) -> tuple[Float[Array, ""], Metrics]:
+                params = lora.merge(join(trainable, state.frozen), adapters)
+                return loss(model, params, part, targets)
+
             (_, metrics), grads = jax.value_and_grad(of_trainable, has_aux=True)(state.trainable)
             return grads, metrics
 

@@ -1,0 +1,98 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ola_jax import sharding
+from ola_jax.sharding import MeshConfig
+from ola_jax.training import hlo
+
+TPU = """
+HloModule m
+
+%fused (p0: bf16[5,8,4], p1: s32[]) -> bf16[8,4] {
+  %p0 = bf16[5,8,4]{2,1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  ROOT %slice = bf16[1,8,4]{2,1,0} dynamic-slice(%p0, %p1), dynamic_slice_sizes={1,8,4}
+}
+
+%all-reduce-scatter.1 (input: bf16[8,4]) -> bf16[2,4] {
+  %input = bf16[8,4]{1,0} parameter(0)
+  ROOT %all-reduce.7 = bf16[8,4]{1,0} all-reduce(%input), channel_id=3, to_apply=%add
+}
+
+%started (p: bf16[2,4]) -> bf16[8,4] {
+  %p = bf16[2,4]{1,0} parameter(0)
+  ROOT %all-gather.1 = bf16[8,4]{1,0} all-gather(%p), channel_id=9, dimensions={0}
+}
+
+%waited (q: bf16[2,4]) -> bf16[8,4] {
+  %q = bf16[2,4]{1,0} parameter(0)
+  ROOT %all-gather.2 = bf16[8,4]{1,0} all-gather(%q), channel_id=9, dimensions={0}
+}
+
+%condition (t: (s32[])) -> pred[] {
+  %limit = s32[] constant(5)
+  %t = (s32[]) parameter(0)
+  %i = s32[] get-tuple-element(%t), index=0
+  ROOT %lt = pred[] compare(%i, %limit), direction=LT
+}
+
+%body (t2: (s32[])) -> (s32[]) {
+  %t2 = (s32[]) parameter(0)
+  %i2 = s32[] get-tuple-element(%t2), index=0
+  %stack = bf16[5,8,4]{2,1,0} constant({...})
+  %near = bf16[8,4]{1,0:S(1)} fusion(%stack, %i2), kind=kLoop, calls=%fused
+  %async-collective-start.1 = bf16[8,4]{1,0} fusion(%near), kind=kCustom, calls=%started
+  %async-collective-done.1 = bf16[8,4]{1,0} fusion(%near), kind=kCustom, calls=%waited
+  %scattered = bf16[2,4]{1,0} fusion(%async-collective-done.1), kind=kCustom, calls=%all-reduce-scatter.1
+  ROOT %t3 = (s32[]) tuple(%i2)
+}
+
+ENTRY %main (a: s32[]) -> (s32[]) {
+  %a = s32[] parameter(0)
+  %start = (s32[]) tuple(%a)
+  ROOT %loop = (s32[]) while(%start), condition=%condition, body=%body
+}
+"""
+
+
+def test_loops_are_counted_out_and_parts_of_an_asynchronous_collective_once() -> None:
+    program = hlo.Program(TPU)
+    assert program.runs == {"main": 1, "body": 5}
+    found = hlo.collectives(program)
+    assert found["all-gather"] == hlo.Collective("all-gather", 5, 5 * 64, 5)
+    assert found["reduce-scatter"] == hlo.Collective("reduce-scatter", 5, 5 * 64, 0)
+    # Each round: a slice of the stack (64 bytes) and the place in it (4) are read, the result is near (VMEM);
+    # the scatter reads 64 and writes 16.
+    assert hlo.traffic(program) == 5 * (64 + 4 + 64 + 16)
+
+
+def test_a_loop_of_unknown_length_is_an_error() -> None:
+    with pytest.raises(ValueError, match="number of rounds is not known"):
+        hlo.Program(TPU.replace("%limit = s32[] constant(5)", "%limit = s32[] parameter(1)"))
+
+
+def test_a_compiled_program_gathers_each_layers_weights_once() -> None:
+    mesh = sharding.make_mesh(MeshConfig(fsdp=4))
+    layers, width = 6, 64
+
+    def forward(weights: jax.Array, x: jax.Array) -> jax.Array:
+        layer = lambda x, w: (jnp.tanh(x @ sharding.gather(w, ("embed", "features"))), None)
+        return jax.lax.scan(layer, x, weights)[0]
+
+    split = sharding.parameter_spec(("layers", "embed", "features"), (layers, width, width), mesh.shape)
+    place = lambda spec: jax.sharding.NamedSharding(mesh, spec)
+    with jax.set_mesh(mesh):
+        compiled = (
+            jax.jit(
+                forward,
+                in_shardings=(place(split), place(sharding.spec("rows", None))),
+                out_shardings=place(sharding.spec("rows", None)),
+            )
+            .lower(np.zeros((layers, width, width), np.float32), np.zeros((8, width), np.float32))
+            .compile()
+        )
+    found = hlo.collectives(hlo.Program(compiled.as_text()))
+    assert set(found) == {"all-gather"}
+    assert (found["all-gather"].count, found["all-gather"].bytes) == (layers, layers * width * width * 4)

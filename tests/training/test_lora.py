@@ -1,0 +1,72 @@
+import jax
+import numpy as np
+import pytest
+
+from ola_jax.errors import OlaError
+from ola_jax.models.ola import Ola
+from ola_jax.sharding import MeshConfig, global_batch, make_mesh
+from ola_jax.training import lora, optimizer, state
+from ola_jax.training.lora import LoraConfig
+from ola_jax.training.optimizer import OptimizerConfig
+from ola_jax.training.step import make_train_step
+from tests import tiny
+
+PATH = "llm/layers/self_attn/q_proj/kernel"
+RNG = np.random.default_rng(0)
+KERNEL = RNG.normal(size=(3, 8, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_new_adapters_change_nothing(dora: bool) -> None:
+    config = LoraConfig(rank=2, dora=dora)
+    adapters = lora.init({PATH: KERNEL}, config)
+    assert adapters[f"lora/{PATH}/a"].shape == (3, 8, 2)
+    assert np.abs(adapters[f"lora/{PATH}/a"]).max() > 0
+    merged = lora.merge(state.join(adapters, {PATH: KERNEL}), config)
+    assert set(merged) == {"llm"}
+    np.testing.assert_allclose(state.split(merged, (".*",))[0][PATH], KERNEL, rtol=1e-6)
+
+
+def test_kernels_are_changed_as_the_papers_say() -> None:
+    a, b = RNG.normal(size=(3, 8, 2)).astype(np.float32), RNG.normal(size=(3, 2, 6)).astype(np.float32)
+    magnitude = RNG.random((3, 6)).astype(np.float32)
+    tree = state.join({f"lora/{PATH}/a": a, f"lora/{PATH}/b": b}, {PATH: KERNEL})
+    plain = lora.merge(tree, LoraConfig(rank=2, alpha=3.0))
+    changed = KERNEL + 1.5 * np.einsum("lir,lro->lio", a, b)
+    np.testing.assert_allclose(state.split(plain, (".*",))[0][PATH], changed, rtol=1e-5, atol=1e-6)
+
+    tree = state.join(
+        {f"lora/{PATH}/{n}": x for n, x in zip(("a", "b", "magnitude"), (a, b, magnitude), strict=True)},
+        {PATH: KERNEL},
+    )
+    directed = lora.merge(tree, LoraConfig(rank=2, alpha=3.0, dora=True))
+    found = np.asarray(state.split(directed, (".*",))[0][PATH])
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), magnitude, rtol=1e-5)
+    lengths = np.linalg.norm(changed, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, changed / lengths * magnitude[:, None], rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_on_a_mesh_moves_adapters_and_no_kernel() -> None:
+    config = LoraConfig(rank=4, dora=True)
+    tx = optimizer.build(OptimizerConfig(learning_rate=1e-2, warmup_ratio=0.0), steps=10)
+    mesh = make_mesh(MeshConfig(fsdp=2, tensor=2))
+    with jax.set_mesh(mesh):
+        _, shardings = state.shard(tiny.CONFIG, ("vision_projector/",), tx, mesh, config)
+        train_state = state.create(tiny.params(), ("vision_projector/",), tx, shardings, config)
+        assert "fsdp" in str(shardings.trainable[f"lora/{PATH}/a"].spec)
+        assert sum("/b" in path for path in train_state.trainable if path.startswith("lora/")) == 7
+        step = make_train_step(Ola(tiny.CONFIG), tx, 1, shardings, config)
+        losses = []
+        for _ in range(3):
+            train_state, metrics = step(train_state, global_batch(tiny.make_batch(2, 0), mesh))
+            losses.append(float(metrics["loss"]))
+    assert losses[2] < losses[0]
+    np.testing.assert_array_equal(train_state.frozen[PATH], state.split(tiny.params(), ())[1][PATH])
+    merged = lora.merge(train_state.params, config)
+    assert set(merged) == set(tiny.params())
+    assert np.abs(np.asarray(state.split(merged, (".*",))[0][PATH]) - train_state.frozen[PATH]).max() > 1e-4
+
+
+def test_adapters_of_trained_kernels_are_refused() -> None:
+    with pytest.raises(OlaError, match="matches no frozen parameter"):
+        lora.init({"vision/norm": KERNEL}, LoraConfig(rank=2))
