@@ -161,9 +161,12 @@ def write(
     abstract = plan.abstract_params()
     size = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in abstract.values())
     check_space(checkpoint.check_destination(directory), size)
-    with checkpoint.writing(
-        directory, plan.config, plan.processor_config, plan.source, plan.generation_config, plan.released
-    ) as params_directory, Writer(params_directory, abstract) as writer:
+    with (
+        checkpoint.writing(
+            directory, plan.config, plan.processor_config, plan.source, plan.generation_config, plan.released
+        ) as params_directory,
+        Writer(params_directory, abstract) as writer,
+    ):
         for leaf, start, piece in prefetch(pieces(plan, check_finite, progress)):
             writer.write(leaf.entry.path, start, piece)
 
