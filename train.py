@@ -124,7 +124,7 @@ def train_stage(
     )
     tx = optimizer.build(stage.optimizer, stage.steps)
     abstract, shardings = state.shard(config.model, stage.trainable, tx, mesh, stage.lora)
-    checkpoints = TrainCheckpoints(folder / "checkpoints")
+    checkpoints = TrainCheckpoints(folder / "checkpoints", config.keep)
     if restored := checkpoints.restore(abstract, shardings):
         train_state, data_state = restored
         data.set_state(data_state)

@@ -76,7 +76,9 @@ def get_config(output: str = "runs/digits_omni") -> TrainConfig:
     data = f"{output}/data"
 
     def sources(**weights: float) -> tuple[Source, ...]:
-        return tuple(Source(f"{data}/train/{name}.json", data, weight) for name, weight in weights.items())
+        return tuple(
+            Source(f"{data}/train/{name}.json", data, float(weight)) for name, weight in weights.items()
+        )
 
     text = Budget(tokens=256)
     images = Budget(tokens=256, windows=3, window_patches=32)

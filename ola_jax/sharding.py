@@ -16,7 +16,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ola_jax.batch import Budget, OlaBatch
@@ -74,7 +74,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
         raise OlaError(
             f"mesh: {asked}; uses {count} of {len(devices)} devices of several processes; set one axis to -1"
         )
-    grid = np.array(devices[:count], dtype=object).reshape(sizes)
+    # Neighbours in a TPU's torus stay neighbours in the mesh.
+    grid = mesh_utils.create_device_mesh(sizes, devices[:count], allow_split_physical_axes=True)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 

@@ -1,6 +1,7 @@
 """Checkpoints of a training in progress: state and data position, from which it goes on exactly."""
 
 import json
+import logging
 import pathlib
 from typing import Any
 
@@ -12,12 +13,14 @@ from jax.experimental import multihost_utils
 from ola_jax.errors import OlaError
 from ola_jax.training.state import TrainState
 
+logger = logging.getLogger(__name__)
+
 
 class TrainCheckpoints:
-    """The checkpoints of one stage, written in the background; the two newest are kept."""
+    """The checkpoints of one stage, written in the background; the newest are kept."""
 
-    def __init__(self, directory: pathlib.Path):
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True)
+    def __init__(self, directory: pathlib.Path, keep: int = 2):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         self._directory = directory.absolute()
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
@@ -32,11 +35,30 @@ class TrainCheckpoints:
         """The newest state, split as `shardings` say, and this process's data position; None if none.
 
         `like` has the structure of the state; shapes alone are enough. The mesh may be another than
-        the one it was saved on, the number of processes may not.
+        the one it was saved on, the number of processes may not. A checkpoint that cannot be read is
+        told, set aside as STEP.damaged, and the one before it taken; raises OlaError if none can be read.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            return None
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for number, step in enumerate(steps):
+            try:
+                restored = self._restore(step, like, shardings)
+                self._set_aside(steps[:number])
+                return restored
+            except OlaError:
+                raise
+            except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged store
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+                logger.warning("%s: cannot be read (%s)", self._directory / str(step), reason)
+        if steps:
+            raise OlaError(
+                f"{self._directory}: none of the checkpoints {steps} can be read (the last: {reason}); "
+                "expected states of this config's model, stage and optimizer: remove the folder to start anew"
+            )
+        return None
+
+    def _restore(
+        self, step: int, like: TrainState, shardings: TrainState
+    ) -> tuple[TrainState, dict[str, Any]]:
         restore_args = jax.tree.map(lambda sharding: ocp.ArrayRestoreArgs(sharding=sharding), shardings)
         items = ocp.args.Composite(
             state=ocp.args.PyTreeRestore(item=like, restore_args=restore_args),
@@ -50,6 +72,15 @@ class TrainCheckpoints:
                 f"{jax.process_count()}; the data position needs the same number"
             )
         return restored["state"], of_processes[jax.process_index()]
+
+    def _set_aside(self, steps: list[int]) -> None:
+        if steps and jax.process_index() == 0:
+            for step in steps:
+                (self._directory / str(step)).rename(self._directory / f"{step}.damaged")
+        if steps and jax.process_count() > 1:
+            multihost_utils.sync_global_devices("ola_jax.training.checkpoint.set_aside")
+        if steps:
+            self._manager.reload()
 
     def close(self) -> None:
         """Wait until all is on disk."""

@@ -8,14 +8,17 @@ import dataclasses
 import pathlib
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jax.experimental import topologies
+from jax.sharding import Mesh
 
 from ola_jax import hardware, sharding
-from ola_jax.batch import OlaBatch
+from ola_jax.batch import Budget, OlaBatch
 from ola_jax.config import OlaConfig
 from ola_jax.errors import OlaError
 from ola_jax.models.ola import Ola
@@ -151,7 +154,7 @@ def compile_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
     )
 
 
-def plan(config: TrainConfig, stage: Stage, topology: str, show: Any = print) -> Report:
+def plan(config: TrainConfig, stage: Stage, topology: str, show: Callable[[str], None] = print) -> Report:
     """The fastest that fits, by tokens a second at the bounds, over rows of a device and remat policies.
 
     Rows are doubled until they do not fit. Each candidate is told to `show`. Raises OlaError where none fits.
@@ -183,7 +186,9 @@ def plan(config: TrainConfig, stage: Stage, topology: str, show: Any = print) ->
     return best
 
 
-def _abstract_state(config: OlaConfig, stage: Stage, tx: Any, mesh: Any) -> tuple[Any, Any]:
+def _abstract_state(
+    config: OlaConfig, stage: Stage, tx: optax.GradientTransformation, mesh: Mesh
+) -> tuple[state.TrainState, state.TrainState]:
     """The state's shapes with shardings, frozen parameters in the model's dtype."""
     abstract, shardings = state.shard(config, stage.trainable, tx, mesh, stage.lora)
     frozen = {p: jax.ShapeDtypeStruct(x.shape, config.dtype) for p, x in abstract.frozen.items()}
@@ -191,15 +196,22 @@ def _abstract_state(config: OlaConfig, stage: Stage, tx: Any, mesh: Any) -> tupl
     return jax.tree.map(place, abstract.replace(frozen=frozen), shardings), shardings
 
 
-def _abstract_batch(config: OlaConfig, stage: Stage, mesh: Any) -> OlaBatch:
-    rows, budget = stage.rows, stage.budget
+def batch_shapes(config: OlaConfig, rows: int, budget: Budget) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and dtype of each field of a batch."""
     patch_bytes = 3 * config.vision.patch_size**2 if config.vision else 768
-    patches = (rows, budget.windows, budget.window_patches)
+    tokens, patches = (rows, budget.tokens), (rows, budget.windows, budget.window_patches)
     by_token = ("tokens", "positions", "segments", "targets", "source")
-    shapes = dict.fromkeys(by_token, ((rows, budget.tokens), np.int32))
-    shapes["patches"] = (*patches, patch_bytes), np.uint8
-    shapes["patch_image"] = patches, np.int32
-    shapes["patch_position"] = (*patches, 4), np.int32
-    shapes["audio"] = (rows, budget.audio_chunks, config.chunk_samples), np.float32
+    shapes = dict.fromkeys(by_token, jax.ShapeDtypeStruct(tokens, np.int32))
+    shapes["patches"] = jax.ShapeDtypeStruct((*patches, patch_bytes), np.uint8)
+    shapes["patch_image"] = jax.ShapeDtypeStruct(patches, np.int32)
+    shapes["patch_position"] = jax.ShapeDtypeStruct((*patches, 4), np.int32)
+    audio = (rows, budget.audio_chunks, config.chunk_samples)
+    return shapes | {"audio": jax.ShapeDtypeStruct(audio, np.float32)}
+
+
+def _abstract_batch(config: OlaConfig, stage: Stage, mesh: Mesh) -> OlaBatch:
     splits = sharding.batch_shardings(mesh)
-    return OlaBatch(**{f: jax.ShapeDtypeStruct(*of, sharding=splits[f]) for f, of in shapes.items()})
+    shapes = batch_shapes(config, stage.rows, stage.budget)
+    return OlaBatch(
+        **{f: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=splits[f]) for f, x in shapes.items()}
+    )

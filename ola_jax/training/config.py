@@ -63,6 +63,7 @@ class TrainConfig:
     distributed: DistributedConfig = DistributedConfig()
     seed: int = 0
     save_every: int = 200  # steps
+    keep: int = 2  # newest checkpoints of a stage
     log_every: int = 10  # steps
     max_skipped: int = 0  # bad samples of a stage
     cache_samples: bool = False  # keep all processed samples in memory

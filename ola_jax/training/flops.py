@@ -70,7 +70,7 @@ def step(config: OlaConfig, budget: Budget, rows: int, trainable: tuple[str, ...
 def recomputed(config: OlaConfig, budget: Budget, rows: int, trainable: tuple[str, ...]) -> float:
     """FLOPs that the backward pass does again: logits always, layers where `remat` is "full"."""
     once = forward(config, budget)
-    logits = 2 * budget.tokens * config.llm.hidden_size * config.llm.vocab_size
+    logits = 2.0 * budget.tokens * config.llm.hidden_size * config.llm.vocab_size
     again = logits
     if config.remat == "full":
         again += once["llm"] - logits

@@ -38,7 +38,7 @@ class TrainState:
         return join(self.trainable, self.frozen)
 
 
-def split(params: Params, trainable: tuple[str, ...]) -> tuple[dict[str, Array], dict[str, Array]]:
+def split(params: Params, trainable: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(trainable, frozen) by regular expressions matched from the start of each path.
 
     Raises OlaError where a pattern matches no parameter.

@@ -61,8 +61,8 @@ def test_loops_are_counted_out_and_parts_of_an_asynchronous_collective_once() ->
     program = hlo.Program(TPU)
     assert program.runs == {"main": 1, "body": 5}
     found = hlo.collectives(program)
-    assert found["all-gather"] == hlo.Collective("all-gather", 5, 5 * 64, 5)
-    assert found["reduce-scatter"] == hlo.Collective("reduce-scatter", 5, 5 * 64, 0)
+    assert found["all-gather"] == hlo.Collective("all-gather", 5, 320.0, 5)
+    assert found["reduce-scatter"] == hlo.Collective("reduce-scatter", 5, 320.0, 0)
     # Each round: a slice of the stack (64 bytes) and the place in it (4) are read, the result is near (VMEM);
     # the scatter reads 64 and writes 16.
     assert hlo.traffic(program) == 5 * (64 + 4 + 64 + 16)
