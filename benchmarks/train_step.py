@@ -74,12 +74,13 @@ class Size:
     scale: float  # of the samples: mixed_samples.make
     row_tokens: int
     samples: int  # of a round
+    one_row_at_a_time: bool = False  # through the models of the packed forms: less memory
 
 
 SIZES = {
     "tiny": Size(TINY, 0.02, 256, 10),
     "small": Size(SMALL, 0.1, 1024, 20),
-    "7b": Size(OLA_7B, 1.0, 16_384, 20),
+    "7b": Size(OLA_7B, 1.0, 16_384, 20, one_row_at_a_time=True),
 }
 
 
@@ -92,13 +93,13 @@ class Args:
     samples: int | None = None  # of a round, of all kinds in turn
     rounds: int = 5  # and one before them, in which all is compiled
     forms: tuple[Literal["ola_jax", "torch padded", "torch packed"], ...] = FORMS
-    torch_rows: int = 2  # rows that go through PyTorch's model at a time; the original has 2
+    torch_rows: int = 2  # padded rows that go through PyTorch's model at a time; the original has 2
     json: pathlib.Path | None = None  # where to write the figures as well
     form: str | None = None  # for this file's own use: be the process of one form
 
 
 def size_of(args: Args) -> Size:
-    size = SIZES[args.size or ("small" if jax.default_backend() == "cpu" else "7b")]
+    size = SIZES[args.size]
     if args.llm_layers:
         llm = dataclasses.replace(size.config.llm, num_layers=args.llm_layers)
         size = dataclasses.replace(size, config=dataclasses.replace(size.config, llm=llm))
@@ -145,7 +146,7 @@ def ours(args: Args) -> Iterator[dict[str, float]]:
     frozen = {path: x.astype(size.config.dtype) for path, x in train_state.frozen.items()}
     train_state = train_state.replace(frozen=frozen)
     del params, frozen
-    step = make_train_step(Ola(size.config), tx)
+    step = make_train_step(Ola(size.config), tx, microbatches=rows if size.one_row_at_a_time else 1)
     for batch in ready:
         train_state, metrics = step(train_state, batch)
         yield {"loss": float(metrics["loss"]), "grad_norm": float(metrics["grad_norm"])}
@@ -181,7 +182,8 @@ def theirs(args: Args, packed: bool) -> Iterator[dict[str, float]]:
     budget, _ = smallest_budget(samples, size.row_tokens)
     for of_round in samples:
         rows = mixed_samples.fill_rows(of_round, budget) if packed else [[s] for s in of_round]
-        loss, norm = trainer.step(rows, 1 if packed else args.torch_rows)
+        at_a_time = (1 if size.one_row_at_a_time else len(rows)) if packed else args.torch_rows
+        loss, norm = trainer.step(rows, at_a_time)
         if device == "cuda":
             torch.cuda.synchronize()
         yield {"loss": loss, "grad_norm": norm}
@@ -227,11 +229,10 @@ def measure(args: Args) -> dict[str, list[dict[str, Any]]]:
 
     def start(form: str) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, *sys.argv, "--form", form],
+            [sys.executable, *sys.argv, "--size", args.size, "--form", form],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
         )
 
     def round_of(process: subprocess.Popen) -> dict[str, Any]:
@@ -261,6 +262,9 @@ def main() -> None:
     if args.form:
         be_the_process_of(args)
         return
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process and the others share a GPU
+    if args.size is None:
+        args = dataclasses.replace(args, size="small" if jax.default_backend() == "cpu" else "7b")
     size = size_of(args)
     samples = batches(size, args.rounds)
     budget, rows = smallest_budget(samples, size.row_tokens)
