@@ -4,7 +4,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 
 from ola_jax.errors import OlaError
 from ola_jax.kernels import splash
@@ -31,35 +30,36 @@ def packed_attention(
 ) -> Float[Array, "B L H h"]:
     """Softmax attention in which a query sees the keys of its own segment only.
 
-    With `causal`, query i stands at place `q_offset + i` among the keys and sees none behind it.
-    H is a multiple of K: neighbouring query heads share a key head, which is not repeated in
-    memory. Scores are scaled by h ** -0.5; softmax in float32. Long inputs go through in blocks of
-    queries, so that memory grows with L and not with its square.
+    Segments are numbers from 1; 0 is padding, whose outputs are finite and mean nothing. With
+    `causal`, query i stands at place `q_offset + i` among the keys and sees none behind it. H is a
+    multiple of K: neighbouring query heads share a key head, which is not repeated in memory. Scores
+    are scaled by h ** -0.5; softmax in float32. Memory grows with L and not with its square.
 
     On a mesh every device computes its own rows, heads and queries; all keys of a row are brought
     to all devices that have a part of its tokens. `implementation` "auto" is "splash" where the
-    devices are TPUs, else "xla"; with `q_offset` it is always "xla".
+    devices are TPUs, else "xla". With `q_offset` it is "xla" on a mesh and for a few queries.
     """
+    if implementation == "auto":
+        implementation = "splash" if platform() == "tpu" else "xla"
     if q_offset is not None:
+        if implementation == "splash" and not is_sharded() and q.shape[1] >= splash.LANES:
+            return _splash(q, k, v, q_segments, k_segments, causal, q_offset)
         return _attend(q, k, v, q_segments, k_segments, causal, q_offset)
-    if implementation == "splash" or (implementation == "auto" and platform() == "tpu"):
-        return _splash(q, k, v, q_segments, k_segments, causal, axes)
+    if implementation == "splash":
+        _check_splash(q.shape[1], axes)
+    attend = {"xla": _attend, "splash": _splash}[implementation]
     if not is_sharded():
-        return _attend(q, k, v, q_segments, k_segments, causal, 0)
+        return attend(q, k, v, q_segments, k_segments, causal, 0)
 
     def local(q: Array, k: Array, v: Array, q_segments: Array, k_segments: Array) -> Array:
         offset = jax.lax.axis_index("context") * q.shape[1] if axes[1] else 0
-        return _attend(q, k, v, q_segments, k_segments, causal, offset)
+        return attend(q, k, v, q_segments, k_segments, causal, offset)
 
-    in_specs, out_specs = _specs(axes)
-    sharded = jax.shard_map(local, in_specs=in_specs, out_specs=out_specs, check_vma=False)
-    return sharded(q, k, v, q_segments, k_segments)
-
-
-def _specs(axes: Axes) -> tuple[tuple[PartitionSpec, ...], PartitionSpec]:
     rows, length, heads = axes
     queries, keys = spec(rows, length, heads, None), spec(rows, None, heads, None)
-    return (queries, keys, keys, spec(rows, length), spec(rows, None)), queries
+    in_specs = queries, keys, keys, spec(rows, length), spec(rows, None)
+    sharded = jax.shard_map(local, in_specs=in_specs, out_specs=queries, check_vma=False)
+    return sharded(q, k, v, q_segments, k_segments)
 
 
 def _splash(
@@ -69,29 +69,20 @@ def _splash(
     q_segments: Int[Array, "B L"],
     k_segments: Int[Array, "B S"],
     causal: bool,
-    axes: Axes,
+    q_offset: Int[Array, ""] | int,
 ) -> Float[Array, "B L H h"]:
     """By the Pallas kernel; where there is no TPU, interpreted (slow: for tests)."""
-    _, length, heads = axes
-    head_shards = axis_size("tensor") if heads else 1
-    query_shards = axis_size("context") if length else 1
-    queries, keys = splash.padded_length(q.shape[1]), splash.padded_length(k.shape[1])
-    if query_shards > 1 and (queries != q.shape[1] or queries % (query_shards * splash.LANES)):
+    return splash.attend(q, k, v, q_segments, k_segments, causal, q_offset, interpret=platform() != "tpu")
+
+
+def _check_splash(length: int, axes: Axes) -> None:
+    """Raises OlaError where a device's share of the queries would be no whole blocks."""
+    shards = axis_size("context") if axes[1] else 1
+    if shards > 1 and (splash.padded_length(length) != length or length % (shards * splash.LANES)):
         raise OlaError(
-            f"splash attention: {q.shape[1]} tokens over context={query_shards}; expected a multiple of "
-            f"{max(splash.BLOCK, query_shards * splash.LANES)}"
+            f"splash attention: {length} tokens over context={shards}; expected a multiple of "
+            f"{max(splash.BLOCK, shards * splash.LANES)}"
         )
-    interpret = platform() != "tpu"
-    kernel = splash.make_kernel(queries, keys, q.shape[2], causal, interpret, head_shards, query_shards)
-    if not is_sharded():
-        return splash.attend(kernel, q, k, v, q_segments, k_segments)
-    in_specs, out_specs = _specs(axes)
-    mesh = jax.sharding.get_abstract_mesh()
-    of_kernel = kernel.manual_sharding_spec(NamedSharding(mesh, spec(heads, length)))
-    sharded = jax.shard_map(
-        splash.attend, in_specs=(of_kernel, *in_specs), out_specs=out_specs, check_vma=False
-    )
-    return sharded(kernel, q, k, v, q_segments, k_segments)
 
 
 def _attend(
