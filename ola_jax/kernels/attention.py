@@ -5,11 +5,11 @@ from typing import Literal
 import jax
 
 from ola_jax.errors import OlaError
-from ola_jax.kernels import attention_xla, splash
+from ola_jax.kernels import attention_cudnn, attention_xla, splash
 from ola_jax.sharding import axis_size, is_sharded, platform, spec
 from ola_jax.typing import Array, Float, Int
 
-Implementation = Literal["auto", "xla", "splash"]
+Implementation = Literal["auto", "xla", "splash", "cudnn"]
 Axes = tuple[str | None, str | None, str | None]  # logical axes of rows, queries, heads
 DECODER_AXES: Axes = ("rows", "length", "heads")
 ENCODER_AXES: Axes = ("windows", None, None)
@@ -35,7 +35,8 @@ def packed_attention(
 
     On a mesh every device computes its own rows, heads and queries; all keys of a row are brought
     to all devices that have a part of its tokens. `implementation` "auto" is "splash" where the
-    devices are TPUs, else "xla". With `q_offset` it is "xla" on a mesh and for a few queries.
+    devices are TPUs, else "xla"; "cudnn" raises OlaError for what it cannot do. With `q_offset` all but
+    "splash" are "xla", and "splash" is too on a mesh and for a few queries.
     """
     if implementation == "auto":
         implementation = "splash" if platform() == "tpu" else "xla"
@@ -45,7 +46,9 @@ def packed_attention(
         return attention_xla.attend(q, k, v, q_segments, k_segments, causal, q_offset)
     if implementation == "splash":
         _check_splash(q.shape[1], axes)
-    attend = {"xla": attention_xla.attend, "splash": _splash}[implementation]
+    if implementation == "cudnn":
+        attention_cudnn.check(q.shape[1], q.shape[3], q.dtype, splits_length=axes[1] is not None)
+    attend = {"xla": attention_xla.attend, "splash": _splash, "cudnn": _cudnn}[implementation]
     if not is_sharded():
         return attend(q, k, v, q_segments, k_segments, causal, 0)
 
@@ -71,6 +74,18 @@ def _splash(
 ) -> Float[Array, "B L H h"]:
     """By the Pallas kernel; where there is no TPU, interpreted (slow: for tests)."""
     return splash.attend(q, k, v, q_segments, k_segments, causal, q_offset, interpret=platform() != "tpu")
+
+
+def _cudnn(
+    q: Float[Array, "B L H h"],
+    k: Float[Array, "B L K h"],
+    v: Float[Array, "B L K h"],
+    q_segments: Int[Array, "B L"],
+    k_segments: Int[Array, "B L"],
+    causal: bool,
+    _: Int[Array, ""] | int,
+) -> Float[Array, "B L H h"]:
+    return attention_cudnn.attend(q, k, v, q_segments, k_segments, causal)
 
 
 def _check_splash(length: int, axes: Axes) -> None:
