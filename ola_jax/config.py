@@ -83,7 +83,9 @@ class OlaConfig:
     speech_hidden_size: int = 2048  # of the speech projector
     dtype: Literal["float32", "bfloat16"] = "float32"  # of matrix products; norms, softmax, BEATs: float32
     remat: Literal["none", "full", "dots"] = "none"  # what the backward pass recomputes in each layer
-    attention: Literal["auto", "xla", "splash"] = "auto"  # splash: the TPU kernel; auto: where there are TPUs
+    attention: Literal["auto", "xla", "splash", "cudnn"] = (
+        "auto"  # splash: the TPU kernel, auto's choice there
+    )
     pooling: Literal["auto", "pallas", "xla"] = "auto"  # pallas: the TPU kernel; auto: xla
 
     @property

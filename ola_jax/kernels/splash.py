@@ -1,14 +1,17 @@
 """Splash attention, the Pallas kernel for TPUs that comes with JAX, over packed segments.
 
-The scores never exist in memory. Segments only mask: blocks between two samples are computed.
+The scores never exist in memory. Blocks of queries and keys that hold no pair of the same segment are
+skipped, forward and backward: which these are is computed on the device, from the segments of each row.
 """
+
+import operator
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 
-from ola_jax.typing import Array, Float, Int
+from ola_jax.typing import Array, Bool, Float, Int
 
 BLOCK = 512  # queries and keys of a block; 2048 do not fit the VMEM of v4, v5e and v5p
 LANES = 128  # a block of keys is a multiple of this
@@ -21,18 +24,35 @@ def padded_length(length: int) -> int:
     return length + -length % multiple
 
 
-def make_kernel(
-    queries: int,
-    keys: int,
-    heads: int,
+def attend(
+    q: Float[Array, "B L H h"],
+    k: Float[Array, "B S K h"],
+    v: Float[Array, "B S K h"],
+    q_segments: Int[Array, "B L"],
+    k_segments: Int[Array, "B S"],
     causal: bool,
+    q_offset: Int[Array, ""] | int,
     interpret: bool,
-    head_shards: int = 1,
-    query_shards: int = 1,
+) -> Float[Array, "B L H h"]:
+    """What packed_attention does, for one device's rows, heads and queries.
+
+    The kernel's own index maps bring neighbouring query heads to the key head that they share.
+    """
+    length, width = q.shape[1], q.shape[-1]
+    heads_first = lambda x: jnp.swapaxes(_pad(x, 0), 1, 2)
+    q, k, v = heads_first(q * width**-0.5), heads_first(k), heads_first(v)
+    segments = kernels.SegmentIds(_pad(q_segments, 0), _pad(k_segments, 0))
+    row = lambda q, k, v, segments: _kernel(segments, causal, q_offset, interpret)(q, k, v, segments)
+    # The masks differ from row to row: for the kernel, vmap becomes a loop over rows.
+    return jnp.swapaxes(jax.vmap(row)(q, k, v, segments), 1, 2)[:, :length].astype(v.dtype)
+
+
+def _kernel(
+    segments: kernels.SegmentIds, causal: bool, q_offset: Int[Array, ""] | int, interpret: bool
 ) -> kernels.SplashAttentionKernel:
-    """The kernel for whole (padded) lengths, over all devices; one device gets its share by shard_map."""
-    mask = masks.CausalMask((queries, keys)) if causal else masks.FullMask((queries, keys))
-    q, k = min(BLOCK, queries // query_shards), min(BLOCK, keys)
+    """The kernel of one row."""
+    queries, keys = segments.q.shape[0], segments.kv.shape[0]
+    q, k = min(BLOCK, queries), min(BLOCK, keys)
     blocks = kernels.BlockSizes(
         block_q=q,
         block_kv=k,
@@ -43,34 +63,72 @@ def make_kernel(
         block_q_dq=q,
         block_kv_dq=k,
     )
-    return kernels.make_splash_mha(
-        masks.MultiHeadMask([mask] * heads),
+    computed = computed_blocks(segments.q, segments.kv, q, k, causal, q_offset)
+
+    def info(next_block: Int[Array, "q_blocks k_blocks"]) -> MaskInfo:
+        return MaskInfo(
+            data_next=next_block[None],
+            mask_next=None,
+            block_mask=computed[None].astype(jnp.int8),
+            partial_mask_blocks=None,
+            q_sequence=q_offset + jnp.arange(queries, dtype=jnp.int32) if causal else None,
+        )
+
+    by_query, by_key = info(_next_block(computed)), info(_next_block(computed.T).T)
+    return kernels.SplashAttentionKernel(
+        by_query,
+        by_query,
+        by_key,
         block_sizes=blocks,
-        head_shards=head_shards,
-        q_seq_shards=query_shards,
+        is_mqa=False,
+        save_residuals=False,
+        mask_value=kernels.DEFAULT_MASK_VALUE,
+        attn_logits_soft_cap=None,
         residual_checkpoint_name=RESIDUALS,
+        mask_function=operator.ge if causal else None,
         interpret=interpret,
     )
 
 
-def attend(
-    kernel: kernels.SplashAttentionKernel,
-    q: Float[Array, "B L H h"],
-    k: Float[Array, "B S K h"],
-    v: Float[Array, "B S K h"],
-    q_segments: Int[Array, "B L"],
-    k_segments: Int[Array, "B S"],
-) -> Float[Array, "B L H h"]:
-    """What packed_attention does, for one device's rows, heads and queries."""
-    length = q.shape[1]
+def computed_blocks(
+    q_segments: Int[Array, "L"],
+    k_segments: Int[Array, "S"],
+    block_q: int,
+    block_k: int,
+    causal: bool,
+    q_offset: Int[Array, ""] | int = 0,
+) -> Bool[Array, "q_blocks k_blocks"]:
+    """Which blocks the kernel computes: all that hold a pair, and for padding the one on the diagonal.
 
-    def heads_first(x: Array) -> Array:
-        return jnp.swapaxes(_pad(x, 0), 1, 2)
+    Exact where segments are sorted with the padding (0) last, as in our batches. In any other order
+    blocks may be computed in vain, but none is missed: a block is skipped if the segments of its
+    queries are all smaller, or all greater, than those of its keys.
+    """
 
-    q = heads_first(q * q.shape[-1] ** -0.5)
-    segments = kernels.SegmentIds(_pad(q_segments, -1), _pad(k_segments, -1))
-    out = jax.vmap(kernel)(q, heads_first(k), heads_first(v), segments)
-    return jnp.swapaxes(out, 1, 2)[:, :length].astype(v.dtype)
+    def range_of(segments: Array, block: int) -> tuple[Array, Array]:
+        segments = segments.reshape(-1, block)
+        none = jnp.iinfo(segments.dtype).max
+        return jnp.where(segments > 0, segments, none).min(axis=1), segments.max(axis=1)
+
+    (q_low, q_high), (k_low, k_high) = range_of(q_segments, block_q), range_of(k_segments, block_k)
+    computed = (q_low[:, None] <= k_high) & (k_low <= q_high[:, None])
+    k_place = jnp.arange(len(k_low))
+    first = q_offset + jnp.arange(len(q_low))[:, None] * block_q  # place among the keys
+    if causal:
+        computed &= first + block_q > k_place * block_k
+    # Each query meets one key at least, itself, or the softmax would divide by zero.
+    own = jnp.clip(first // block_k, 0, len(k_low) - 1)
+    return computed | (~computed.any(axis=1, keepdims=True) & (k_place == own))
+
+
+def _next_block(computed: Bool[Array, "rows columns"]) -> Int[Array, "rows columns"]:
+    """The block to have at hand at each step along a row: itself if computed, else the next, or the last."""
+    columns = computed.shape[1]
+    place = jnp.arange(columns, dtype=jnp.int32)
+    following = jax.lax.cummin(jnp.where(computed, place, columns), axis=1, reverse=True)
+    last = jnp.where(computed, place, 0).max(axis=1, keepdims=True)
+    small = jnp.int8 if columns <= 127 else jnp.int32
+    return jnp.minimum(following, last).astype(small)
 
 
 def _pad(x: Array, value: int) -> Array:

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ola_jax.config import BeatsConfig
+from ola_jax.kernels.biased_attention import biased_attention
 from ola_jax.models.layers import gelu, layer_norm, linear, stack_layers
 from ola_jax.sharding import constrain, gather
 from ola_jax.typing import Array, Float, Int
 
 FBANK_MEAN, FBANK_STD = 15.41663, 6.55582  # of AudioSet; the original divides by twice the deviation
 LAYER_NORM_EPS = 1e-5
-SCORE_SHRINK = 32.0  # scores are divided by this before their maximum is taken off, then multiplied
 
 
 def relative_buckets(
@@ -63,10 +63,9 @@ class Attention(nn.Module):
         grep_a = self.param("grep_a", ones, (c.num_heads,))
         gate = gates[..., 0] * (gates[..., 1] * grep_a - 1.0) + 2.0  # [B F H]
 
-        scores = jnp.einsum("bqhd,bkhd->bhqk", q * (shape[-1] ** -0.5 / SCORE_SHRINK), k)
-        scores = (scores - scores.max(axis=-1, keepdims=True)) * SCORE_SHRINK
-        scores += jnp.moveaxis(gate, 2, 1)[..., None] * bias
-        out = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, axis=-1), v).reshape(x.shape)
+        # The original divides scores by 32 and takes off their maximum before the bias, for half
+        # precision. Softmax does not see either.
+        out = biased_attention(q, k, v, gate, bias).reshape(x.shape)
         return linear(c.hidden_size, ("features", "embed"), jnp.float32, name="out_proj")(out)
 
 

@@ -36,7 +36,7 @@ class Attention(nn.Module):
         q = linear(width, ("embed", "features"), self.dtype, name="query")(x).reshape(shape)
         k = linear(width, ("embed", "features"), self.dtype, bias=False, name="key")(x).reshape(shape)
         v = linear(width, ("embed", "features"), self.dtype, name="value")(x).reshape(shape)
-        everything = jnp.zeros(x.shape[:2], jnp.int32)
+        everything = jnp.ones(x.shape[:2], jnp.int32)
         out = packed_attention(
             q, k, v, everything, everything, causal=False, axes=ENCODER_AXES, implementation=self.attention
         ).reshape(x.shape)

@@ -1,0 +1,44 @@
+"""Attention over packed segments by cuDNN's flash attention, for NVIDIA GPUs from Ampere on.
+
+Through jax.nn.dot_product_attention, which takes segments as a mask of all pairs: bytes grow with the square
+of the length (2 for each pair of a row, whatever the heads), and blocks between segments are computed.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ola_jax.errors import OlaError
+from ola_jax.sharding import axis_size, platform
+from ola_jax.typing import Array, DTypeLike, Float, Int
+
+HEAD_WIDTHS = "multiples of 8 up to 128 (from Hopper on, 256)"
+
+
+def check(length: int, width: int, dtype: DTypeLike, splits_length: bool) -> None:
+    """Raises OlaError for what cuDNN cannot do, and says what can."""
+    if platform() != "gpu":
+        found = f"devices are {platform().upper()}s; expected NVIDIA GPUs"
+    elif dtype not in (jnp.bfloat16, jnp.float16):
+        found = f"{jnp.dtype(dtype).name}; expected bfloat16 or float16"
+    elif width % 8 or width > 256:
+        found = f"heads of width {width}; expected {HEAD_WIDTHS}"
+    elif length % 2:
+        found = f"{length} tokens; expected an even number"
+    elif splits_length and axis_size("context") > 1:
+        found = f"a mesh of context={axis_size('context')}; expected whole rows"
+    else:
+        return
+    raise OlaError(f'cudnn attention: {found}; use attention="xla"')
+
+
+def attend(
+    q: Float[Array, "B L H h"],
+    k: Float[Array, "B L K h"],
+    v: Float[Array, "B L K h"],
+    q_segments: Int[Array, "B L"],
+    k_segments: Int[Array, "B L"],
+    causal: bool,
+) -> Float[Array, "B L H h"]:
+    """What packed_attention does, for one device's rows and heads."""
+    allowed = (q_segments[:, :, None] == k_segments[:, None, :])[:, None]
+    return jax.nn.dot_product_attention(q, k, v, mask=allowed, is_causal=causal, implementation="cudnn")
