@@ -1,4 +1,4 @@
-"""Local-global attention pooling on Hopper GPUs: matrix products whose epilogues do all the rest (Mosaic GPU).
+"""Local-global attention pooling on Hopper GPUs: products whose epilogues do all the rest (Mosaic GPU).
 
 A block of groups at Ola's width does not fit into shared memory with both its hidden layer and its
 scores, and the products take ten times as long as carrying the hidden layer through memory once does.
@@ -23,14 +23,15 @@ accumulator: what is taken over members is elementwise, without a shuffle or a w
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from ola_jax.typing import Array, Float
+from ola_jax.errors import OlaError
+from ola_jax.typing import Array, DTypeLike, Float
 
 BLOCK = 64  # groups of a tile
 CHANNELS = 64  # of a tile: the rows of a wgmma instruction
@@ -40,10 +41,17 @@ MAX_MEMBERS = 4  # 256 columns, the most of a wgmma instruction
 LANES = CHANNELS * WARPGROUPS  # channels are padded to a multiple of this
 SHARED_BYTES = 227 * 1024  # of a block of threads
 SWIZZLED = (plgpu.TilingTransform((8, DEPTH)), plgpu.SwizzleTransform(128))
-INTERPRETED_PROCESSORS = 2
-SQRT_HALF = 0.5**0.5
+INTERPRETED_PROCESSORS = 1
+HOPPER = ("H100", "H200", "H800", "H20")  # as in the names of devices; GH200 has one of them in it
+LOG2_E = 1.4426950408889634
 INV_SQRT_2PI = 0.3989422804014327
+# Of log2(exp(x^2 / 2) * normal tail beyond x), by powers of x.
+LOG2_OF_TAIL = (
+    *(-0.9999998211860657, -1.1511149406433105, 0.26222723722457886, -0.05278468877077103),
+    *(0.007508280221372843, -0.0004947088309563696, -3.2478634238941595e-05, 6.119257250247756e-06),
+)
 
+Ref = Any  # arrays in memory, as Pallas hands them to a kernel
 Read = Callable[..., Array]  # (input, member) -> the tile, in float32
 Write = Callable[..., None]  # (output, member, tile)
 Epilogue = Callable[[Sequence[Array], Read, Write], None]  # given the product, a tile for each member
@@ -57,6 +65,19 @@ class Saved(NamedTuple):
     before: Float[Array, "D R"]  # what goes into GELU
     weights: Float[Array, "D R"]
     pooled: Float[Array, "D G"]
+
+
+def check(members: int, dtype: DTypeLike, interpret: bool) -> None:
+    """Raises OlaError where the kernels cannot be used: for these arrays, or on the GPU compiled for."""
+    found = ""
+    if jnp.dtype(dtype) != jnp.bfloat16:
+        found = f"{jnp.dtype(dtype)}, expected bfloat16"
+    elif members > MAX_MEMBERS:
+        found = f"groups of {members}, expected at most {MAX_MEMBERS}"
+    elif not interpret and not any(name in _device_kind() for name in HOPPER):
+        found = f"{_device_kind()}, expected a Hopper GPU ({', '.join(HOPPER)})"
+    if found:
+        raise OlaError(f'pooling: the GPU kernels found {found}; use implementation="xla"')
 
 
 def pool(
@@ -91,11 +112,11 @@ def pool_backward(
     of_mean: Float[Array, "D D"],
     kernel2: Float[Array, "D D"],
     grad: Float[Array, "G D"],
-    members: int,
     interpret: bool = False,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Gradients of x (in its dtype) and of local, of_mean, bias1, kernel2 (in float32)."""
     x, mean, before, weights, pooled = saved
+    members = x.shape[1] // pooled.shape[1]
     of_product = functools.partial(_product, members=members, interpret=interpret)
     of_pooled = jnp.pad(grad, [(0, pooled.shape[1] - len(grad)), (0, 0)]).T.astype(x.dtype)
     blocks = lambda a, n: _by_block(a, n).astype(jnp.float32)
@@ -122,14 +143,14 @@ def _hidden(products: Sequence[Array], read: Read, write: Write) -> None:
     from_mean = read(0)
     for member, product in enumerate(products):
         before = product + from_mean
-        write(0, member, before * _normal_cdf(before))
+        write(0, member, jnp.maximum(before, 0) - jnp.abs(before) * _normal_tail(before))
         write(1, member, before)
 
 
 def _pooled(scores: Sequence[Array], read: Read, write: Write) -> None:
     """Writes the pooled groups and, where asked for, the weights of their members."""
     highest = functools.reduce(jnp.maximum, scores)
-    raised = [jnp.exp(score - highest) for score in scores]
+    raised = [jnp.exp2((score - highest) * LOG2_E) for score in scores]
     scale = 1 / functools.reduce(jnp.add, raised)
     pooled = jnp.zeros_like(highest)
     for member, value in enumerate(raised):
@@ -144,11 +165,11 @@ def _of_before(products: Sequence[Array], read: Read, write: Write) -> None:
     total = jnp.zeros_like(products[0])
     for member, of_hidden in enumerate(products):
         before = read(0, member)
-        cdf = _normal_cdf(before)
-        of_before = of_hidden * (cdf + before * jnp.exp(-0.5 * before * before) * INV_SQRT_2PI)
+        tail, bell = _normal_tail(before), jnp.exp2(before * before * (-0.5 * LOG2_E)) * INV_SQRT_2PI
+        of_before = of_hidden * (jnp.where(before < 0, tail, 1 - tail) + before * bell)
         total += of_before
         write(0, member, of_before)
-        write(1, member, before * cdf)
+        write(1, member, jnp.maximum(before, 0) - jnp.abs(before) * tail)
     write(2, 0, total)
 
 
@@ -159,8 +180,18 @@ def _of_x(products: Sequence[Array], read: Read, write: Write) -> None:
         write(0, member, product + through_mean + of_pooled * read(2, member))
 
 
-def _normal_cdf(x: Array) -> Array:
-    return 0.5 + 0.5 * jax.lax.erf(x * SQRT_HALF)
+def _normal_tail(x: Array) -> Array:
+    """Of the normal distribution, what lies beyond |x| on one side; within 2e-7.
+
+    That is exp(-x^2 / 2) times a slow function, whose logarithm is a polynomial here (least squares,
+    |x| below 5). It takes a third of the instructions of the exact function, and instructions of the
+    epilogue count: nothing hides them behind the product.
+    """
+    near = jnp.minimum(jnp.abs(x), 5.0)
+    logarithm = jnp.full_like(x, LOG2_OF_TAIL[-1])
+    for coefficient in reversed(LOG2_OF_TAIL[:-1]):
+        logarithm = logarithm * near + coefficient
+    return jnp.exp2(x * x * (-0.5 * LOG2_E) + logarithm)
 
 
 def _product(
@@ -174,7 +205,7 @@ def _product(
     name: str,
     interpret: bool,
 ) -> tuple[Array, ...]:
-    """a b, tile by tile through `epilogue`, which reads tiles of its inputs and writes those of the outputs.
+    """The product of a and b, through `epilogue`: it reads tiles of inputs and writes those of the outputs.
 
     Inputs and outputs have h rows, and a column for each group or each member; `outputs` tells which
     have one for each member, and what is written beyond them is dropped. Inputs are counted through,
@@ -203,11 +234,11 @@ def _product(
             compute_context=context,
         )
 
-    def kernel(a: Array, b: Array, *refs: Array) -> None:
+    def kernel(a: Ref, b: Ref, *refs: Ref) -> None:
         inputs = refs[: len(by_group) + len(by_member)]
         results = refs[len(inputs) :]
 
-        def scope(stages: Array, arriving: Array, leaving: Array, arrived: Array) -> None:
+        def scope(stages: Any, arriving: Ref, leaving: Ref, arrived: Ref) -> None:
             warpgroup = jax.lax.axis_index("warpgroup")
 
             @plgpu.nd_loop((tiles[0] * tiles[1],), collective_axes="processor")
@@ -258,13 +289,13 @@ def _product(
                     for number in range(buffers.arriving):
                         fetch(number)
 
-                    def accumulate(sums: Array) -> None:
+                    def accumulate(sums: Ref) -> None:
                         run(sums)
                         finish(sums[...])
 
                     pl.run_scoped(accumulate, plgpu.ACC((CHANNELS, members * BLOCK), jnp.float32))
 
-                def step(_: Array, a: Array, b: Array, sums: Array) -> Array:
+                def step(_: Any, a: Ref, b: Ref, sums: Ref) -> Ref:
                     plgpu.wgmma(sums, a.at[pl.ds(warpgroup * CHANNELS, CHANNELS)], b)
                     plgpu.wgmma_wait(0)
                     return sums
@@ -295,7 +326,7 @@ def _product(
         grid_names=("processor",),
         num_threads=WARPGROUPS + 1,
         thread_name="warpgroup",
-        compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Lane),
+        compiler_params=plgpu.CompilerParams(approx_math=True),
         interpret=_interpreter() if interpret else None,
     )(a, b, *by_group, *by_member)
 
@@ -309,12 +340,20 @@ class Buffers(NamedTuple):
 
 
 def _choose_buffers(members: int, reads: int) -> Buffers:
-    """Up to three tiles on their way in, two on their way out; what is left is for the product's steps."""
-    arriving, leaving = min(reads, 3), 2
-    tile = CHANNELS * BLOCK * 2
-    stage = (LANES + members * BLOCK) * DEPTH * 2
-    left = SHARED_BYTES - WARPGROUPS * (arriving + leaving) * tile - 3 * 1024  # barriers, scratch
-    return Buffers(min(left // stage, 4), arriving, leaving)
+    """Up to three tiles on their way in, two on their way out; the rest is for up to four steps."""
+    fitting = (Buffers(stages, min(reads, 3), 2) for stages in (4, 3, 2))
+    return next(b for b in fitting if _shared_bytes(members, b) <= SHARED_BYTES)
+
+
+def _shared_bytes(members: int, buffers: Buffers) -> int:
+    tiles = WARPGROUPS * (buffers.arriving + buffers.leaving) * CHANNELS * BLOCK
+    steps = buffers.stages * (LANES + members * BLOCK) * DEPTH
+    return 2 * (tiles + steps) + 3 * 1024  # for barriers, and what Mosaic keeps for itself
+
+
+def _device_kind() -> str:
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return (device or jax.devices()[0]).device_kind
 
 
 def _processors() -> int:
@@ -323,7 +362,7 @@ def _processors() -> int:
     return device.num_cores if device else jax.devices()[0].core_count
 
 
-def _interpreter() -> object:
+def _interpreter() -> Any:
     """Runs the kernels on any platform. JAX has no public name for it yet."""
     from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
