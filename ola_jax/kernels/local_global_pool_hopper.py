@@ -22,6 +22,7 @@ accumulator: what is taken over members is elementwise, without a shuffle or a w
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -216,7 +217,10 @@ def _product(
     reads = [(i, 0) for i in range(len(by_group))]
     reads += [(len(by_group) + i, m) for m in range(members) for i in range(len(by_member))]
     buffers = _choose_buffers(members, len(reads))
-    steps, tiles = depth // DEPTH, (rows // LANES, blocks)
+    steps = depth // DEPTH
+    # What is computed at one time is about as many rows as columns: they stay in the L2 cache.
+    height = max(d for d in range(1, 17) if rows // LANES % d == 0)
+    tiles = (rows // LANES // height, blocks, height)
     processors = INTERPRETED_PROCESSORS if interpret else _processors()
 
     def pipeline(step: Callable, context: Callable) -> Callable:
@@ -241,11 +245,10 @@ def _product(
         def scope(stages: Any, arriving: Ref, leaving: Ref, arrived: Ref) -> None:
             warpgroup = jax.lax.axis_index("warpgroup")
 
-            @plgpu.nd_loop((tiles[0] * tiles[1],), collective_axes="processor")
+            @plgpu.nd_loop(tiles, collective_axes="processor")
             def _(loop: plgpu.NDLoopInfo) -> None:
-                # Tiles that are computed at one time share rows and columns: those stay in the L2 cache.
-                row, block = plgpu.planar_snake(loop.index[0], tiles, minor_dim=0, tile_width=16)
-                first_row = row * LANES
+                strip, block, row = loop.index
+                first_row = (strip * height + row) * LANES
                 own_rows = pl.ds(first_row + warpgroup * CHANNELS, CHANNELS)
                 columns_of = lambda m, n: pl.ds((block * n + m) * BLOCK, BLOCK)
 
@@ -322,7 +325,7 @@ def _product(
     return plgpu.kernel(
         kernel,
         out_type=tuple(shape(members if each else 1) for each in outputs),
-        grid=(min(processors, tiles[0] * tiles[1]),),
+        grid=(min(processors, math.prod(tiles)),),
         grid_names=("processor",),
         num_threads=WARPGROUPS + 1,
         thread_name="warpgroup",
