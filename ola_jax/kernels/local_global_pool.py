@@ -13,10 +13,13 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ola_jax.kernels import local_global_pool_hopper as hopper
 from ola_jax.kernels import local_global_pool_tpu as tpu
+from ola_jax.sharding import platform
 from ola_jax.typing import Array, Float
 
 Implementation = Literal["auto", "pallas", "xla"]
+LANES = 128  # the kernels take channels in multiples of this
 
 
 class PoolParams(NamedTuple):
@@ -32,19 +35,26 @@ def local_global_pool(
     params: PoolParams,
     implementation: Implementation = "auto",
     interpret: bool = False,
+    kernels: Literal["tpu", "gpu"] | None = None,
 ) -> Float[Array, "*b D"]:
-    """Pool the n members of each group (n = 4 in Ola: a 2x2 block; any n works).
+    """Pool the n members of each group (n = 4 in Ola: a 2x2 block).
 
-    `pallas` is a kernel for TPUs that keeps scores and hidden activations out of main memory, forward
-    and backward; `xla` leaves the fusion to the compiler. `auto` is `xla`: the products leave little
-    room for anything else, and the kernel's backward pass computes 28 of 64 D^2 FLOPs again
-    (docs/performance.md). Products are in x's dtype; sums, GELU and softmax of the kernel in
-    float32. `interpret` runs the kernel on any platform, slowly.
+    `pallas` is a kernel: for TPUs one that keeps scores and hidden activations out of main memory, forward
+    and backward; for Hopper GPUs products with fused epilogues, in bfloat16 and for at most four members
+    (else OlaError). `xla` leaves the fusion to the compiler, and takes everything. `auto` is `xla`: the
+    products leave little room for anything else, and no kernel has shown yet that it is faster
+    (docs/performance.md). Products are in x's dtype; sums, GELU and softmax of the kernels in float32.
+    `interpret` runs the kernels of `kernels` (default: of the devices, on a CPU those for TPUs) on any
+    platform, slowly.
     """
     groups = x.reshape(-1, *x.shape[-2:])
-    pooled = (
-        pool_pallas(interpret, groups, params) if implementation == "pallas" else pool_xla(groups, params)
-    )
+    if implementation != "pallas":
+        pooled = pool_xla(groups, params)
+    elif (kernels or platform()) == "gpu":
+        hopper.check(x.shape[-2], x.dtype, interpret)
+        pooled = pool_hopper(interpret, groups, params)
+    else:
+        pooled = pool_tpu(interpret, groups, params)
     return pooled.reshape(*x.shape[:-2], x.shape[-1])
 
 
@@ -60,34 +70,57 @@ def pool_xla(x: Float[Array, "G n D"], params: PoolParams) -> Float[Array, "G D"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def pool_pallas(interpret: bool, x: Float[Array, "G n D"], params: PoolParams) -> Float[Array, "G D"]:
-    """The kernels, forward and backward."""
-    return _forward(interpret, x, params)[0]
+def pool_tpu(interpret: bool, x: Float[Array, "G n D"], params: PoolParams) -> Float[Array, "G D"]:
+    """The kernels for TPUs, forward and backward."""
+    return _forward_tpu(interpret, x, params)[0]
 
 
-def _forward(interpret: bool, x: Array, params: PoolParams) -> tuple[Array, tuple[Array, PoolParams]]:
+def _forward_tpu(interpret: bool, x: Array, params: PoolParams) -> tuple[Array, tuple[Array, PoolParams]]:
     """Channels are padded to whole lanes; zeros stay zeros all the way through."""
-    width = x.shape[-1]
-    members, padded = _member_major(x), _pad_params(params)
-    return tpu.pool(members, *padded, interpret=interpret)[:, :width], (x, params)
+    pooled = tpu.pool(_member_major(x), *_pad_params(params), interpret=interpret)
+    return pooled[:, : x.shape[-1]], (x, params)
 
 
-def _backward(
+def _backward_tpu(
     interpret: bool, saved: tuple[Array, PoolParams], grad: Float[Array, "G D"]
 ) -> tuple[Array, PoolParams]:
     x, params = saved
-    width = x.shape[-1]
-    grads = tpu.pool_backward(
+    of_x, *of_params = tpu.pool_backward(
         _member_major(x), *_pad_params(params), _pad_to_lanes(grad, (1,)), interpret=interpret
     )
-    of_x, local, of_mean, bias1, kernel2 = grads
-    kernel1 = jnp.concatenate([local[:width, :width], of_mean[:width, :width]])
-    of_params = PoolParams(kernel1, bias1[:width], kernel2[:width, :width])
-    cast = lambda grad, like: grad.astype(like.dtype)
-    return jnp.swapaxes(of_x, 0, 1)[..., :width], jax.tree.map(cast, of_params, params)
+    return jnp.swapaxes(of_x, 0, 1)[..., : x.shape[-1]], _crop(of_params, params)
 
 
-pool_pallas.defvjp(_forward, _backward)
+pool_tpu.defvjp(_forward_tpu, _backward_tpu)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def pool_hopper(interpret: bool, x: Float[Array, "G n D"], params: PoolParams) -> Float[Array, "G D"]:
+    """The kernels for Hopper GPUs, forward and backward."""
+    pooled, _ = hopper.pool(_pad_to_lanes(x, (2,)), *_pad_params(params), interpret=interpret)
+    return pooled[:, : x.shape[-1]]
+
+
+def _forward_hopper(
+    interpret: bool, x: Array, params: PoolParams
+) -> tuple[Array, tuple[hopper.Saved, PoolParams]]:
+    padded = _pad_to_lanes(x, (2,))
+    pooled, saved = hopper.pool(padded, *_pad_params(params), save=True, interpret=interpret)
+    return pooled[:, : x.shape[-1]], (saved, params)
+
+
+def _backward_hopper(
+    interpret: bool, saved: tuple[hopper.Saved, PoolParams], grad: Float[Array, "G D"]
+) -> tuple[Array, PoolParams]:
+    activations, params = saved
+    local, of_mean, _, kernel2 = _pad_params(params)
+    of_x, *of_params = hopper.pool_backward(
+        activations, local, of_mean, kernel2, _pad_to_lanes(grad, (1,)), interpret=interpret
+    )
+    return of_x[..., : grad.shape[-1]], _crop(of_params, params)
+
+
+pool_hopper.defvjp(_forward_hopper, _backward_hopper)
 
 
 def _member_major(x: Float[Array, "G n D"]) -> Float[Array, "n G Dp"]:
@@ -102,7 +135,16 @@ def _pad_params(params: PoolParams) -> tuple[Array, Array, Array, Array]:
     return square(local), square(of_mean), _pad_to_lanes(params.bias1, (0,)), square(params.kernel2)
 
 
+def _crop(gradients: list[Array], like: PoolParams) -> PoolParams:
+    """Gradients of what _pad_params makes, as those of the parameters."""
+    local, of_mean, bias1, kernel2 = gradients
+    width = like.bias1.shape[0]
+    kernel1 = jnp.concatenate([local[:width, :width], of_mean[:width, :width]])
+    of_params = PoolParams(kernel1, bias1[:width], kernel2[:width, :width])
+    return jax.tree.map(lambda gradient, parameter: gradient.astype(parameter.dtype), of_params, like)
+
+
 def _pad_to_lanes(x: Array, axes: tuple[int, ...]) -> Array:
-    """Zeros at the end of `axes`, up to the next multiple of tpu.LANES."""
-    widths = [(0, -size % tpu.LANES if axis in axes else 0) for axis, size in enumerate(x.shape)]
+    """Zeros at the end of `axes`, up to the next multiple of LANES."""
+    widths = [(0, -size % LANES if axis in axes else 0) for axis, size in enumerate(x.shape)]
     return jnp.pad(x, widths) if any(after for _, after in widths) else x

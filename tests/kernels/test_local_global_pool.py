@@ -1,4 +1,4 @@
-"""The pooling kernels against the reference and against float64, in interpret mode."""
+"""The pooling kernels for TPUs against the reference and against float64, in interpret mode."""
 
 import jax
 import jax.numpy as jnp
@@ -6,44 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import erf
 
 from ola_jax.kernels import local_global_pool_tpu as tpu
-from ola_jax.kernels.local_global_pool import PoolParams, local_global_pool
-
-
-def inputs(groups: int, members: int, width: int, dtype: str = "float32", scale: float = 1.0, seed: int = 0):
-    """x, parameters, and a gradient of the output."""
-    rng = np.random.default_rng(seed)
-    draw = lambda *shape, scale: jnp.asarray(rng.normal(scale=scale, size=shape), dtype)
-    params = PoolParams(
-        draw(2 * width, width, scale=scale * width**-0.5),
-        draw(width, scale=0.1),
-        draw(width, width, scale=3 * scale * width**-0.5),
-    )
-    return draw(groups, members, width, scale=scale), params, draw(groups, width, scale=1.0)
-
-
-def in_float64(x, params):
-    """The formula as the original writes it, in float64."""
-    x, kernel1, bias1, kernel2 = (np.asarray(a, np.float64) for a in (x, *params))
-    pairs = np.concatenate([x, np.broadcast_to(x.mean(axis=1, keepdims=True), x.shape)], axis=-1)
-    before = pairs @ kernel1 + bias1
-    scores = (0.5 * before * (1 + erf(before / np.sqrt(2)))) @ kernel2
-    raised = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return (x * raised).sum(axis=1) / raised.sum(axis=1)
-
-
-def distance(actual, expected) -> float:
-    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
-    return float(np.linalg.norm(actual - expected) / max(np.linalg.norm(expected), 1e-30))
-
-
-def with_gradients(x, params, grad, implementation):
-    """Output, gradient of x, gradients of the parameters."""
-    pool = lambda x, params: local_global_pool(x, params, implementation, interpret=True)
-    out, pull = jax.vjp(pool, x, params)
-    return (out, *jax.tree.leaves(pull(grad)))
+from ola_jax.kernels.local_global_pool import local_global_pool
+from tests.kernels.pooling import distance, in_float64, inputs, with_gradients
 
 
 @settings(max_examples=8, deadline=None)
