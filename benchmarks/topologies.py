@@ -17,10 +17,11 @@ from ola_jax.sharding import MeshConfig
 from ola_jax.training import compile_only
 from ola_jax.training.load_config import load_config
 
-# Of each: the mesh, and rows of a batch: a multiple of data * fsdp. With fsdp=64 the shares of Qwen2.5's
-# weights are no whole tiles, and XLA takes all-reduces for all-gathers.
+# Of each: the mesh, and rows of a batch: a multiple of data * fsdp. Weights are split 32 ways at most: over 64
+# the shares of Qwen2.5's are no whole tiles, and XLA takes all-reduces for all-gathers. A v5e has 16 GB: half a
+# row each.
 CASES = {
-    "v5e:16x16": (MeshConfig(data=4, fsdp=32, context=2), 128),
+    "v5e:16x16": (MeshConfig(data=8, fsdp=16, context=2), 128),
     "v5p:4x4x4": (MeshConfig(data=2, fsdp=32), 64),
     "v6e:16x16": (MeshConfig(data=8, fsdp=32), 256),
     "tpu7x:2x2x1": (MeshConfig(fsdp=8), 8),

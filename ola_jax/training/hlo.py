@@ -124,7 +124,7 @@ def collectives(program: Program) -> dict[str, Collective]:
             in_parts = "async" in holder
             key = name, _attribute(j, "channel_id") if in_parts else j.name
             kind = j.opcode.removesuffix("-start")
-            size = hbm_bytes(j.result, everywhere=True) / (2 if kind != j.opcode else 1)  # operand and result
+            size = _whole_bytes(program, name, i, j)
             if "all-reduce-scatter" in holder:
                 kind = "reduce-scatter"
             pair = j is i and j.opcode.endswith("-start") and program.computes_meanwhile(name, i)
@@ -148,6 +148,16 @@ def _collectives_in(program: Program, i: Instruction) -> Iterator[tuple[Instruct
         for j in program.computations[called]:
             if j.opcode.removesuffix("-start") in COLLECTIVES:
                 yield j, f"{i.name} {called}".replace("_", "-")
+
+
+def _whole_bytes(program: Program, name: str, holder: Instruction, collective: Instruction) -> float:
+    """Of the arrays that take part: those before a reduce-scatter, after all others."""
+    if collective.opcode.startswith("reduce-scatter"):
+        inside = program.computations[name if collective is holder else _attribute(holder, "calls")]
+        shapes = {j.name: j.result for j in inside}
+        return sum(hbm_bytes(shapes.get(o, ""), everywhere=True) for o in collective.operands)
+    of_pair = 2 if collective.opcode.endswith("-start") else 1  # its result has the operands as well
+    return hbm_bytes(collective.result, everywhere=True) / of_pair
 
 
 def traffic(program: Program) -> float:
