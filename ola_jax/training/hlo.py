@@ -160,6 +160,12 @@ def _whole_bytes(program: Program, name: str, holder: Instruction, collective: I
     return hbm_bytes(collective.result, everywhere=True) / of_pair
 
 
+def kernels(program: Program) -> dict[str, int]:
+    """How many calls of each Pallas kernel the program has; one in a loop's body is one."""
+    names = [i.name for _, i, _ in program.executed() if 'custom_call_target="tpu_custom_call"' in i.rest]
+    return dict(collections.Counter(re.sub(r"[.\d]+$", "", name) for name in sorted(names)))
+
+
 def traffic(program: Program) -> float:
     """Bytes that one device reads from and writes to its main memory in a step, about.
 

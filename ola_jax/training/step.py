@@ -14,7 +14,7 @@ from ola_jax.training import lora
 from ola_jax.training.compiler import compiler_options
 from ola_jax.training.lora import LoraConfig
 from ola_jax.training.loss import cross_entropy
-from ola_jax.training.state import TrainState, join
+from ola_jax.training.state import TrainState, bring, join
 from ola_jax.typing import Array, Float, Int, Params
 
 Metrics = dict[str, Array]  # scalars: loss, targets (labelled tokens), tokens, grad_norm
@@ -72,7 +72,8 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: OlaBatch) -> tuple[TrainState, Metrics]:
         grads, metrics = gradients(state, batch)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+        opt_state = bring(state.opt_state, shardings.opt_state) if shardings else state.opt_state
+        updates, opt_state = optimizer.update(grads, opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         metrics["grad_norm"] = optax.tree.norm(grads)
         return state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state), metrics
