@@ -34,6 +34,7 @@ from ola_jax.training import compile_only, lora, optimizer, state
 from ola_jax.training.checkpoint import TrainCheckpoints
 from ola_jax.training.config import DistributedConfig, TrainConfig
 from ola_jax.training.load_config import load_config
+from ola_jax.training.plan import plan
 from ola_jax.training.progress import Progress
 from ola_jax.training.step import make_train_step
 from ola_jax.typing import Params
@@ -96,7 +97,8 @@ def compile_for(config: TrainConfig, topology: str | None, search: bool) -> None
         raise OlaError("--compile_only: give --topology=NAME, for example --topology=v5p:4x4x4")
     for stage in config.stages:
         if search:
-            best = compile_only.plan(config, stage, topology)
+            best = plan(config, stage, topology)
+            print(best)
             print(f"fastest: --config.model.remat={best.remat}, {best.rows} rows")
         else:
             print(compile_only.compile_stage(config, stage, topology))
@@ -123,7 +125,9 @@ def train_stage(
         cache=config.cache_samples,
     )
     tx = optimizer.build(stage.optimizer, stage.steps)
-    abstract, shardings = state.shard(config.model, stage.trainable, tx, mesh, stage.lora)
+    abstract, shardings = state.shard(
+        config.model, stage.trainable, tx, mesh, stage.lora, stage.optimizer.offload
+    )
     checkpoints = TrainCheckpoints(folder / "checkpoints", config.keep)
     if restored := checkpoints.restore(abstract, shardings):
         train_state, data_state = restored

@@ -3,24 +3,29 @@
     JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python benchmarks/topologies.py --out runs/topologies.jsonl
 
 Needs libtpu, no TPU. Each cell takes minutes and is written as it is done; cells that are there are not
-done again. At the end the file is printed as a table.
+done again. Stages whose steps are the same program (only constants of the optimizer and data differ) are
+compiled once. `--analyze` stops before code is generated: much faster, and a later run without it puts
+whole compilations in their place. At the end the file is printed as a table.
 """
 
 import argparse
 import dataclasses
 import json
 import pathlib
-import time
+from typing import Any
 
 from ola_jax.errors import OlaError, run
 from ola_jax.sharding import MeshConfig
 from ola_jax.training import compile_only
+from ola_jax.training.config import Stage, TrainConfig
 from ola_jax.training.load_config import load_config
+from ola_jax.training.step_report import Report
 
-# Of each: the mesh, and rows of a batch: a multiple of data * fsdp. With fsdp=64 the shares of Qwen2.5's
-# weights are no whole tiles, and XLA takes all-reduces for all-gathers.
+# Of each: the mesh, and rows of a batch: a multiple of data * fsdp. Weights are split 32 ways at most: over
+# 64 the shares of Qwen2.5's are no whole tiles, and XLA takes all-reduces for all-gathers. A v5e has 16 GB:
+# half a row each.
 CASES = {
-    "v5e:16x16": (MeshConfig(data=4, fsdp=32, context=2), 128),
+    "v5e:16x16": (MeshConfig(data=8, fsdp=16, context=2), 128),
     "v5p:4x4x4": (MeshConfig(data=2, fsdp=32), 64),
     "v6e:16x16": (MeshConfig(data=8, fsdp=32), 256),
     "tpu7x:2x2x1": (MeshConfig(fsdp=8), 8),
@@ -34,35 +39,55 @@ def main() -> None:
     parser.add_argument("--stages", nargs="*", help="default: all")
     parser.add_argument("--topologies", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--remat", default="full", choices=["none", "dots", "full"])
+    parser.add_argument("--analyze", action="store_true", help="generate no code")
     args = parser.parse_args()
     config = load_config(["--config=configs/ola_7b.py", f"--config.model.remat={args.remat}"]).config
     args.out.parent.mkdir(parents=True, exist_ok=True)
     cells = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
-    done = {(cell["stage"], cell["topology"]) for cell in cells}
+    programs = {  # of cells that are done, by what decides their program
+        (c["topology"], program(config.stages, c["stage"])): c
+        for c in cells
+        if args.analyze or c["has_code"] or "error" in c
+    }
     for stage in config.stages:
         for topology in args.topologies:
-            if (stage.name, topology) in done or (args.stages and stage.name not in args.stages):
+            if args.stages and stage.name not in args.stages:
                 continue
-            mesh, rows = CASES[topology]
-            begin = time.perf_counter()
-            try:
-                report = compile_only.compile_stage(
-                    dataclasses.replace(config, mesh=mesh), dataclasses.replace(stage, rows=rows), topology
-                )
-                cell = summary(report)
-                print(report, flush=True)
-            except OlaError as error:
-                cell = {"error": str(error)}
-                print(error, flush=True)
-            cell |= {"stage": stage.name, "topology": topology, "rows": rows, "remat": args.remat}
-            cell["seconds"] = round(time.perf_counter() - begin)
-            cells.append(cell)
-            with args.out.open("a") as file:
-                file.write(json.dumps(cell) + "\n")
-    print(table(cells))
+            key = topology, program(config.stages, stage.name)
+            if key not in programs:
+                programs[key] = measure(config, stage, topology, args.analyze)
+            cell = programs[key] | {"stage": stage.name}
+            if cell["stage"] != programs[key]["stage"]:
+                cell["same_as"] = programs[key]["stage"]
+            if cell not in cells:
+                cells.append(cell)
+                with args.out.open("a") as file:
+                    file.write(json.dumps(cell) + "\n")
+    print(table(cells, [stage.name for stage in config.stages]))
 
 
-def summary(report: compile_only.Report) -> dict[str, float]:
+def program(stages: tuple[Stage, ...], name: str) -> str:
+    """Of a stage, all that decides its program."""
+    (stage,) = [stage for stage in stages if stage.name == name]
+    return repr((stage.budget, stage.trainable, stage.lora, stage.microbatches, stage.optimizer.kind))
+
+
+def measure(config: TrainConfig, stage: Stage, topology: str, analyze: bool) -> dict[str, Any]:
+    """A cell."""
+    mesh, rows = CASES[topology]
+    config, stage = dataclasses.replace(config, mesh=mesh), dataclasses.replace(stage, rows=rows)
+    cell = {"stage": stage.name, "topology": topology, "rows": rows, "has_code": not analyze}
+    try:
+        compile_stage = compile_only.analyze_stage if analyze else compile_only.compile_stage
+        report = compile_stage(config, stage, topology)
+        print(report, flush=True)
+        return cell | summary(report)
+    except OlaError as error:
+        print(error, flush=True)
+        return cell | {"error": str(error)}
+
+
+def summary(report: Report) -> dict[str, Any]:
     """The numbers of a row of the table."""
     return {
         "arguments": report.arguments,
@@ -75,26 +100,36 @@ def summary(report: compile_only.Report) -> dict[str, float]:
         "mfu": report.mfu,
         "collectives": sum(c.count for c in report.collectives),
         "asynchronous": sum(c.asynchronous for c in report.collectives),
+        "moved": sum(c.bytes for c in report.collectives),
+        "moved_asynchronously": sum(c.bytes * c.asynchronous / c.count for c in report.collectives),
+        "seconds": round(report.seconds),
+        "mesh": {axis: size for axis, size in report.mesh.items() if size > 1},
     }
 
 
-def table(cells: list[dict]) -> str:
-    """As Markdown."""
+def table(cells: list[dict[str, Any]], stages: list[str]) -> str:
+    """As Markdown; of two cells of a stage and topology the one with code."""
     lines = [
-        "| stage | topology | rows | GB: state + batch, temporaries, device | TFLOPs "
-        "| ms: FLOPs, memory, links | MFU at most | collectives (asynchronous) | compiled in |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| stage | topology | mesh | rows | GB: state + batch, temporaries, device | TFLOPs "
+        "| ms: FLOPs, memory, links | MFU at most | collectives: asynchronous; of bytes | compiled in |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for c in cells:
-        head = f"| {c['stage']} | {c['topology']} | {c['rows']} "
+    chosen = {(c["stage"], c["topology"]): c for c in sorted(cells, key=lambda c: c["has_code"])}
+    order = lambda key: (stages.index(key[0]), list(CASES).index(key[1]))
+    for c in (chosen[key] for key in sorted(chosen, key=order)):
+        head = f"| {c['stage']} | {c['topology']} "
         if "error" in c:
-            lines.append(f"{head}| does not fit: {c['error'].split(': ', 1)[-1][:80]} ||||||")
+            lines.append(f"{head}| | {c['rows']} | {c['error'].split(': ', 1)[-1][:80]} ||||||")
             continue
+        mesh = " ".join(f"{axis}={size}" for axis, size in c["mesh"].items())
         gb = [f"{c[name] / 1e9:.1f}" for name in ("arguments", "temporaries", "limit")]
         ms = [f"{c[name] * 1e3:.0f}" for name in ("flop_seconds", "memory_seconds", "link_seconds")]
+        how = f"{c['seconds']} s" if c["has_code"] else "no code"
+        how = f"as {c['same_as']}" if "same_as" in c else how
         lines.append(
-            f"{head}| {gb[0]} + {gb[1]} of {gb[2]} | {c['tflops']:.0f} | {', '.join(ms)} "
-            f"| {100 * c['mfu']:.0f} % | {c['collectives']} ({c['asynchronous']}) | {c['seconds']} s |"
+            f"{head}| {mesh} | {c['rows']} | {gb[0]} + {gb[1]} of {gb[2]} | {c['tflops']:.0f} "
+            f"| {', '.join(ms)} | {100 * c['mfu']:.0f} % | {c['asynchronous']} of {c['collectives']}; "
+            f"{100 * c['moved_asynchronously'] / c['moved']:.0f} % | {how} |"
         )
     return "\n".join(lines)
 

@@ -162,12 +162,16 @@ def parameter_spec(
 
 
 def parameter_shardings(boxed: Params, mesh: Mesh) -> Params:
-    """The sharding of every parameter, from a tree of (abstract) parameters with their axis names."""
+    """The sharding of every parameter, from a tree of (abstract) parameters with their axis names.
+
+    Without names it is whole everywhere: a norm's vector, of one layer or stacked.
+    """
 
     def of(leaf: Any) -> NamedSharding:
-        names = leaf.names if isinstance(leaf, nn.Partitioned) else (None,) * leaf.ndim
+        if not isinstance(leaf, nn.Partitioned):
+            return NamedSharding(mesh, PartitionSpec())
         shape = nn.unbox(leaf).shape
-        return NamedSharding(mesh, parameter_spec(names, shape, mesh.shape))
+        return NamedSharding(mesh, parameter_spec(leaf.names, shape, mesh.shape))
 
     return jax.tree.map(of, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
 

@@ -4,11 +4,10 @@ libtpu compiles for a topology such as "v5p:4x4x4" on any machine: the real prog
 Nothing is run, so times are bounds: what the chip's peaks allow, not what was measured.
 """
 
-import dataclasses
+import multiprocessing
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,75 +21,12 @@ from ola_jax.batch import Budget, OlaBatch
 from ola_jax.config import OlaConfig
 from ola_jax.errors import OlaError
 from ola_jax.models.ola import Ola
-from ola_jax.training import flops, hlo, optimizer, state
+from ola_jax.training import buffers, flops, hlo, optimizer, state
 from ola_jax.training.config import Stage, TrainConfig
 from ola_jax.training.step import make_train_step
+from ola_jax.training.step_report import Report
 
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """Of one step on one device; bytes and FLOPs are per device, rows and tokens of the whole batch."""
-
-    stage: str
-    topology: str
-    mesh: dict[str, int]
-    rows: int
-    tokens: int  # places for tokens in a batch
-    remat: str
-    seconds: float  # to lower and compile
-    arguments: float  # bytes of state and batch
-    temporaries: float
-    limit: float  # bytes of the device's memory
-    flops: dict[str, float]  # of the model, by part
-    recomputed: float  # FLOPs that the backward pass does again
-    peak: hardware.Chip
-    traffic: float  # bytes to and from the device's memory
-    collectives: tuple[hlo.Collective, ...]
-
-    @property
-    def flop_seconds(self) -> float:
-        """At the peak of the matrix units, recomputation included."""
-        return (sum(self.flops.values()) + self.recomputed) / self.peak.flops
-
-    @property
-    def memory_seconds(self) -> float:
-        """At the peak of the memory."""
-        return self.traffic / self.peak.memory_bandwidth
-
-    @property
-    def link_seconds(self) -> float:
-        """At the peak of all links: what collectives take if nothing hides them."""
-        return sum(c.bytes for c in self.collectives) / self.peak.link_bandwidth
-
-    @property
-    def step_seconds(self) -> float:
-        """The larger of the first two bounds."""
-        return max(self.flop_seconds, self.memory_seconds)
-
-    @property
-    def mfu(self) -> float:
-        """The largest possible model FLOPs utilisation."""
-        return sum(self.flops.values()) / self.peak.flops / self.step_seconds
-
-    def __str__(self) -> str:
-        gb = lambda size: f"{size / 1e9:.2f} GB"
-        axes = " ".join(f"{axis}={size}" for axis, size in self.mesh.items() if size > 1) or "one device"
-        parts = ", ".join(f"{part} {of_part / 1e12:.2f}" for part, of_part in self.flops.items())
-        lines = [
-            f"{self.stage} on {self.topology} ({self.peak.name}; {axes}): {self.rows} rows, "
-            f"{self.tokens:,} tokens, remat {self.remat}",
-            f"  compiled in {self.seconds:.0f} s",
-            f"  memory of a device: arguments {gb(self.arguments)} + temporaries {gb(self.temporaries)} "
-            f"of {gb(self.limit)}",
-            f"  model TFLOPs of a device: {sum(self.flops.values()) / 1e12:.2f} ({parts}); "
-            f"computed again {self.recomputed / 1e12:.2f}",
-            f"  bounds of a step: FLOPs {self.flop_seconds * 1e3:.1f} ms, memory "
-            f"{self.memory_seconds * 1e3:.1f} ms ({gb(self.traffic)}); MFU at most {100 * self.mfu:.0f} %",
-            f"  collectives ({self.link_seconds * 1e3:.1f} ms if nothing hides them):",
-        ]
-        for c in self.collectives:
-            lines.append(f"    {c.kind}: {c.count}, {gb(c.bytes)}, {c.asynchronous} of them asynchronous")
-        return "\n".join(lines)
+_ERROR = "error.txt"
 
 
 def find_topology(name: str) -> Any:
@@ -107,19 +43,73 @@ def find_topology(name: str) -> Any:
 
 def compile_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
     """Compile the step of `stage` for `topology`. Raises OlaError where it does not fit the memory."""
-    devices = find_topology(topology).devices
-    mesh = sharding.make_mesh(config.mesh, devices)
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        memory = _compile(config, stage, topology, folder).memory_analysis()
+        seconds = time.perf_counter() - begin
+        program = hlo.Program(_dumped(folder, "after_optimizations.txt"))
+    sizes = buffers.Sizes(
+        memory.argument_size_in_bytes, memory.temp_size_in_bytes, memory.host_argument_size_in_bytes
+    )
+    return _report(config, stage, topology, seconds, program, sizes, has_code=True)
+
+
+def analyze_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
+    """As `compile_stage`, but without code: minutes less.
+
+    The compiler is stopped, in a process of its own, when the program is optimized and scheduled and all
+    memory assigned. What fails later, when code is generated, is not found. Raises OlaError where the
+    step does not fit the memory.
+    """
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = config, stage, topology, folder
+        process = multiprocessing.get_context("spawn").Process(
+            target=_compile_or_tell, args=arguments, daemon=True
+        )
+        process.start()
+        last = (
+            "*after_optimizations_after_buffer_assignment.txt"  # written after the files that are read here
+        )
+        while process.is_alive() and not list(pathlib.Path(folder).glob(last)):
+            time.sleep(0.1)
+        process.kill()
+        process.join()
+        if (error := pathlib.Path(folder, _ERROR)).exists():
+            raise OlaError(error.read_text())
+        if not list(pathlib.Path(folder).glob(last)):
+            raise OlaError(f"{stage.name} on {topology}: the compiler ended with status {process.exitcode}")
+        program = hlo.Program(_dumped(folder, "after_optimizations.txt"))
+        sizes = buffers.read(_dumped(folder, "after_optimizations-buffer-assignment.txt"))
+    seconds = time.perf_counter() - begin
+    report = _report(config, stage, topology, seconds, program, sizes, has_code=False)
+    if not report.fits:
+        raise OlaError(f"{stage.name} on {topology} does not fit: {report.line()}")
+    return report
+
+
+def arguments(config: TrainConfig, stage: Stage, topology: str) -> float:
+    """Bytes of a device that state and batch take (without padding), before anything is computed."""
+    mesh = sharding.make_mesh(config.mesh, find_topology(topology).devices)
+    train_state, _ = _abstract_state(config.model, stage, optimizer.build(stage.optimizer, stage.steps), mesh)
+    leaves = jax.tree.leaves((train_state, _abstract_batch(config.model, stage, mesh)))
+    on_device = [x for x in leaves if x.sharding.memory_kind != state.HOST]
+    return float(sum(np.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in on_device))
+
+
+def _compile(config: TrainConfig, stage: Stage, topology: str, folder: str) -> Any:
+    """The compiled step; its texts are dumped into `folder`."""
+    mesh = sharding.make_mesh(config.mesh, find_topology(topology).devices)
     sharding.check(mesh, config.model, stage.rows // stage.microbatches, stage.budget)
     tx = optimizer.build(stage.optimizer, stage.steps)
     train_state, shardings = _abstract_state(config.model, stage, tx, mesh)
-    begin = time.perf_counter()
-    with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as folder:
+    with jax.set_mesh(mesh):
         step = make_train_step(Ola(config.model), tx, stage.microbatches, shardings, stage.lora)
         lowered = step.lower(train_state, _abstract_batch(config.model, stage, mesh))
-        # The program's text is dumped: this jaxlib cannot read all that a newer libtpu writes.
+        # Texts are dumped: this jaxlib cannot read all that a newer libtpu writes.
         options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         try:
-            compiled = lowered.compile(compiler_options=options)
+            return lowered.compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -127,12 +117,34 @@ def compile_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
             raise OlaError(
                 f"{stage.name} on {topology}, {stage.rows} rows, remat {config.model.remat}: {reason}"
             ) from error
-        seconds = time.perf_counter() - begin
-        (file,) = pathlib.Path(folder).glob("*after_optimizations.txt")
-        program = hlo.Program(file.read_text())
-    memory = compiled.memory_analysis()
-    found = hlo.collectives(program)
+
+
+def _compile_or_tell(config: TrainConfig, stage: Stage, topology: str, folder: str) -> None:
+    """`_compile` in a process of its own, which leaves an OlaError as a file."""
+    try:
+        _compile(config, stage, topology, folder)
+    except OlaError as error:
+        pathlib.Path(folder, _ERROR).write_text(str(error))
+
+
+def _dumped(folder: str, suffix: str) -> str:
+    (file,) = pathlib.Path(folder).glob(f"*{suffix}")
+    return file.read_text()
+
+
+def _report(
+    config: TrainConfig,
+    stage: Stage,
+    topology: str,
+    seconds: float,
+    program: hlo.Program,
+    sizes: buffers.Sizes,
+    has_code: bool,
+) -> Report:
+    devices = find_topology(topology).devices
+    mesh = sharding.make_mesh(config.mesh, devices)
     chip = hardware.chip(devices[0].device_kind)
+    found = hlo.collectives(program)
     of_parts = flops.step(config.model, stage.budget, stage.rows, stage.trainable)
     again = flops.recomputed(config.model, stage.budget, stage.rows, stage.trainable)
     return Report(
@@ -143,54 +155,25 @@ def compile_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
         tokens=stage.rows * stage.budget.tokens,
         remat=config.model.remat,
         seconds=seconds,
-        arguments=memory.argument_size_in_bytes,
-        temporaries=memory.temp_size_in_bytes,
+        has_code=has_code,
+        arguments=sizes.arguments,
+        temporaries=sizes.temporaries,
         limit=chip.memory,
+        host=sizes.host,
         flops={part: of_part / mesh.size for part, of_part in of_parts.items()},
         recomputed=again / mesh.size,
         peak=chip,
         traffic=hlo.traffic(program),
         collectives=tuple(found[kind] for kind in hlo.COLLECTIVES if kind in found),
+        kernels=hlo.kernels(program),
     )
-
-
-def plan(config: TrainConfig, stage: Stage, topology: str, show: Callable[[str], None] = print) -> Report:
-    """The fastest that fits, by tokens a second at the bounds, over rows of a device and remat policies.
-
-    Rows are doubled until they do not fit. Each candidate is told to `show`. Raises OlaError where none fits.
-    """
-    mesh = sharding.make_mesh(config.mesh, find_topology(topology).devices)
-    groups = mesh.shape["data"] * mesh.shape["fsdp"] * stage.microbatches
-    best: Report | None = None
-    for remat in ("none", "dots", "full"):
-        model = dataclasses.replace(config.model, remat=remat)
-        rows = groups
-        while True:
-            candidate = dataclasses.replace(stage, rows=rows)
-            try:
-                report = compile_stage(dataclasses.replace(config, model=model), candidate, topology)
-            except OlaError as error:
-                show(str(error))
-                break
-            show(str(report))
-            speed = lambda r: r.tokens / r.step_seconds
-            if best is None or speed(report) > 1.01 * speed(best):
-                best = report
-            elif best.remat == remat:
-                break  # more rows gain nothing
-            rows *= 2
-    if best is None:
-        raise OlaError(
-            f"{stage.name} on {topology}: no batch fits; split more (mesh) or shorten the rows (budget)"
-        )
-    return best
 
 
 def _abstract_state(
     config: OlaConfig, stage: Stage, tx: optax.GradientTransformation, mesh: Mesh
 ) -> tuple[state.TrainState, state.TrainState]:
     """The state's shapes with shardings, frozen parameters in the model's dtype."""
-    abstract, shardings = state.shard(config, stage.trainable, tx, mesh, stage.lora)
+    abstract, shardings = state.shard(config, stage.trainable, tx, mesh, stage.lora, stage.optimizer.offload)
     frozen = {p: jax.ShapeDtypeStruct(x.shape, config.dtype) for p, x in abstract.frozen.items()}
     place = lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to)
     return jax.tree.map(place, abstract.replace(frozen=frozen), shardings), shardings

@@ -19,7 +19,9 @@ _OPCODE = re.compile(r"(?<=[\s)}\]])([a-z][\w\-]*)\(")
 _SHAPE = re.compile(r"\b([a-z]+[0-9]*(?:e\dm\d\w*)?)\[([0-9,]*)\](\{[^}]*\})?")
 # These move nothing, or what they move is counted where it is done.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"}
-_FREE |= {"after-all", "partition-id", "iota", "copy-done", "opt-barrier", "async-done", "async-update"}
+_FREE |= {"after-all", "partition-id", "iota", "copy-done", "opt-barrier"}
+_FREE |= {"async-start", "async-done", "async-update"}
+_COMPUTING = {"fusion", "convolution", "dot", "custom-call", "while"}
 _WAITING = ("async-collective-start", "async-collective-done")
 
 
@@ -41,7 +43,7 @@ class Collective:
     kind: str
     count: int = 0
     bytes: float = 0.0  # of the whole arrays: gathered, reduced, exchanged
-    asynchronous: int = 0  # of `count`: started, and waited for later
+    asynchronous: int = 0  # of `count`: under way while something else is computed
 
 
 class Program:
@@ -59,16 +61,34 @@ class Program:
                 operands = tuple(re.findall(r"%([\w.\-]+)", after.split(")")[0]))
                 current.append(Instruction(found[1], opcode[1], before.strip(), operands, after))
         self.runs: dict[str, float] = collections.Counter()
-        self._count(self.entry, 1.0)
+        self.overlapped: set[str] = set()  # computations that run beside what called them
+        self._count(self.entry, 1.0, overlapped=False)
 
-    def _count(self, name: str, times: float) -> None:
+    def _count(self, name: str, times: float, overlapped: bool) -> None:
         self.runs[name] += times
+        if overlapped:
+            self.overlapped.add(name)
         for i in self.computations[name]:
             if i.opcode == "while":
                 body, condition = _attribute(i, "body"), _attribute(i, "condition")
-                self._count(body, times * self._trips(i, condition))
+                self._count(body, times * self._trips(i, condition), overlapped)
             elif i.opcode in ("call", "async-start") and (called := _attribute(i, "calls", "to_apply")):
-                self._count(called, times)
+                hidden = i.opcode == "async-start" and self.computes_meanwhile(name, i)
+                self._count(called, times, overlapped or hidden)
+            elif i.opcode == "custom-call" and (called := _attribute(i, "called_computations")):
+                self._count(called, times, overlapped)  # what a SparseCore does
+
+    def computes_meanwhile(self, name: str, start: Instruction) -> bool:
+        """Whether computation `name` does anything while what `start` starts is under way."""
+        instructions = self.computations[name]
+        running, computes = start.name, False
+        for i in instructions[instructions.index(start) + 1 :]:  # in the order of the schedule
+            if running in i.operands and i.opcode.endswith("-done"):
+                break
+            if running in i.operands and i.opcode == "async-update":  # gets its operands here: begins
+                running, computes = i.name, False
+            computes |= i.opcode in _COMPUTING
+        return computes
 
     def _trips(self, loop: Instruction, condition: str) -> int:
         """As XLA knows them, or the constant that the loop's counter is compared with."""
@@ -93,19 +113,22 @@ class Program:
 def collectives(program: Program) -> dict[str, Collective]:
     """By kind.
 
-    On TPUs a reduce-scatter is a fusion of its own; an asynchronous collective is several (one that
-    starts it, some that compute meanwhile, one that waits), all with the number of its channel.
+    On TPUs a reduce-scatter is a fusion of its own. An asynchronous collective is a pair of start and
+    done with something computed between; or what a SparseCore does meanwhile; or several fusions (one
+    that starts it, some that compute meanwhile, one that waits), all with the number of its channel.
     """
     sizes: dict[tuple[str, str], tuple[str, float, float]] = {}  # kind, bytes, times
     overlapped = set()
     for name, i, times in program.executed():
         for j, holder in _collectives_in(program, i):
-            key = name, _attribute(j, "channel_id") or j.name
+            in_parts = "async" in holder
+            key = name, _attribute(j, "channel_id") if in_parts else j.name
             kind = j.opcode.removesuffix("-start")
-            size = hbm_bytes(j.result, everywhere=True) / (2 if kind != j.opcode else 1)  # operand and result
+            size = _whole_bytes(program, name, i, j)
             if "all-reduce-scatter" in holder:
                 kind = "reduce-scatter"
-            if j.opcode.endswith("-start") or "async" in holder:
+            pair = j is i and j.opcode.endswith("-start") and program.computes_meanwhile(name, i)
+            if in_parts or pair or name in program.overlapped:
                 overlapped.add(key)
             sizes[key] = kind, size, times
     found: dict[str, Collective] = {}
@@ -127,6 +150,22 @@ def _collectives_in(program: Program, i: Instruction) -> Iterator[tuple[Instruct
                 yield j, f"{i.name} {called}".replace("_", "-")
 
 
+def _whole_bytes(program: Program, name: str, holder: Instruction, collective: Instruction) -> float:
+    """Of the arrays that take part: those before a reduce-scatter, after all others."""
+    if collective.opcode.startswith("reduce-scatter"):
+        inside = program.computations[name if collective is holder else _attribute(holder, "calls")]
+        shapes = {j.name: j.result for j in inside}
+        return sum(hbm_bytes(shapes.get(o, ""), everywhere=True) for o in collective.operands)
+    of_pair = 2 if collective.opcode.endswith("-start") else 1  # its result has the operands as well
+    return hbm_bytes(collective.result, everywhere=True) / of_pair
+
+
+def kernels(program: Program) -> dict[str, int]:
+    """How many calls of each Pallas kernel the program has; one in a loop's body is one."""
+    names = [i.name for _, i, _ in program.executed() if 'custom_call_target="tpu_custom_call"' in i.rest]
+    return dict(collections.Counter(re.sub(r"[.\d]+$", "", name) for name in sorted(names)))
+
+
 def traffic(program: Program) -> float:
     """Bytes that one device reads from and writes to its main memory in a step, about.
 
@@ -135,7 +174,7 @@ def traffic(program: Program) -> float:
     """
     total = 0.0
     for name, i, times in program.executed():
-        if i.opcode not in _FREE and not i.name.startswith(_WAITING):
+        if i.opcode not in _FREE and not i.name.startswith(_WAITING) and "called_computations" not in i.rest:
             shapes = {j.name: j.result for j in program.computations[name]}
             total += times * _moved(program, i, shapes)
     return total
@@ -183,6 +222,6 @@ def hbm_bytes(shape: str, everywhere: bool = False) -> float:
 
 def _attribute(instruction: Instruction, *names: str) -> str:
     for name in names:
-        if found := re.search(rf"\b{name}=%?([\w.\-]+)", instruction.rest):
+        if found := re.search(rf"\b{name}=\{{?%?([\w.\-]+)", instruction.rest):
             return found[1]
     return ""

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from ola_jax.batch import IGNORE
-from ola_jax.sharding import AXES, axis_size, gather, is_sharded, spec
+from ola_jax.sharding import AXES, axis_size, is_sharded, parameter_spec, spec
 from ola_jax.typing import Array, Float, Int
 
 
@@ -20,22 +20,29 @@ def cross_entropy(
     (computed twice). Products in hidden's dtype, sums in float32. Their quotient is the mean over
     the global batch (quirk T1).
 
-    On a mesh each device takes its own tokens and its share of the vocabulary; the kernel's
-    gradient is summed over devices once, after all chunks.
+    On a mesh each device takes its own tokens and its share of the vocabulary. The kernel is gathered
+    once for all chunks; its gradient is reduced and scattered once, after them.
     """
     kernel = output_kernel.astype(hidden.dtype)
     count = jnp.sum(targets != IGNORE)
     if not is_sharded():
         return _cross_entropy(hidden, kernel, targets, chunk), count
 
+    mesh = jax.sharding.get_abstract_mesh()
+    split = parameter_spec(("embed", "vocab"), kernel.shape, mesh.shape)
+
     def local(hidden: Array, kernel: Array, targets: Array) -> Array:
+        for place, names in enumerate(split):
+            for name in reversed([names] if isinstance(names, str) else names or ()):
+                if name != "tensor":
+                    kernel = jax.lax.all_gather(kernel, name, axis=place, tiled=True)
         axis = "tensor" if axis_size("tensor") > 1 else None
         total = _cross_entropy(hidden, kernel, targets, chunk, axis)
         return jax.lax.psum(total, [a for a in AXES if a != "tensor"])
 
-    in_specs = spec("rows", "length", None), spec(None, "vocab"), spec("rows", "length")
+    in_specs = spec("rows", "length", None), split, spec("rows", "length")
     sharded = jax.shard_map(local, in_specs=in_specs, out_specs=spec(), check_vma=False)
-    return sharded(hidden, gather(kernel, ("embed", "vocab")), targets), count
+    return sharded(hidden, kernel, targets), count
 
 
 def _cross_entropy(

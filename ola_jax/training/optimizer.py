@@ -37,6 +37,7 @@ class OptimizerConfig:
     clip_norm: float | None = 1.0  # of all gradients together
     momentum_dtype: Literal["float32", "bfloat16"] = "float32"  # of the first moment of AdamW and Muon
     muon_momentum: float = 0.95
+    offload: bool = False  # moments wait in the host's memory between updates
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:

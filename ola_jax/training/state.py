@@ -18,6 +18,8 @@ from ola_jax.training import lora
 from ola_jax.training.lora import LoraConfig
 from ola_jax.typing import Array, Params
 
+HOST = "pinned_host"  # JAX's name of the memory of a device's host
+
 
 @struct.dataclass
 class TrainState:
@@ -88,10 +90,12 @@ def shard(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     adapters: LoraConfig = LoraConfig(),  # noqa: B008 - frozen
+    offload: bool = False,
 ) -> tuple[TrainState, TrainState]:
     """(abstract state, its shardings): what a state will be, before any of it exists.
 
-    What the optimizer keeps for a parameter, in the parameter's shape, is split as the parameter.
+    What the optimizer keeps for a parameter, in the parameter's shape, is split as the parameter; with
+    `offload` it is in the memory of the device's host.
     """
     boxed = abstract_params(config)
     abstract = jax.eval_shape(lambda p: create(p, trainable, optimizer, None, adapters), nn.unbox(boxed))
@@ -108,4 +112,19 @@ def shard(
         shape = (abstract.trainable | abstract.frozen)[names[-1]].shape if found else None
         return found if found and shape == leaf.shape else whole
 
-    return abstract, jax.tree_util.tree_map_with_path(of, abstract)
+    shardings = jax.tree_util.tree_map_with_path(of, abstract)
+    if offload:
+        to_host = lambda leaf, place: place.with_memory_kind(HOST) if leaf.ndim else place
+        shardings = shardings.replace(
+            opt_state=jax.tree.map(to_host, abstract.opt_state, shardings.opt_state)
+        )
+    return abstract, shardings
+
+
+def bring(opt_state: optax.OptState, shardings: optax.OptState) -> optax.OptState:
+    """The optimizer's state with all that is in the host's memory brought to the device (within jit)."""
+
+    def of(x: Array, place: NamedSharding) -> Array:
+        return jax.device_put(x, place.with_memory_kind("device")) if place.memory_kind == HOST else x
+
+    return jax.tree.map(of, opt_state, shardings)

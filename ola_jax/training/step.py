@@ -11,9 +11,10 @@ from ola_jax.batch import IGNORE, OlaBatch
 from ola_jax.models.ola import Ola
 from ola_jax.sharding import constrain
 from ola_jax.training import lora
+from ola_jax.training.compiler import compiler_options
 from ola_jax.training.lora import LoraConfig
 from ola_jax.training.loss import cross_entropy
-from ola_jax.training.state import TrainState, join
+from ola_jax.training.state import TrainState, bring, join
 from ola_jax.typing import Array, Float, Int, Params
 
 Metrics = dict[str, Array]  # scalars: loss, targets (labelled tokens), tokens, grad_norm
@@ -44,7 +45,7 @@ def make_train_step(
 
     With `microbatches`, the rows of a batch go through the model in that many parts, one after the
     other, and gradients are summed: the same loss and update (each labelled token counts the same),
-    less memory. `shardings` are the state's, on the mesh that is set.
+    less memory. `shardings` are the state's, on the mesh that is set; compiler options are for its devices.
     """
 
     def gradients(state: TrainState, batch: OlaBatch) -> tuple[dict[str, Array], Metrics]:
@@ -71,14 +72,16 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: OlaBatch) -> tuple[TrainState, Metrics]:
         grads, metrics = gradients(state, batch)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+        opt_state = bring(state.opt_state, shardings.opt_state) if shardings else state.opt_state
+        updates, opt_state = optimizer.update(grads, opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         metrics["grad_norm"] = optax.tree.norm(grads)
         return state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state), metrics
 
-    if shardings is None:
-        return jax.jit(train_step, donate_argnums=0)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
+    out_shardings = None if shardings is None else (shardings, None)
+    return jax.jit(
+        train_step, donate_argnums=0, out_shardings=out_shardings, compiler_options=compiler_options()
+    )
 
 
 def _split_rows(x: Array, parts: int) -> Array:
