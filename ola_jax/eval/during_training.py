@@ -72,7 +72,7 @@ class Evaluation:
         self._total_loss = total_loss
 
     def __call__(self, state: TrainState) -> dict[str, float]:
-        """The "eval/loss", a mean over labelled tokens; "eval/accuracy/TASK" and "eval/accuracy", their mean."""
+        """The mean loss of a labelled token as "eval/loss"; "eval/accuracy[/TASK]", of a task or of all."""
         found = {"eval/loss": self._loss(state)} if self._data else {}
         if self._config.eval_tasks and self._config.tasks:
             accuracy = self._accuracy(state)

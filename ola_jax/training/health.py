@@ -7,7 +7,6 @@ the same.
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 
@@ -45,8 +44,3 @@ def judge(
     share = 1 / jnp.clip(good_steps, 1, WINDOW)  # a plain mean at first, then an exponential one
     mean = health.loss_mean + jnp.where(good, share * (loss - health.loss_mean), 0.0)
     return good, Health(loss_mean=mean, good_steps=good_steps, bad_steps=health.bad_steps + ~good)
-
-
-def choose(good: Bool[Array, ""], new: Any, old: Any) -> Any:
-    """`new` where the step is good, else `old`, bit by bit."""
-    return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)

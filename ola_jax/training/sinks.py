@@ -67,16 +67,15 @@ class WeightsAndBiases:
         wandb = _library("wandb", "wandb")
         file = folder / "wandb_id"
         known = file.exists()
-        if not known:
-            file.write_text(wandb.util.generate_id())
         self._run = wandb.init(
             project=project,
             name=name,
-            id=file.read_text(),
+            id=file.read_text() if known else None,
             resume="allow" if known else None,
             dir=str(folder),
             config=config,
         )
+        file.write_text(self._run.id)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Scalars of the step."""

@@ -77,13 +77,21 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: OlaBatch) -> tuple[TrainState, Metrics]:
         grads, metrics = gradients(state, batch)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-        trainable = optax.apply_updates(state.trainable, updates)
         metrics |= grad_norms(grads)
         good, now = health.judge(state.health, metrics["loss"], metrics["grad_norm"], spike_factor)
         metrics |= {"bad_step": ~good, "bad_steps": now.bad_steps}
-        kept = health.choose(good, (trainable, opt_state), (state.trainable, state.opt_state))
-        return state.replace(step=state.step + 1, trainable=kept[0], opt_state=kept[1], health=now), metrics
+
+        def update(
+            trainable: dict[str, Array], opt_state: optax.OptState
+        ) -> tuple[dict[str, Array], optax.OptState]:
+            updates, opt_state = optimizer.update(grads, opt_state, trainable)
+            return optax.apply_updates(trainable, updates), opt_state
+
+        # A branch, not a choice between two results: the update's own arithmetic stays as it would be alone.
+        trainable, opt_state = jax.lax.cond(good, update, lambda *old: old, state.trainable, state.opt_state)
+        return state.replace(
+            step=state.step + 1, trainable=trainable, opt_state=opt_state, health=now
+        ), metrics
 
     if shardings is None:
         return jax.jit(train_step, donate_argnums=0)
