@@ -9,10 +9,9 @@ that are fastest.
 """
 
 import argparse
-import dataclasses
+import contextlib
 import json
 import pathlib
-import signal
 import sys
 import time
 from typing import Any
@@ -27,16 +26,19 @@ from ola_jax.data.processor import Processor
 from ola_jax.data.tokenizer import load_tokenizer
 from ola_jax.errors import OlaError, run
 from ola_jax.eval import report
-from ola_jax.eval.accuracy import exact_match, read_questions
-from ola_jax.generate.sampling import from_generation_config
-from ola_jax.models.ola import Ola, abstract_params, init_params
-from ola_jax.training import compile_only, lora, optimizer, state
+from ola_jax.eval.during_training import Evaluation
+from ola_jax.eval.tasks import read_tasks, score_tasks
+from ola_jax.models.ola import Ola, abstract_params
+from ola_jax.training import compile_only, lora, measures, optimizer, state
 from ola_jax.training.checkpoint import TrainCheckpoints
-from ola_jax.training.config import DistributedConfig, TrainConfig
+from ola_jax.training.config import DistributedConfig, TrainConfig, check
 from ola_jax.training.load_config import load_config
 from ola_jax.training.plan import plan
-from ola_jax.training.progress import Progress
+from ola_jax.training.profile import Profile
+from ola_jax.training.start import stage_folder, start_params
 from ola_jax.training.step import make_train_step
+from ola_jax.training.stop import StopRequest
+from ola_jax.training.watch import Watch
 from ola_jax.typing import Params
 
 console = rich.console.Console()
@@ -52,6 +54,7 @@ def main() -> None:
     flags, rest = parser.parse_known_args()
     loaded = load_config(rest)
     config = loaded.config
+    check(config)
     if flags.compile_only or flags.topology or flags.plan:
         compile_for(config, flags.topology, flags.plan)
         return
@@ -59,21 +62,22 @@ def main() -> None:
     mesh = sharding.make_mesh(config.mesh)
     if mesh.size < jax.device_count():
         console.print(f"using {mesh.size} of {jax.device_count()} devices; --config.mesh.fsdp=-1 takes all")
+    if not measures.peak_is_known(mesh):
+        console.print(f"no MFU: ola_jax/hardware.py has no figures of {mesh.devices.flat[0].device_kind!r}")
     if config.tasks and jax.process_count() > 1:
         raise OlaError("tasks: they are answered by one process; set none in a run of several processes")
     if hasattr(loaded.module, "prepare"):
         config = loaded.module.prepare(config)
-    output = pathlib.Path(config.output)
     processor, generation = open_tokenizer(config)
 
     results: dict[str, Any] = {}
-    stop = StopRequest()
+    stop = StopRequest(console.print)
     for number, stage in enumerate(config.stages):
-        folder = output / f"{number}_{stage.name}"
+        folder = stage_folder(config, number)
         model_dir, accuracy_file = folder / "model", folder / "accuracy.json"
         if not model_dir.exists():
             with jax.set_mesh(mesh):
-                params = train_stage(config, number, processor, mesh, stop)
+                params = train_stage(config, number, processor, generation, mesh, stop)
             released = checkpoint.load_released(config.init_from) if config.init_from else None
             checkpoint.save(
                 model_dir, config.model, config.processor, params, tokenizer_dir(config), generation, released
@@ -88,7 +92,7 @@ def main() -> None:
                 name: f"{100 * of_task['accuracy']:.0f} %" for name, of_task in results[stage.name].items()
             }
             console.print(f"after {stage.name}:", ", ".join(f"{k} {v}" for k, v in show.items()))
-    summarize(config, output, results, time.perf_counter() - begin)
+    summarize(config, results, time.perf_counter() - begin)
 
 
 def compile_for(config: TrainConfig, topology: str | None, search: bool) -> None:
@@ -105,12 +109,17 @@ def compile_for(config: TrainConfig, topology: str | None, search: bool) -> None
 
 
 def train_stage(
-    config: TrainConfig, number: int, processor: Processor, mesh: Mesh, stop: "StopRequest"
+    config: TrainConfig,
+    number: int,
+    processor: Processor,
+    generation: dict[str, Any],
+    mesh: Mesh,
+    stop: StopRequest,
 ) -> Params:
     """Train one stage to its end, from its newest checkpoint if there is one."""
     stage = config.stages[number]
     sharding.check(mesh, config.model, stage.rows // stage.microbatches, stage.budget)
-    folder = pathlib.Path(config.output) / f"{number}_{stage.name}"
+    folder = stage_folder(config, number)
     folder.mkdir(parents=True, exist_ok=True)
     part, parts = sharding.rows_of_process(mesh, jax.process_index())
     data = make_train_iterator(
@@ -124,19 +133,22 @@ def train_stage(
         max_skipped=config.max_skipped,
         cache=config.cache_samples,
     )
+    evaluation = Evaluation(config, stage, processor, generation, mesh) if config.eval_every else None
     tx = optimizer.build(stage.optimizer, stage.steps)
     abstract, shardings = state.shard(
         config.model, stage.trainable, tx, mesh, stage.lora, stage.optimizer.offload
     )
-    checkpoints = TrainCheckpoints(folder / "checkpoints", config.keep)
+    checkpoints = TrainCheckpoints(
+        folder / "checkpoints", config.keep, config.keep_best, f"eval/{config.best}", config.best == "loss"
+    )
     if restored := checkpoints.restore(abstract, shardings):
         train_state, data_state = restored
         data.set_state(data_state)
     else:
-        params = start_params(
-            config, number, sharding.parameter_shardings(abstract_params(config.model), mesh)
-        )
+        places = sharding.parameter_shardings(abstract_params(config.model), mesh)
+        params = start_params(config, number, places)
         train_state = state.create(params, stage.trainable, tx, shardings, stage.lora)
+        del params
     start = int(train_state.step)
     trained = sum(x.size for x in train_state.trainable.values())
     everything = trained + sum(x.size for x in train_state.frozen.values())
@@ -145,21 +157,42 @@ def train_stage(
         f"parameters ({', '.join(stage.trainable)})" + (f", going on at step {start}" if start else "")
     )
 
-    train_step = make_train_step(Ola(config.model), tx, stage.microbatches, shardings, stage.lora)
-    progress = Progress(stage.name, stage.steps, start, folder / "metrics.jsonl")
-    for step in range(start + 1, stage.steps + 1):
-        train_state, metrics = train_step(train_state, sharding.global_batch(next(data), mesh))
-        progress.update(step, metrics, show=step % config.log_every == 0 or step == stage.steps)
-        if step % config.save_every == 0 or stop.requested:
-            checkpoints.save(train_state, data.get_state())
-        if stop.requested:
-            progress.close()
-            checkpoints.close()
-            console.print(f"stopped at step {step} and saved; the same command goes on from here")
-            sys.exit(130)
-    progress.close()
-    checkpoints.close()
-    data.close()
+    train_step = make_train_step(
+        Ola(config.model), tx, stage.microbatches, shardings, stage.lora, config.spike_factor
+    )
+    watch = Watch(config, stage, mesh, train_state, folder)
+    profile = Profile(config.profile, folder / "profile")
+    with contextlib.ExitStack() as stack:
+        for each in filter(None, (data, evaluation, watch, profile, checkpoints)):
+            stack.callback(each.close)
+        for step in range(start + 1, stage.steps + 1):
+            profile.before(step)
+            batch = watch.take(data)
+            train_state, metrics = train_step(train_state, sharding.global_batch(batch.batch, mesh))
+            watch.step(step, metrics, batch)  # waits for the step before this one
+            profile.after(step, metrics)
+
+            last, stopped, found = step == stage.steps, stop.reached(), {}
+            evaluate_now = evaluation is not None and (last or step % config.eval_every == 0)
+            save_now = step % config.save_every == 0 or stopped or (evaluate_now and config.keep_best)
+            if last or evaluate_now or save_now:
+                watch.flush()
+            if evaluate_now and not stopped and not watch.failed:
+                found = evaluation(train_state)
+                watch.write(step, found)
+            if save_now or watch.failed:
+                watch.flush()
+                checkpoints.save(train_state, data.get_state(), found)
+            if watch.failed:
+                raise OlaError(f"{watch.failed}; saved at step {step}, without the update")
+            if stopped:
+                checkpoints.wait()
+                console.print(f"stopped at step {step} and saved; the same command goes on from here")
+                sys.exit(stop.status)
+        if config.final_model == "best":
+            del train_state  # two would need the memory of two
+            train_state = checkpoints.restore_best(abstract, shardings)
+            console.print(f"the model is that of step {int(train_state.step)}, the best {config.best}")
     return lora.merge(train_state.params, stage.lora)
 
 
@@ -183,20 +216,6 @@ def tokenizer_dir(config: TrainConfig) -> pathlib.Path:
     raise OlaError("tokenizer is not set and there is no init_from to take it from")
 
 
-def start_params(config: TrainConfig, number: int, shardings: Params) -> Params:
-    """Where a stage starts: the last stage's checkpoint, `init_from`, or random parameters."""
-    source = config.init_from
-    if number > 0:
-        source = pathlib.Path(config.output) / f"{number - 1}_{config.stages[number - 1].name}" / "model"
-    if not source:
-        return init_params(config.model, config.seed, shardings)
-    found = checkpoint.load_configs(source)[0]
-    how = {name: getattr(config.model, name) for name in ("dtype", "remat", "attention")}
-    if dataclasses.replace(found, **how) != config.model:
-        raise OlaError(f"{source}: its model differs from the config's; they must be the same")
-    return checkpoint.load(source, shardings=shardings)[1]
-
-
 def start_processes(config: DistributedConfig) -> None:
     """Meet the other processes of the run, if there are any."""
     if config.enabled:
@@ -204,25 +223,19 @@ def start_processes(config: DistributedConfig) -> None:
 
 
 def evaluate(config: TrainConfig, model_dir: pathlib.Path, limit: int | None) -> dict[str, Any]:
-    """Exact-match accuracy of every task, answered as `ola_jax.infer` answers, greedily."""
+    """Exact-match accuracy of every task, by the model that a stage ended with."""
     model_config, params = checkpoint.load(model_dir)
     processor = Processor.from_pretrained(model_dir, preset="infer")
+    questions = read_tasks(config.tasks, processor, limit)
     generation = checkpoint.load_configs(model_dir)[2]
-    sampling = from_generation_config(generation, processor.tokenizer.get_vocab_size())
-    sampling = dataclasses.replace(sampling, temperature=0.0)
-    results = {}
-    for task in config.tasks:
-        questions = read_questions(task.records, task.root, processor)[:limit]
-        results[task.name] = exact_match(
-            Ola(model_config), params, processor, questions, sampling, config.eval_rows
-        )
-    return results
+    return score_tasks(Ola(model_config), params, processor, questions, generation, config.eval_rows)
 
 
-def summarize(config: TrainConfig, output: pathlib.Path, results: dict[str, Any], seconds: float) -> None:
+def summarize(config: TrainConfig, results: dict[str, Any], seconds: float) -> None:
     """The accuracy table (shown, as JSON, as PNG), and what to try next."""
+    output = pathlib.Path(config.output)
     stages = [stage.name for stage in config.stages]
-    last = output / f"{len(stages) - 1}_{stages[-1]}" / "model"
+    last = stage_folder(config, len(stages) - 1) / "model"
     if results:
         console.print(report.table(config.tasks, stages, results))
         report.write_json(output / "report.json", config.tasks, results, seconds=round(seconds, 1))
@@ -230,21 +243,6 @@ def summarize(config: TrainConfig, output: pathlib.Path, results: dict[str, Any]
         console.print(f"report: {output / 'report.json'}, {output / 'report.png'}")
     console.print(f"done in {seconds / 60:.1f} minutes; checkpoint: {last}")
     console.print(f"next: python -m ola_jax.infer --checkpoint {last} {config.example}", soft_wrap=True)
-
-
-class StopRequest:
-    """Notes Ctrl-C and SIGTERM, so that the loop can end between two steps; a second one ends at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, _: object) -> None:
-        if self.requested:
-            sys.exit(128 + number)
-        self.requested = True
-        console.print("\nstopping after this step ...")
 
 
 if __name__ == "__main__":

@@ -58,6 +58,18 @@ def assemble(rows: Sequence[Sequence[Sample]], budget: Budget, config: OlaConfig
     return batch
 
 
+def fill(batch: OlaBatch, audio_chunks: int) -> dict[str, float]:
+    """Share of a batch's places that samples use, by budget; `audio_chunks` is the number in use."""
+    used = batch.patch_image > 0
+    counts = {
+        "tokens": ((batch.segments > 0).sum(), batch.segments.size),
+        "windows": (used.any(axis=-1).sum(), used[..., :1].size),
+        "patches": (used.sum(), used.size),
+        "audio_chunks": (audio_chunks, batch.audio.shape[0] * batch.audio.shape[1]),
+    }
+    return {name: float(real / places) for name, (real, places) in counts.items() if places}
+
+
 def _fill(batch: OlaBatch, row: int, samples: Sequence[Sample], budget: Budget, chunk_tokens: int) -> None:
     window_features = budget.window_patches // 4
     audio_start = budget.windows * window_features

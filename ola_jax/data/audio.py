@@ -8,9 +8,8 @@ import numpy as np
 import soundfile
 
 from ola_jax.config import SAMPLE_RATE
-from ola_jax.data.media import Media
+from ola_jax.data.media import BadMediaError, Media
 from ola_jax.data.tokenizer import first_line
-from ola_jax.errors import OlaError
 from ola_jax.typing import Array, Float
 
 # Formats of libsndfile: a file with one of these names that it cannot read is not what its name says.
@@ -28,14 +27,14 @@ def read_audio(media: Media) -> Float[Array, "samples"]:
         waveform = _to_model_rate(samples.mean(axis=1), rate)
     except soundfile.SoundFileError as error:
         if os.path.splitext(media.path or "")[1].lower() in _SOUND_FILES:
-            raise OlaError(f"{media.name}: cannot be read as sound ({first_line(error)})") from error
+            raise BadMediaError(f"{media.name}: cannot be read as sound ({first_line(error)})") from error
         waveform = read_sound_track(media)
     if waveform is None:
-        raise OlaError(f"{media.name}: has no sound track; expected a sound file or a video with sound")
+        raise BadMediaError(f"{media.name}: has no sound track; expected a sound file or a video with sound")
     if not len(waveform):
-        raise OlaError(f"{media.name}: the sound has no samples (zero length)")
+        raise BadMediaError(f"{media.name}: the sound has no samples (zero length)")
     if not np.isfinite(waveform).all():
-        raise OlaError(f"{media.name}: the sound has samples that are not finite")
+        raise BadMediaError(f"{media.name}: the sound has samples that are not finite")
     return waveform
 
 
@@ -54,7 +53,7 @@ def read_sound_track(media: Media) -> Float[Array, "samples"] | None:
                 for block in to_float.resample(frame)
             ]
     except (av.FFmpegError, ValueError) as error:
-        raise OlaError(f"{media.name}: cannot be read as sound ({first_line(error)})") from error
+        raise BadMediaError(f"{media.name}: cannot be read as sound ({first_line(error)})") from error
     return _to_model_rate(np.concatenate(blocks), rate) if blocks else None
 
 

@@ -9,10 +9,9 @@ import numpy as np
 from PIL import Image
 
 from ola_jax.config import PixelLimits
-from ola_jax.data.media import Media
+from ola_jax.data.media import BadMediaError, Media
 from ola_jax.data.sample import ImagePatches
 from ola_jax.data.tokenizer import first_line
-from ola_jax.errors import OlaError
 from ola_jax.typing import Array, UInt8
 
 GREY = (127, 127, 127)  # of the padding
@@ -30,7 +29,7 @@ def read_image(media: Media, to_rgb: bool) -> Image.Image:
             return image.convert("RGB") if to_rgb else image
     except Exception as error:  # Pillow's decoders raise nearly anything on broken files
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else first_line(error)
-        raise OlaError(f"{media.name}: cannot be read as an image ({reason})") from error
+        raise BadMediaError(f"{media.name}: cannot be read as an image ({reason})") from error
 
 
 def image_views(image: Image.Image, limits: PixelLimits) -> tuple[Image.Image, Image.Image]:
@@ -51,7 +50,7 @@ def video_frame(image: Image.Image, limits: PixelLimits, name: str = "frame") ->
     frame = _pad_or_resize(image, multiple, limits.video_min_side, limits.video_max_side, smallest=0)
     if min(frame.size) == 0:
         width, height = image.size
-        raise OlaError(
+        raise BadMediaError(
             f"{name}: {width}x{height} pixels is too narrow, no side may vanish when it is resized"
         )
     return frame.convert("RGB")

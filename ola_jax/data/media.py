@@ -10,6 +10,14 @@ from typing import Any
 from ola_jax.errors import OlaError
 
 
+class MissingFileError(OlaError):
+    """A file that a record names, and that is not there."""
+
+
+class BadMediaError(OlaError):
+    """A file that is there, and cannot be used."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Media:
     """An encoded image, video or sound: a file, or bytes from within one."""
@@ -54,7 +62,7 @@ def locate(ref: str | dict[str, Any], root: str | None = None) -> list[Media]:
             try:
                 data = base64.b64decode(data)
             except binascii.Error as error:
-                raise OlaError(f"{name}: not base64: {error}") from error
+                raise BadMediaError(f"{name}: not base64: {error}") from error
         items.append(Media(name, data=data))
         start += size
     return items
@@ -66,9 +74,9 @@ def _read(path: str, start: int, size: int, name: str) -> bytes:
             file.seek(start)
             data = file.read(max(size, 0))
     except (OSError, ValueError) as error:
-        raise OlaError(f"{name}: cannot be read ({error})") from error
+        raise BadMediaError(f"{name}: cannot be read ({error})") from error
     if len(data) != size or not data:
-        raise OlaError(f"{name}: only {len(data)} bytes there; check 'start_num' and 'size'")
+        raise BadMediaError(f"{name}: only {len(data)} bytes there; check 'start_num' and 'size'")
     return data
 
 
@@ -78,7 +86,7 @@ def _file(path: Any, root: str | None) -> Media:
     full = pathlib.Path(root or "") / path
     if not full.is_file():
         problem = "is a directory, not a file" if full.is_dir() else "no such file"
-        raise OlaError(f"{full}: {problem}")
+        raise MissingFileError(f"{full}: {problem}")
     if full.stat().st_size == 0:
-        raise OlaError(f"{full}: the file is empty")
+        raise BadMediaError(f"{full}: the file is empty")
     return Media(str(full), path=str(full))

@@ -1,6 +1,7 @@
 """Packing: several samples share one row of a batch."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import grain
@@ -20,10 +21,16 @@ class Loaded:
     source: str
     index: int
     sample: Sample | None
+    kind: str = ""  # of the reason, as in Skip
     reason: str = ""
 
 
-class Packer(grain.IterDataset[list[Sample]]):
+def samples(row: Sequence[Loaded]) -> list[Sample]:
+    """The samples of a row."""
+    return [loaded.sample for loaded in row if loaded.sample is not None]
+
+
+class Packer(grain.IterDataset[list[Loaded]]):
     """Fills rows of a budget with samples, in order of arrival, each into the first row with room.
 
     `open_rows` rows are filled at a time. Samples that find no room wait for the next rows. A record
@@ -34,11 +41,11 @@ class Packer(grain.IterDataset[list[Sample]]):
         super().__init__(parent)
         self._budget, self._open_rows, self._skips = budget, open_rows, skips
 
-    def __iter__(self) -> grain.DatasetIterator[list[Sample]]:
+    def __iter__(self) -> grain.DatasetIterator[list[Loaded]]:
         return PackIterator(iter(self._parent), self._budget, self._open_rows, self._skips)
 
 
-class PackIterator(grain.DatasetIterator[list[Sample]]):
+class PackIterator(grain.DatasetIterator[list[Loaded]]):
     """Gives the filled rows one by one.
 
     Its state is the state of its parent before the rows at hand were begun, the parent's state
@@ -49,14 +56,14 @@ class PackIterator(grain.DatasetIterator[list[Sample]]):
     def __init__(self, parent: grain.DatasetIterator[Loaded], budget: Budget, open_rows: int, skips: SkipLog):
         super().__init__(parent)
         self._budget, self._open_rows, self._skips = budget, open_rows, skips
-        self._rows: list[list[Sample]] = []
+        self._rows: list[list[Loaded]] = []
         self._tokens: list[int] = []  # of each row
         self._next_row = 0
-        self._waiting: list[tuple[Any, Sample]] = []  # with the parent's state before each
+        self._waiting: list[tuple[Any, Loaded]] = []  # with the parent's state before each
         self._waiting_states: list[Any] = []  # after set_state: of those still to be read again
         self._begun = self._resume_state()
 
-    def __next__(self) -> list[Sample]:
+    def __next__(self) -> list[Loaded]:
         if self._next_row >= len(self._rows):
             given = self._next_row if not self._rows else 0  # after set_state: already given out
             self._begun = self._resume_state()
@@ -92,9 +99,9 @@ class PackIterator(grain.DatasetIterator[list[Sample]]):
         if self._waiting_states:
             self._read_waiting_again()
         self._rows, self._tokens, still_waiting = [], [], []
-        for state, sample in self._waiting:
-            if not self._place(sample):
-                still_waiting.append((state, sample))
+        for state, loaded in self._waiting:
+            if not self._place(loaded):
+                still_waiting.append((state, loaded))
         self._waiting = still_waiting
         while len(self._waiting) < MAX_WAITING:
             state = self._parent.get_state()
@@ -102,24 +109,31 @@ class PackIterator(grain.DatasetIterator[list[Sample]]):
                 loaded = next(self._parent)
             except StopIteration:
                 return
-            sample = loaded.sample
-            reason = loaded.reason if sample is None else misfit([sample], self._budget)
-            if reason:
-                reason = f"record {sample.id!r}: {reason}" if sample and sample.id else reason
-                self._skips.add(Skip(loaded.source, loaded.index, reason))
-            elif not self._place(sample):
-                self._waiting.append((state, sample))
+            if skip := self._unusable(loaded):
+                self._skips.add(skip)
+            elif not self._place(loaded):
+                self._waiting.append((state, loaded))
 
-    def _place(self, sample: Sample) -> bool:
+    def _unusable(self, loaded: Loaded) -> Skip | None:
+        sample = loaded.sample
+        if sample is None:
+            return Skip(loaded.source, loaded.index, loaded.kind, loaded.reason)
+        if reason := misfit([sample], self._budget):
+            reason = f"record {sample.id!r}: {reason}" if sample.id else reason
+            return Skip(loaded.source, loaded.index, "too large", reason)
+        return None
+
+    def _place(self, loaded: Loaded) -> bool:
+        size = len(loaded.sample.tokens)
         for number, row in enumerate(self._rows):
-            tokens = self._tokens[number] + len(sample.tokens)
-            if tokens <= self._budget.tokens and misfit([*row, sample], self._budget) is None:
-                row.append(sample)
+            tokens = self._tokens[number] + size
+            if tokens <= self._budget.tokens and misfit(samples([*row, loaded]), self._budget) is None:
+                row.append(loaded)
                 self._tokens[number] = tokens
                 return True
         if len(self._rows) < self._open_rows:
-            self._rows.append([sample])
-            self._tokens.append(len(sample.tokens))
+            self._rows.append([loaded])
+            self._tokens.append(size)
             return True
         return False
 
@@ -127,6 +141,6 @@ class PackIterator(grain.DatasetIterator[list[Sample]]):
         resume = self._parent.get_state()
         for state in self._waiting_states:
             self._parent.set_state(state)
-            self._waiting.append((state, next(self._parent).sample))
+            self._waiting.append((state, next(self._parent)))
         self._parent.set_state(resume)
         self._waiting_states = []

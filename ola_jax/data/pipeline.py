@@ -9,11 +9,11 @@ from typing import Any
 import grain
 
 from ola_jax.batch import Budget, OlaBatch
-from ola_jax.data.assembly import assemble
-from ola_jax.data.packing import Loaded, Packer
+from ola_jax.data.assembly import assemble, fill
+from ola_jax.data.media import BadMediaError, MissingFileError
+from ola_jax.data.packing import Loaded, Packer, samples
 from ola_jax.data.processor import Processor
 from ola_jax.data.records import read_records
-from ola_jax.data.sample import Sample
 from ola_jax.data.skips import Skip, SkipLog
 from ola_jax.errors import OlaError
 
@@ -27,17 +27,36 @@ class Source:
     weight: float | None = None  # share of the samples; None: by the number of its records
 
 
-class TrainIterator(Iterator[OlaBatch]):
-    """Batches (numpy leaves), with a state from which the very same batches follow.
+@dataclasses.dataclass(frozen=True)
+class RecordId:
+    """Where a sample came from."""
+
+    source: str  # the file of its records
+    index: int  # place in that file
+    id: str  # its own; "" if it has none
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainBatch:
+    """A batch, and what the host knows of it: of this process's rows alone."""
+
+    batch: OlaBatch  # numpy leaves
+    records: tuple[tuple[RecordId, ...], ...]  # of each row
+    fill: dict[str, float]  # share of the places in use: tokens, windows, patches, audio_chunks
+    skipped: dict[str, int]  # records left out until this batch was filled, by kind of reason
+
+
+class TrainIterator(Iterator[TrainBatch]):
+    """Batches, with a state from which the very same batches follow.
 
     The state is plain JSON. It belongs to the arguments of `make_train_iterator`: other sources, seed,
     sizes or number of processes are refused.
     """
 
-    def __init__(self, iterator: grain.DatasetIterator[OlaBatch], skips: SkipLog, identity: dict[str, Any]):
+    def __init__(self, iterator: grain.DatasetIterator[TrainBatch], skips: SkipLog, identity: dict[str, Any]):
         self._iterator, self._skips, self._identity = iterator, skips, identity
 
-    def __next__(self) -> OlaBatch:
+    def __next__(self) -> TrainBatch:
         try:
             return next(self._iterator)
         except OlaError as error:  # grain adds lines of its own to the message
@@ -126,10 +145,15 @@ def make_train_iterator(
     # Ahead of the packer, as many samples as keep the threads busy.
     read = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4 * num_threads)
 
-    def to_batch(rows: Sequence[list[Sample]]) -> OlaBatch:
-        return assemble([*rows, *[[]] * (batch_rows - len(rows))], budget, processor.config)
-
     skips = SkipLog(max_skipped, sum(map(len, tables)))
+
+    def to_batch(rows: Sequence[list[Loaded]]) -> TrainBatch:
+        rows = [*rows, *[[]] * (batch_rows - len(rows))]
+        batch = assemble([samples(row) for row in rows], budget, processor.config)
+        records = tuple(tuple(RecordId(s.source, s.index, s.sample.id) for s in row) for row in rows)
+        chunks = sum(len(sample.audio) for row in rows for sample in samples(row))
+        return TrainBatch(batch, records, fill(batch, chunks), skips.counts())
+
     rows = Packer(mixed.to_iter_dataset(read), budget, open_rows, skips)
     batches = rows.batch(batch_rows, batch_fn=to_batch)
     if prefetch:
@@ -158,6 +182,12 @@ def _records(source: Source) -> list[Any]:
     return records
 
 
+def _kind(error: OlaError) -> str:
+    if isinstance(error, MissingFileError):
+        return "missing file"
+    return "unreadable media" if isinstance(error, BadMediaError) else "malformed record"
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Load:
     """Makes the sample of one record, or says why there is none."""
@@ -171,12 +201,11 @@ class _Load:
         if self.cache is not None and place in self.cache:
             return self.cache[place]
         number, index = place
-        source = self.sources[number]
+        source, record = self.sources[number], self.tables[number][index]
         try:
-            sample, reason = self.processor.sample(self.tables[number][index], source.root), ""
+            loaded = Loaded(source.records, index, self.processor.sample(record, source.root))
         except OlaError as error:
-            sample, reason = None, str(error)
-        loaded = Loaded(source.records, index, sample, reason)
+            loaded = Loaded(source.records, index, None, _kind(error), str(error))
         if self.cache is not None:
             self.cache[place] = loaded
         return loaded

@@ -74,7 +74,7 @@ class Processor:
             return self._sample(parse_record(record), root)
         except OlaError as error:
             known = isinstance(record, dict) and record.get("id") is not None
-            raise OlaError(f"record {record['id']!r}: {error}" if known else str(error)) from error
+            raise type(error)(f"record {record['id']!r}: {error}" if known else str(error)) from error
 
     def __call__(
         self, records: Sequence[dict[str, Any]], root: str | None = None, budget: Budget | None = None

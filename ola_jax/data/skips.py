@@ -1,5 +1,6 @@
 """Samples that could not be used: each is logged, counted, and held against a limit."""
 
+import collections
 import dataclasses
 import logging
 
@@ -14,6 +15,7 @@ class Skip:
 
     source: str  # the file of its records
     index: int  # place in that file
+    kind: str  # of the reason: missing file, unreadable media, malformed record, too large
     reason: str  # names the record's id, the file and what is wrong
 
 
@@ -47,6 +49,10 @@ class SkipLog:
     def skips(self) -> list[Skip]:
         """All so far, in the order met."""
         return list(self._skips.values())
+
+    def counts(self) -> dict[str, int]:
+        """How many of each kind so far."""
+        return dict(collections.Counter(skip.kind for skip in self.skips))
 
     def get_state(self) -> list[dict]:
         """The skips as JSON values."""

@@ -6,9 +6,8 @@ from PIL import Image
 
 from ola_jax.config import PixelLimits
 from ola_jax.data.image import read_image
-from ola_jax.data.media import Media
+from ola_jax.data.media import BadMediaError, Media
 from ola_jax.data.tokenizer import first_line
-from ola_jax.errors import OlaError
 
 
 def frame_indices(count: int, limits: PixelLimits) -> list[int]:
@@ -50,9 +49,9 @@ def _decode(media: Media, limits: PixelLimits) -> tuple[list[int], dict[int, Ima
             shown = frame_indices(decoded, limits)
             _, frames = _decode_only(media, set(shown))
     except (av.FFmpegError, ValueError) as error:
-        raise OlaError(f"{media.name}: cannot be read as a video ({first_line(error)})") from error
+        raise BadMediaError(f"{media.name}: cannot be read as a video ({first_line(error)})") from error
     if not frames:
-        raise OlaError(f"{media.name}: the video has no frames")
+        raise BadMediaError(f"{media.name}: the video has no frames")
     return shown, frames
 
 
@@ -74,9 +73,9 @@ def _streams(container: av.container.InputContainer) -> list[av.VideoStream]:
 
 def _check_video(container: av.container.InputContainer, media: Media) -> None:
     if container.format.name.endswith("_pipe") or container.format.name == "image2":
-        raise OlaError(f"{media.name}: is a single image, not a video")
+        raise BadMediaError(f"{media.name}: is a single image, not a video")
     if not _streams(container):
-        raise OlaError(f"{media.name}: has no video stream, expected a video file")
+        raise BadMediaError(f"{media.name}: has no video stream, expected a video file")
 
 
 def _is_image(media: Media) -> bool:

@@ -2,34 +2,77 @@
 
 import json
 import logging
+import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import traverse_util
 from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers as managers
 
 from ola_jax.errors import OlaError
 from ola_jax.training.state import TrainState
+from ola_jax.typing import Params
 
 logger = logging.getLogger(__name__)
 
 
 class TrainCheckpoints:
-    """The checkpoints of one stage, written in the background; the newest are kept."""
+    """The checkpoints of one stage, written in the background: the newest are kept, and the best.
 
-    def __init__(self, directory: pathlib.Path, keep: int = 2):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        self._directory = directory.absolute()
+    The best have the largest `metric`, or the smallest with `smallest`.
+    """
+
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        keep: int = 2,
+        keep_best: int = 0,
+        metric: str = "eval/loss",
+        smallest: bool = True,
+    ):
+        def goodness(metrics: dict[str, float]) -> float:
+            value = metrics.get(metric, math.nan)
+            return -math.inf if math.isnan(value) else -value if smallest else value
+
+        policies = [managers.LatestN(keep)]
+        if keep_best:
+            policies.append(managers.BestN(get_metric_fn=goodness, n=keep_best))
+        options = ocp.CheckpointManagerOptions(
+            best_fn=goodness,
+            preservation_policy=managers.AnyPreservationPolicy(policies),
+            enable_async_checkpointing=True,
+        )
+        self._directory, self._metric = directory.absolute(), metric
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
-    def save(self, state: TrainState, data_state: dict[str, Any]) -> None:
+    def save(
+        self, state: TrainState, data_state: dict[str, Any], metrics: Mapping[str, float] | None = None
+    ) -> None:
         """Save after a step; returns before it is on disk. `data_state` is this process's own."""
         items = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state), data=ocp.args.JsonSave({"processes": _of_all(data_state)})
         )
-        self._manager.save(int(state.step), args=items)
+        # Forced: it is decided already, and Orbax's own decision would ask for preemption once more.
+        self._manager.save(int(state.step), args=items, metrics=dict(metrics or {}), force=True)
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the best checkpoint there is; None if none has the metric."""
+        step = self._manager.best_step()
+        known = step is not None and self._metric in (self._manager.metrics(step) or {})
+        return step if known else None
+
+    def restore_best(self, like: TrainState, shardings: TrainState) -> TrainState:
+        """The state of the best checkpoint. Raises OlaError if no checkpoint has the metric."""
+        self.wait()
+        if (step := self.best_step) is None:
+            raise OlaError(f"{self._directory}: no checkpoint has {self._metric!r}; evaluate during training")
+        return self._restore(step, like, shardings)[0]
 
     def restore(self, like: TrainState, shardings: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest state, split as `shardings` say, and this process's data position; None if none.
@@ -82,10 +125,48 @@ class TrainCheckpoints:
         if steps:
             self._manager.reload()
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Wait until all is on disk."""
         self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait until all is on disk, and end."""
+        self.wait()
         self._manager.close()
+
+
+def is_training_checkpoint(path: pathlib.Path) -> bool:
+    """Whether `path` holds the checkpoints of a stage, or is one of them."""
+    return (path / "state").is_dir() or bool(_steps(path))
+
+
+def restore_params(path: pathlib.Path, like: Params, shardings: Params) -> Params:
+    """The parameters alone of a training checkpoint, whatever was trained in it, split as `shardings` say.
+
+    `path` is one checkpoint, or a folder of them whose newest is taken. `like` has their shapes. Raises
+    OlaError for a model of another shape, and where adapters are not merged yet.
+    """
+    if steps := _steps(path):
+        path = path / str(steps[-1])
+    wanted = {p: x.shape for p, x in traverse_util.flatten_dict(like, sep="/").items()}
+    places = traverse_util.flatten_dict(shardings, sep="/")
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        saved = checkpointer.metadata(path.absolute() / "state").item_metadata.tree
+        groups = {group: saved[group] for group in ("trainable", "frozen")}
+        found = {p: tuple(x.shape) for of_group in groups.values() for p, x in of_group.items()}
+        if any(p.startswith("lora/") for p in found):
+            raise OlaError(f"{path}: holds adapters; take the model that the stage ended with")
+        for p in sorted(wanted.keys() | found.keys()):
+            if wanted.get(p) != found.get(p):
+                raise OlaError(f"{path}: {p} has shape {found.get(p)}, the config's model {wanted.get(p)}")
+        args = {g: {p: ocp.ArrayRestoreArgs(sharding=places[p]) for p in of} for g, of in groups.items()}
+        items = ocp.args.PyTreeRestore(item=groups, restore_args=args, partial_restore=True)
+        restored = checkpointer.restore(path.absolute() / "state", args=items)
+    return traverse_util.unflatten_dict(restored["trainable"] | restored["frozen"], sep="/")
+
+
+def _steps(path: pathlib.Path) -> list[int]:
+    return sorted(int(folder.parent.name) for folder in path.glob("*/state") if folder.parent.name.isdigit())
 
 
 def _of_all(state: dict[str, Any]) -> list[dict[str, Any]]:

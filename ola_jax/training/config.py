@@ -1,10 +1,12 @@
 """What a training run is: model, data, and its stages. Files in configs/ build a TrainConfig."""
 
 import dataclasses
+from typing import Literal
 
 from ola_jax.batch import Budget
 from ola_jax.config import OlaConfig, ProcessorConfig
 from ola_jax.data.pipeline import Source
+from ola_jax.errors import OlaError
 from ola_jax.sharding import MeshConfig
 from ola_jax.training.lora import LoraConfig
 from ola_jax.training.optimizer import OptimizerConfig
@@ -23,6 +25,7 @@ class Stage:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)  # adapters of frozen parameters
     microbatches: int = 1  # parts of a batch that go through the model one after the other
+    held_out: tuple[Source, ...] = ()  # records whose loss is taken every `eval_every` steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +61,42 @@ class TrainConfig:
     tokenizer: str | None = None  # folder of the tokenizer; None: that of `init_from`
     generation: str | None = None  # generation_config.json; None: that of `init_from`
     example: str = '--text "Who are you?"'  # arguments of ola_jax.infer, suggested at the end
-    init_from: str | None = None  # ola_jax checkpoint to start from; None: random parameters
+    init_from: str | None = None  # checkpoint, or a stage's checkpoints/[STEP]; None: random parameters
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)  # devices along each axis
     distributed: DistributedConfig = DistributedConfig()
     seed: int = 0
     save_every: int = 200  # steps
     keep: int = 2  # newest checkpoints of a stage
+    keep_best: int = 0  # best checkpoints of a stage beside these; every evaluation then saves one
+    best: Literal["loss", "accuracy"] = "loss"  # of the evaluations: what makes a checkpoint the best
+    final_model: Literal["last", "best"] = "last"  # the checkpoint that a stage's model is taken from
     log_every: int = 10  # steps
+    tensorboard: bool = False  # figures for TensorBoard as well, in a stage's folder
+    wandb: str | None = None  # and for this project of Weights & Biases
+    profile: tuple[int, int] | None = None  # first and last step of each stage that the profiler records
+    bad_step: Literal["stop", "skip"] = "stop"  # on a loss or gradient that is not finite, or a spike
+    max_bad_steps: int = 10  # of a stage that are skipped
+    spike_factor: float | None = None  # a loss this many times its running mean is a bad step
     max_skipped: int = 0  # bad samples of a stage
     cache_samples: bool = False  # keep all processed samples in memory
+    eval_every: int = 0  # steps between evaluations during training; 0: none
+    eval_batches: int = 8  # of the held-out records, as large as a stage's own
+    eval_tasks: bool = False  # answer the tasks in these evaluations, too
     eval_rows: int = 50  # prompts answered at a time
-    eval_limit: int | None = None  # held-out records of each task after stages but the last
+    eval_limit: int | None = None  # held-out records of each task, but after the last stage
+
+
+def check(config: TrainConfig) -> None:
+    """Raises OlaError where settings of a run need others that are not there."""
+    if config.keep_best and not config.eval_every:
+        raise OlaError(f"keep_best is {config.keep_best}, and nothing is evaluated: set eval_every as well")
+    if config.final_model == "best" and not config.keep_best:
+        raise OlaError("final_model is 'best', and no best checkpoint is kept: set keep_best to 1 or more")
+    for stage in config.stages if config.keep_best else ():
+        if config.best == "loss" and not stage.held_out:
+            raise OlaError(f"keep_best: stage {stage.name!r} has no held_out records to take the loss of")
+    if config.keep_best and config.best == "accuracy" and not (config.eval_tasks and config.tasks):
+        raise OlaError("best is 'accuracy': that needs tasks, and eval_tasks")
+    if config.profile and not 1 <= config.profile[0] <= config.profile[1]:
+        first, last = config.profile
+        raise OlaError(f"profile: steps {first} to {last}; expected 1 <= first <= last")

@@ -1,47 +1,38 @@
-"""What a run shows and writes while it trains: a progress bar, and metrics as JSON lines."""
-
-import json
-import pathlib
-import time
-from typing import Any
+"""What a run shows in the terminal: a bar, or a line now and then where the output is no terminal."""
 
 import rich.console
 import rich.progress
 
 
 class Progress:
-    """A bar with loss, tokens/s and time left; the metrics of every step go to a JSONL file."""
+    """A bar with a few figures and the time left. Silent in all processes but the first."""
 
-    def __init__(self, title: str, steps: int, start: int, file: pathlib.Path):
-        self._file = file.open("a", encoding="utf-8")
+    def __init__(self, title: str, steps: int, start: int, silent: bool = False):
         columns = (
             rich.progress.TextColumn("{task.description}"),
-            rich.progress.BarColumn(),
+            rich.progress.BarColumn(bar_width=16),
             rich.progress.MofNCompleteColumn(),
-            rich.progress.TextColumn("{task.fields[metrics]}"),
+            rich.progress.TextColumn("{task.fields[figures]}"),
             rich.progress.TimeElapsedColumn(),
             rich.progress.TextColumn("left"),
             rich.progress.TimeRemainingColumn(),
         )
-        self.console = rich.console.Console()
-        self._bar = rich.progress.Progress(*columns, console=self.console)
-        self._task = self._bar.add_task(title, total=steps, completed=start, metrics="")
-        self._title, self._steps, self._tokens, self._begin = title, steps, 0, time.perf_counter()
+        self._console = rich.console.Console(quiet=silent)
+        self._bar = rich.progress.Progress(*columns, console=self._console, disable=silent)
+        self._task = self._bar.add_task(title, total=steps, completed=start, figures="")
+        self._title, self._steps = title, steps
         self._bar.start()
 
-    def update(self, step: int, metrics: dict[str, Any], show: bool) -> None:
-        """After a step: log its metrics (numbers); with `show`, bring the bar up to date."""
-        self._tokens += int(metrics["tokens"])
-        seconds = time.perf_counter() - self._begin
-        line = {name: float(value) for name, value in metrics.items()} | {"seconds": round(seconds, 3)}
-        self._file.write(json.dumps({"step": step, **line}) + "\n")
-        if show:
-            text = f"loss {float(metrics['loss']):.3f}  {self._tokens / seconds:,.0f} tokens/s"
-            self._bar.update(self._task, completed=step, metrics=text)
-            if not self.console.is_terminal:
-                self.console.print(f"{self._title} {step}/{self._steps} {text}")
+    def update(self, step: int, figures: str) -> None:
+        """Show that a step is done, and figures of the last few."""
+        self._bar.update(self._task, completed=step, figures=figures)
+        if not self._console.is_terminal:
+            self.say(f"{self._title} {step}/{self._steps} {figures}")
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self._console.print(text, soft_wrap=True, highlight=False)
 
     def close(self) -> None:
-        """Leave the bar as it is, and the file complete."""
+        """Leave the bar as it is."""
         self._bar.stop()
-        self._file.close()

@@ -14,7 +14,8 @@ from ola_jax.config import OlaConfig
 from ola_jax.errors import OlaError
 from ola_jax.models.ola import abstract_params
 from ola_jax.sharding import parameter_shardings, parameter_spec
-from ola_jax.training import lora
+from ola_jax.training import health, lora
+from ola_jax.training.health import Health
 from ola_jax.training.lora import LoraConfig
 from ola_jax.typing import Array, Params
 
@@ -33,6 +34,7 @@ class TrainState:
     trainable: dict[str, Any]
     frozen: dict[str, Any]
     opt_state: optax.OptState
+    health: Health
 
     @property
     def params(self) -> Params:
@@ -81,7 +83,8 @@ def create(
         start = jax.jit(start, out_shardings=out)
         frozen = jax.device_put(frozen, shardings.frozen)
     step, chosen, opt_state = start(chosen, frozen)
-    return TrainState(step=step, trainable=chosen, frozen=frozen, opt_state=opt_state)
+    now = health.start() if shardings is None else jax.device_put(health.start(), shardings.health)
+    return TrainState(step=step, trainable=chosen, frozen=frozen, opt_state=opt_state, health=now)
 
 
 def shard(

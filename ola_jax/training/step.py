@@ -10,14 +10,16 @@ import optax
 from ola_jax.batch import IGNORE, OlaBatch
 from ola_jax.models.ola import Ola
 from ola_jax.sharding import constrain
-from ola_jax.training import lora
+from ola_jax.training import health, lora
 from ola_jax.training.compiler import compiler_options
 from ola_jax.training.lora import LoraConfig
 from ola_jax.training.loss import cross_entropy
+from ola_jax.training.metrics import grad_norms
 from ola_jax.training.state import TrainState, bring, join
 from ola_jax.typing import Array, Float, Int, Params
 
-Metrics = dict[str, Array]  # scalars: loss, targets (labelled tokens), tokens, grad_norm
+# Scalars: loss, targets (labelled tokens), tokens, grad_norm, grad_norm/PART, bad_step, bad_steps.
+Metrics = dict[str, Array]
 TrainStep = Callable[[TrainState, OlaBatch], tuple[TrainState, Metrics]]
 
 
@@ -40,8 +42,12 @@ def make_train_step(
     microbatches: int = 1,
     shardings: TrainState | None = None,
     adapters: LoraConfig = LoraConfig(),  # noqa: B008 - frozen
+    spike_factor: float | None = None,
 ) -> TrainStep:
     """The compiled step: gradients of the trainable parameters only, then one update.
+
+    A bad step (see `health`, which `spike_factor` belongs to) changes neither parameters nor the
+    optimizer's state; it is counted.
 
     With `microbatches`, the rows of a batch go through the model in that many parts, one after the
     other, and gradients are summed: the same loss and update (each labelled token counts the same),
@@ -72,11 +78,22 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: OlaBatch) -> tuple[TrainState, Metrics]:
         grads, metrics = gradients(state, batch)
+        metrics |= grad_norms(grads)
+        good, now = health.judge(state.health, metrics["loss"], metrics["grad_norm"], spike_factor)
+        metrics |= {"bad_step": ~good, "bad_steps": now.bad_steps}
+
+        def update(
+            trainable: dict[str, Array], opt_state: optax.OptState
+        ) -> tuple[dict[str, Array], optax.OptState]:
+            updates, opt_state = optimizer.update(grads, opt_state, trainable)
+            return optax.apply_updates(trainable, updates), opt_state
+
         opt_state = bring(state.opt_state, shardings.opt_state) if shardings else state.opt_state
-        updates, opt_state = optimizer.update(grads, opt_state, state.trainable)
-        trainable = optax.apply_updates(state.trainable, updates)
-        metrics["grad_norm"] = optax.tree.norm(grads)
-        return state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state), metrics
+        # A branch, not a choice between two results: the update's own arithmetic stays as it would be alone.
+        trainable, opt_state = jax.lax.cond(good, update, lambda *old: old, state.trainable, opt_state)
+        return state.replace(
+            step=state.step + 1, trainable=trainable, opt_state=opt_state, health=now
+        ), metrics
 
     out_shardings = None if shardings is None else (shardings, None)
     return jax.jit(

@@ -15,7 +15,9 @@ BUDGET = Budget(tokens=160, windows=2, window_patches=80)
 
 
 def same(a, b):
-    return all((getattr(a, field) == getattr(b, field)).all() for field in a.__dataclass_fields__)
+    arrays = [(getattr(a.batch, f), getattr(b.batch, f)) for f in a.batch.__dataclass_fields__]
+    rest = lambda x: (x.records, x.fill, x.skipped)
+    return all((x == y).all() for x, y in arrays) and rest(a) == rest(b)
 
 
 def make(sources, seed=0, **options):
@@ -25,7 +27,7 @@ def make(sources, seed=0, **options):
 def segment_texts(batch):
     """The token ids of every sample of a batch."""
     texts = []
-    for tokens, segments in zip(batch.tokens, batch.segments, strict=True):
+    for tokens, segments in zip(batch.batch.tokens, batch.batch.segments, strict=True):
         for number in range(1, segments.max() + 1):
             texts.append(tuple(tokens[segments == number].tolist()))
     return texts
@@ -45,8 +47,8 @@ def test_an_epoch_holds_every_sample_once(source):
     for threads in (0, 3):
         batches = list(make([source], epochs=1, num_threads=threads))
         assert sorted(text for batch in batches for text in segment_texts(batch)) == expected
-        assert all(batch.tokens.shape == (2, BUDGET.tokens) for batch in batches)
-        assert max(batch.segments.max() for batch in batches) > 1  # rows are shared
+        assert all(batch.batch.tokens.shape == (2, BUDGET.tokens) for batch in batches)
+        assert max(batch.batch.segments.max() for batch in batches) > 1  # rows are shared
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
@@ -156,9 +158,10 @@ def test_bad_samples_are_logged_counted_once_and_skipped(tmp_path, caplog):
     source = Source(write_records(tmp_path, 12, bad=(3, 7)), str(tmp_path))
     with caplog.at_level(logging.WARNING, "ola_jax.data.skips"):
         iterator = make([source], epochs=3, max_skipped=2)
-        count = sum(len(segment_texts(batch)) for batch in iterator)
-    assert count == 3 * 10
+        batches = list(iterator)
+    assert sum(len(segment_texts(batch)) for batch in batches) == 3 * 10
     assert sorted(skip.index for skip in iterator.skips) == [3, 7]
+    assert batches[-1].skipped == {"missing file": 2}
     assert len(caplog.messages) == 2
     assert any(
         "record 'r7'" in message and "missing.png: no such file" in message for message in caplog.messages
@@ -230,6 +233,45 @@ def test_sources_that_cannot_be_read_are_errors(tmp_path, source):
 
 
 def test_batches_belong_to_the_model(source):
-    batch = next(make([source]))
+    batch = next(make([source])).batch
     assert batch.audio.shape == (2, 0, TINY.chunk_samples)
     assert batch.patches.shape == (2, 2, 80, 12)
+
+
+def test_a_batch_knows_its_records_row_by_row(source):
+    processor = tiny_processor()
+    records = json.loads(pathlib.Path(source.records).read_text())
+    batches = list(make([source], epochs=1))
+    for batch in batches:
+        expected = []
+        for row in batch.records:
+            assert all(records[record.index]["id"] == record.id for record in row)
+            expected += [
+                tuple(processor.sample(records[record.index], source.root).tokens.tolist()) for record in row
+            ]
+        assert segment_texts(batch) == expected
+    found = [record for batch in batches for row in batch.records for record in row]
+    assert sorted(record.index for record in found) == list(range(20))
+    assert {record.source for record in found} == {source.records}
+
+
+def test_a_batch_knows_how_full_it_is(source):
+    for packed in make([source], epochs=1):
+        batch = packed.batch
+        assert set(packed.fill) == {"tokens", "windows", "patches"}  # the budget has no audio chunks
+        assert packed.fill["tokens"] == (batch.segments > 0).mean()
+        assert packed.fill["patches"] == (batch.patch_image > 0).mean()
+        assert packed.fill["windows"] == (batch.patch_image > 0).any(-1).mean()
+
+
+def test_skipped_records_are_counted_by_kind(tmp_path):
+    write_records(tmp_path, 7, bad=(0,))
+    records = json.loads((tmp_path / "records.json").read_text())
+    (tmp_path / "records.json3.png").write_bytes(b"no image")
+    records[1]["conversations"] = []
+    records[2]["conversations"][1]["value"] = "y" * 200
+    (tmp_path / "records.json").write_text(json.dumps(records))
+    source = Source(str(tmp_path / "records.json"), str(tmp_path))
+    batches = list(make([source], epochs=1, max_skipped=4))
+    kinds = ("missing file", "unreadable media", "malformed record", "too large")
+    assert batches[-1].skipped == dict.fromkeys(kinds, 1)

@@ -1,0 +1,121 @@
+"""Evaluation of a stage while it is trained: loss on held-out records, answers to the tasks."""
+
+import functools
+import statistics
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from ola_jax import sharding
+from ola_jax.batch import OlaBatch
+from ola_jax.data.assembly import assemble
+from ola_jax.data.pipeline import make_train_iterator
+from ola_jax.data.processor import Processor
+from ola_jax.errors import OlaError
+from ola_jax.eval.accuracy import Question
+from ola_jax.eval.tasks import read_tasks, score_tasks
+from ola_jax.models.ola import Ola
+from ola_jax.sharding import MeshConfig
+from ola_jax.training import lora
+from ola_jax.training.config import Stage, TrainConfig
+from ola_jax.training.state import TrainState, join
+from ola_jax.training.step import loss
+from ola_jax.typing import Array, Float, Int
+
+
+class Evaluation:
+    """The same batches and the same questions each time; neither state nor training data are touched.
+
+    Raises OlaError if the stage has nothing to evaluate.
+    """
+
+    def __init__(
+        self, config: TrainConfig, stage: Stage, processor: Processor, generation: dict[str, Any], mesh: Mesh
+    ):
+        self._config, self._stage, self._mesh, self._generation = config, stage, mesh, generation
+        self._model = Ola(config.model)
+        self._processor = Processor(
+            config.model, processor.processor_config, processor.tokenizer, preset="infer"
+        )
+        part, self._parts = sharding.rows_of_process(mesh, jax.process_index())
+        self._data = None
+        if stage.held_out:
+            self._data = make_train_iterator(
+                stage.held_out,
+                processor,
+                stage.budget,
+                stage.rows // self._parts,
+                seed=config.seed,
+                epochs=1,
+                process_index=part,
+                process_count=self._parts,
+                max_skipped=config.max_skipped,
+            )
+            self._start = self._data.get_state()
+        if not self._data and not (config.eval_tasks and config.tasks):
+            raise OlaError(
+                f"eval_every is {config.eval_every}, and stage {stage.name!r} has nothing to evaluate: give "
+                "it held_out records, or set eval_tasks"
+            )
+
+        @jax.jit
+        def total_loss(
+            trainable: dict[str, Array], frozen: dict[str, Array], batch: OlaBatch
+        ) -> tuple[Float[Array, ""], Int[Array, ""]]:
+            params = lora.merge(join(trainable, frozen), stage.lora)
+            total, about = loss(self._model, params, batch, jnp.int32(1))
+            return total, about["targets"]
+
+        self._total_loss = total_loss
+
+    def __call__(self, state: TrainState) -> dict[str, float]:
+        """The mean loss of a labelled token as "eval/loss"; "eval/accuracy[/TASK]", of a task or of all."""
+        found = {"eval/loss": self._loss(state)} if self._data else {}
+        if self._config.eval_tasks and self._config.tasks:
+            accuracy = self._accuracy(state)
+            found |= {f"eval/accuracy/{name}": value for name, value in accuracy.items()}
+            found["eval/accuracy"] = statistics.fmean(accuracy.values())
+        return found
+
+    def close(self) -> None:
+        """Stop reading."""
+        if self._data:
+            self._data.close()
+
+    def _loss(self, state: TrainState) -> float:
+        sums = [self._total_loss(state.trainable, state.frozen, batch) for batch in self._batches()]
+        totals, counts = zip(*jax.device_get(sums), strict=True)
+        return float(sum(totals)) / max(int(sum(counts)), 1)
+
+    def _batches(self) -> Iterator[OlaBatch]:
+        """At most `eval_batches`; with several processes just as many, for theirs may end apart."""
+        self._data.set_state(self._start)
+        rows = self._stage.rows // self._parts
+        for _ in range(self._config.eval_batches):
+            packed = next(self._data, None)
+            if packed is None and self._parts == 1:
+                return
+            batch = packed.batch if packed else assemble([[]] * rows, self._stage.budget, self._config.model)
+            yield sharding.global_batch(batch, self._mesh)
+
+    def _accuracy(self, state: TrainState) -> dict[str, float]:
+        params = lora.merge(state.params, self._stage.lora)
+        with jax.set_mesh(sharding.make_mesh(MeshConfig())):  # answers come from one device
+            if self._mesh.size > 1:
+                params = jax.device_put(params, self._mesh.devices.flat[0])
+            scores = score_tasks(
+                self._model,
+                params,
+                self._processor,
+                self._questions,
+                self._generation,
+                self._config.eval_rows,
+            )
+        return {name: of_task["accuracy"] for name, of_task in scores.items()}
+
+    @functools.cached_property
+    def _questions(self) -> dict[str, list[Question]]:
+        return read_tasks(self._config.tasks, self._processor, self._config.eval_limit)

@@ -1,0 +1,36 @@
+"""Tasks: held-out questions whose answers are scored by exact match."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ola_jax.data.processor import Processor
+from ola_jax.eval.accuracy import Question, exact_match, read_questions
+from ola_jax.generate.sampling import from_generation_config
+from ola_jax.models.ola import Ola
+from ola_jax.training.config import Task
+from ola_jax.typing import Params
+
+
+def read_tasks(
+    tasks: Sequence[Task], processor: Processor, limit: int | None = None
+) -> dict[str, list[Question]]:
+    """The questions of each task, at most `limit` of each."""
+    return {task.name: read_questions(task.records, task.root, processor)[:limit] for task in tasks}
+
+
+def score_tasks(
+    model: Ola,
+    params: Params,
+    processor: Processor,
+    questions: Mapping[str, Sequence[Question]],
+    generation: dict[str, Any],
+    rows: int,
+) -> dict[str, Any]:
+    """What `exact_match` finds of each task, answered as `ola_jax.infer` answers, greedily."""
+    sampling = from_generation_config(generation, processor.tokenizer.get_vocab_size())
+    sampling = dataclasses.replace(sampling, temperature=0.0)
+    return {
+        name: exact_match(model, params, processor, of_task, sampling, rows)
+        for name, of_task in questions.items()
+    }

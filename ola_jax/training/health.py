@@ -1,0 +1,46 @@
+"""Bad steps: a loss or gradient that is not finite, or a loss far above its running mean.
+
+Decided within the compiled step, from numbers that are the same on all devices, so that the update of a
+bad step is never applied. What the decision needs is part of the training state: a run that goes on decides
+the same.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import struct
+
+from ola_jax.typing import Array, Bool, Float
+
+WINDOW = 50  # good steps that the running mean looks back on; before these, no loss counts as a spike
+
+
+@struct.dataclass
+class Health:
+    """What a state remembers of its steps: scalars, or in their place shapes or shardings."""
+
+    loss_mean: Any  # float32[]: running mean over good steps
+    good_steps: Any  # int32[]
+    bad_steps: Any  # int32[]
+
+
+def start() -> Health:
+    """Of a state that has seen nothing."""
+    return Health(loss_mean=jnp.float32(0), good_steps=jnp.int32(0), bad_steps=jnp.int32(0))
+
+
+def judge(
+    health: Health, loss: Float[Array, ""], grad_norm: Float[Array, ""], spike_factor: float | None
+) -> tuple[Bool[Array, ""], Health]:
+    """(whether the step is good, the health after it).
+
+    With `spike_factor`, a loss above that many times the running mean is bad, once WINDOW good steps were
+    seen.
+    """
+    good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    if spike_factor is not None:
+        good &= (health.good_steps < WINDOW) | (loss <= spike_factor * health.loss_mean)
+    good_steps = health.good_steps + good
+    share = 1 / jnp.clip(good_steps, 1, WINDOW)  # a plain mean at first, then an exponential one
+    mean = health.loss_mean + jnp.where(good, share * (loss - health.loss_mean), 0.0)
+    return good, Health(loss_mean=mean, good_steps=good_steps, bad_steps=health.bad_steps + ~good)

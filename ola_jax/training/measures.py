@@ -1,0 +1,87 @@
+"""Figures of a step that the host works out: learning rates, use of the chips, memory, compilations."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ola_jax import hardware
+from ola_jax.config import OlaConfig
+from ola_jax.training import flops, optimizer
+from ola_jax.training.config import Stage
+from ola_jax.training.metrics import part
+from ola_jax.training.optimizer import OptimizerConfig
+from ola_jax.typing import Array, Float
+
+
+def peak_rates(config: OptimizerConfig, paths: Iterable[str]) -> dict[str, float]:
+    """The peak learning rate of each part; where a part has several, the "PART/lowest" and "PART/highest"."""
+    rates: dict[str, set[float]] = {}
+    for path in paths:
+        rates.setdefault(part(path), set()).add(optimizer.learning_rate(config, path))
+    found = {}
+    for name, of_part in sorted(rates.items()):
+        if len(of_part) == 1:
+            found[name] = of_part.pop()
+        else:
+            found |= {f"{name}/lowest": min(of_part), f"{name}/highest": max(of_part)}
+    return found
+
+
+def rate_shares(config: OptimizerConfig, steps: int) -> Float[Array, "steps"]:
+    """The share of the peak rate at each update of a stage: a table, for a look-up waits for no device."""
+    return np.asarray(optimizer.schedule(config, steps)(np.arange(steps, dtype=np.int32)))
+
+
+def peak_is_known(mesh: Mesh) -> bool:
+    """Whether hardware.py has figures of these devices."""
+    return mesh.devices.flat[0].device_kind in hardware.CHIPS
+
+
+def seconds_at_peak(config: OlaConfig, stage: Stage, mesh: Mesh) -> dict[str, float]:
+    """How long a step's FLOPs take at the peak of all devices: "llm" and "encoders" (with projectors).
+
+    Divided by the seconds of a step: the MFU. Empty where hardware.py has no figures of the devices.
+    """
+    if not peak_is_known(mesh):
+        return {}
+    peak = hardware.chip(mesh.devices.flat[0].device_kind).flops * mesh.size
+    # Gradients of merged kernels are computed whole, as if these were trained themselves.
+    adapted = (stage.lora.pattern,) if stage.lora.rank else ()
+    of_parts = flops.step(config, stage.budget, stage.rows, stage.trainable + adapted)
+    llm = of_parts.pop("llm")
+    return {"llm": llm / peak} | ({"encoders": sum(of_parts.values()) / peak} if of_parts else {})
+
+
+def memory(devices: Sequence[jax.Device]) -> dict[str, float]:
+    """Bytes in use, and the most so far, on the fullest of the devices; empty where the backend is silent."""
+    found = [stats for device in devices if (stats := device.memory_stats())]
+    names = {"memory/in_use": "bytes_in_use", "memory/peak": "peak_bytes_in_use"}
+    return {
+        name: max(stats[key] for stats in found)
+        for name, key in names.items()
+        if found and all(key in stats for stats in found)
+    }
+
+
+class Compilations:
+    """Counts how often a function is compiled, by JAX's own events, until it is closed."""
+
+    def __init__(self, function: str):
+        self._function, self._seconds = function, []
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, seconds: float, **about: Any) -> None:
+        if event.endswith("backend_compile_duration") and self._function in str(about.get("fun_name")):
+            self._seconds.append(seconds)
+
+    def take(self) -> list[float]:
+        """Seconds of each compilation since the last call."""
+        taken, self._seconds = self._seconds, []
+        return taken
+
+    def close(self) -> None:
+        """Stop listening."""
+        jax.monitoring.unregister_event_duration_listener(self._listen)

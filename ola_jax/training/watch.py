@@ -1,0 +1,170 @@
+"""Watching a run: the figures of every step, on the terminal and in the sinks; bad steps with their records.
+
+The figures of a step are fetched when the next one is under way, so that the device never waits for the host.
+"""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from ola_jax.data.pipeline import TrainBatch
+from ola_jax.training import measures
+from ola_jax.training.config import Stage, TrainConfig
+from ola_jax.training.measures import Compilations
+from ola_jax.training.progress import Progress
+from ola_jax.training.sinks import JsonLines, Sink, TensorBoard, WeightsAndBiases
+from ola_jax.training.state import TrainState
+from ola_jax.training.step import Metrics
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Step:
+    """A step that was given to the device."""
+
+    number: int
+    metrics: Metrics
+    batch: TrainBatch
+    waited: float  # seconds for the batch
+    compiled: float  # seconds, if the step was compiled for this batch
+
+
+class Watch:
+    """Tells of the steps of one stage, from the one after `state`'s. Files lie in `folder`."""
+
+    def __init__(
+        self, config: TrainConfig, stage: Stage, mesh: Mesh, state: TrainState, folder: pathlib.Path
+    ):
+        start, process = int(state.step), jax.process_index()
+        self._config, self._stage = config, stage
+        self._peak_rates = measures.peak_rates(stage.optimizer, state.trainable)
+        self._rate_shares = measures.rate_shares(stage.optimizer, stage.steps)
+        self._at_peak = measures.seconds_at_peak(config.model, stage, mesh)
+        self._devices = [d for d in mesh.devices.flat if d.process_index == process]
+        self._sinks = _open_sinks(config, stage, folder, start) if process == 0 else []
+        self._bad_file = folder / (f"bad_batches_{process}.jsonl" if process else "bad_batches.jsonl")
+        self._bad = JsonLines(self._bad_file, start)
+        self._compilations = Compilations("train_step")
+        self._recompilations, self._first = 0, start + 1
+        self._progress = Progress(stage.name, stage.steps, start, silent=process > 0)
+        self._pending: _Step | None = None
+        self._waited = 0.0
+        self._begin = self._clock = time.perf_counter()  # of the run, and of the step at hand
+        self._shown_tokens, self._shown_seconds = 0.0, 0.0  # since the last update of the bar
+        self.failed = ""  # once there are more bad steps than allowed: what happened
+
+    def take(self, data: Iterator[TrainBatch]) -> TrainBatch:
+        """The next batch; how long that took is one of the figures."""
+        begin = time.perf_counter()
+        if self._pending is None:
+            self._clock = begin
+        batch = next(data)
+        self._waited = time.perf_counter() - begin
+        return batch
+
+    def step(self, number: int, metrics: Metrics, batch: TrainBatch) -> None:
+        """A step was given to the device; now those of the one before are waited for and told."""
+        compiled = self._compilations.take()
+        if compiled and number > self._first:
+            self._recompilations += len(compiled)
+            shapes = {f.name: getattr(batch.batch, f.name).shape for f in dataclasses.fields(batch.batch)}
+            self._progress.say(
+                f"warning: step {number} was compiled again ({sum(compiled):.1f} s), for {shapes}; "
+                "all batches of a stage should have the same shapes"
+            )
+        before = self._pending
+        self._pending = _Step(number, metrics, batch, self._waited, sum(compiled))
+        if before:
+            self._tell(before)
+
+    def flush(self) -> None:
+        """Wait for the last step and tell its figures. What follows until the next `take` is not its time."""
+        if self._pending:
+            self._tell(self._pending)
+        self._pending = None
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """More figures of a step that has been told, such as "eval/loss"."""
+        self._progress.say(f"step {step}: " + "  ".join(f"{name} {of:.4g}" for name, of in values.items()))
+        for sink in self._sinks:
+            sink.write(step, values)
+
+    def close(self) -> None:
+        """Leave the bar as it is, and all files complete; `flush` comes before, if all went well."""
+        self._progress.close()
+        self._compilations.close()
+        for sink in (*self._sinks, self._bad):
+            sink.close()
+
+    def _tell(self, step: _Step) -> None:
+        metrics = {name: x.item() for name, x in jax.device_get(step.metrics).items()}  # waits
+        now = time.perf_counter()
+        seconds, self._clock = now - self._clock, now
+        bad = metrics.pop("bad_step")
+        share = self._rate_shares[step.number - 1 - metrics["bad_steps"] + bad]
+        values = {
+            **metrics,
+            **{f"learning_rate/{name}": peak * float(share) for name, peak in self._peak_rates.items()},
+            "step_seconds": seconds,
+            "data_seconds": step.waited,
+            "tokens_per_second": metrics["tokens"] / seconds,
+            **{f"mfu/{name}": of_part / seconds for name, of_part in self._at_peak.items()},
+            **{f"fill/{name}": of for name, of in step.batch.fill.items()},
+            **measures.memory(self._devices),
+            "recompilations": self._recompilations,
+            **{f"skipped/{kind.replace(' ', '_')}": count for kind, count in step.batch.skipped.items()},
+            "seconds": now - self._begin,
+        }
+        if step.compiled:
+            values["compile_seconds"] = step.compiled
+        for sink in self._sinks:
+            sink.write(step.number, values)
+        if bad:
+            self._tell_bad(step, metrics)
+        self._show(step, metrics["loss"], metrics["tokens"], seconds)
+
+    def _tell_bad(self, step: _Step, metrics: Mapping[str, float]) -> None:
+        rows = [[dataclasses.asdict(record) for record in row] for row in step.batch.records]
+        self._bad.write(
+            step.number, {"loss": metrics["loss"], "grad_norm": metrics["grad_norm"], "records": rows}
+        )
+        what = f"step {step.number}: loss {metrics['loss']:.4g}, gradient norm {metrics['grad_norm']:.4g}"
+        self._progress.say(f"warning: {what}: the update was left out; its records are in {self._bad_file}")
+        count, allowed = metrics["bad_steps"], self._config.max_bad_steps
+        if self._config.bad_step == "stop":
+            self.failed = self.failed or f"{what}; its records are in {self._bad_file}"
+        elif count > allowed:
+            why = f"bad step number {count}, at most {allowed} are skipped"
+            self.failed = self.failed or f"{what}: {why}; its records are in {self._bad_file}"
+
+    def _show(self, step: _Step, loss: float, tokens: float, seconds: float) -> None:
+        if not step.compiled:
+            self._shown_tokens += tokens
+            self._shown_seconds += seconds
+        if step.number % self._config.log_every and step.number != self._stage.steps:
+            return
+        figures = f"loss {loss:.3f}"
+        if self._shown_seconds:
+            figures += f"  {self._shown_tokens / self._shown_seconds:,.0f} tokens/s"
+        if self._at_peak and not step.compiled:
+            figures += f"  MFU {sum(self._at_peak.values()) / seconds:.0%}"
+        self._progress.update(step.number, figures)
+        self._shown_tokens = self._shown_seconds = 0.0
+
+
+def _open_sinks(config: TrainConfig, stage: Stage, folder: pathlib.Path, start: int) -> Sequence[Sink]:
+    sinks: list[Sink] = [JsonLines(folder / "metrics.jsonl", start)]
+    if config.tensorboard:
+        sinks.append(TensorBoard(folder / "tensorboard", start))
+    if config.wandb:
+        name = f"{pathlib.Path(config.output).name}/{stage.name}"
+        sinks.append(WeightsAndBiases(config.wandb, name, folder, _as_json(stage)))
+    return sinks
+
+
+def _as_json(stage: Stage) -> dict[str, Any]:
+    return dataclasses.asdict(stage)
