@@ -77,11 +77,12 @@ def test_a_run_killed_twenty_times_has_the_losses_of_one_that_was_not(tmp_path: 
     so_far = lambda: len(losses(tmp_path / "killed"))
     startup = run_until(killed, lambda: so_far() > 0)
     for number in range(1, KILLS):
+        steps = so_far() + random.integers(1, STEPS // 10)
+        reached = lambda steps=steps: so_far() >= steps
         if number % 4 == 0:  # somewhere while it imports, restores and compiles
-            run_until(killed, lambda: False, seconds=random.uniform(0.0, startup))
+            run_until(killed, reached, seconds=random.uniform(0.0, startup))
         else:
-            steps = so_far() + random.integers(1, STEPS // 10)
-            run_until(killed, lambda steps=steps: so_far() >= steps, delay=random.uniform(0.0, 0.1))
+            run_until(killed, reached, delay=random.uniform(0.0, 0.1))
 
     again = subprocess.run(killed, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
