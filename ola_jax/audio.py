@@ -1,52 +1,104 @@
 """Log-mel and Kaldi filterbank features in jnp: 16 kHz waveforms in, frames out."""
 
+from typing import Literal
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ola_jax.config import SAMPLE_RATE
+from ola_jax.sharding import platform
 from ola_jax.typing import Array, Float
 
 HOP = 160  # samples between frames (10 ms)
 WINDOW = 400  # samples of a frame (25 ms)
 KALDI_FFT = 512  # samples of a frame after zero padding
+Transform = Literal["auto", "fft", "products"]
 
 
-def log_mel(waveform: Float[Array, "*b T"], num_mels: int = 128) -> Float[Array, "*b F M"]:
+def log_mel(
+    waveform: Float[Array, "*b T"], num_mels: int = 128, transform: Transform = "auto"
+) -> Float[Array, "*b F M"]:
     """Whisper's log-mel spectrogram of each waveform, F = T / 160 mel frames.
 
     Each waveform is clamped to 8 (log10) below its own maximum. Zeros as padding are part of the
     waveform, as in the original. Source: openai/whisper audio.py, quirk S2.
+
+    `transform` is how frames become frequencies: "products" with matrices of sines and cosines, or
+    "fft". "auto" is products on TPUs, where the FFT is slow to run and to compile, else the FFT.
     """
     padded = jnp.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(WINDOW // 2, WINDOW // 2)], mode="reflect")
-    frames = _frames(padded, WINDOW)[..., :-1, :]
     window = 0.5 * (1 - np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW))
-    mel = _power(frames * jnp.float32(window), WINDOW) @ slaney_filters(num_mels).T
+    frames = _frames(padded)[..., :-1, :] * jnp.float32(window)
+    mel = _mel_energies(frames, slaney_filters(num_mels), WINDOW, transform)
     log = jnp.log10(jnp.maximum(mel, 1e-10))
     log = jnp.maximum(log, log.max(axis=(-2, -1), keepdims=True) - 8.0)
     return (log + 4.0) / 4.0
 
 
-def kaldi_fbank(waveform: Float[Array, "*b T"], num_mels: int = 128) -> Float[Array, "*b F M"]:
+def kaldi_fbank(
+    waveform: Float[Array, "*b T"], num_mels: int = 128, transform: Transform = "auto"
+) -> Float[Array, "*b F M"]:
     """Kaldi's log filterbank energies of each waveform, F = 1 + (T - 400) // 160 frames.
 
     The waveform is taken in 16-bit units (times 2 ** 15), frames lose their mean, are
     pre-emphasised (0.97) and windowed (Povey). Source: BEATs preprocess, quirk S3; not normalised.
+    `transform` as in `log_mel`.
     """
-    frames = _frames(waveform * 2.0**15, WINDOW)
+    frames = _frames(waveform * 2.0**15)
     frames = frames - frames.mean(axis=-1, keepdims=True)
     before = jnp.concatenate([frames[..., :1], frames[..., :-1]], axis=-1)
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / (WINDOW - 1))) ** 0.85
-    power = _power((frames - 0.97 * before) * jnp.float32(window), KALDI_FFT)
-    return jnp.log(jnp.maximum(power @ kaldi_filters(num_mels).T, np.finfo(np.float32).eps))
+    frames = (frames - 0.97 * before) * jnp.float32(window)
+    mel = _mel_energies(frames, kaldi_filters(num_mels), KALDI_FFT, transform)
+    return jnp.log(jnp.maximum(mel, np.finfo(np.float32).eps))
 
 
-def _frames(waveform: Float[Array, "*b T"], size: int) -> Float[Array, "*b F size"]:
-    count = 1 + (waveform.shape[-1] - size) // HOP
-    return waveform[..., np.arange(count)[:, None] * HOP + np.arange(size)]
+def _frames(waveform: Float[Array, "*b T"]) -> Float[Array, "*b F window"]:
+    """Frame i is hops i, i + 1 and the first half of i + 2: slices side by side, no gather."""
+    count = 1 + (waveform.shape[-1] - WINDOW) // HOP
+    hops = jnp.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(0, 2 * HOP)])[..., : (count + 2) * HOP]
+    hops = hops.reshape(*waveform.shape[:-1], count + 2, HOP)
+    parts = hops[..., :-2, :], hops[..., 1:-1, :], hops[..., 2:, : WINDOW - 2 * HOP]
+    return jnp.concatenate(parts, axis=-1)
 
 
-def _power(frames: Float[Array, "*b F size"], fft_size: int) -> Float[Array, "*b F bins"]:
-    return jnp.abs(jnp.fft.rfft(frames, n=fft_size)) ** 2
+def _mel_energies(
+    frames: Float[Array, "*b F window"],
+    filters: Float[np.ndarray, "M bins"],
+    fft_size: int,
+    transform: Transform,
+) -> Float[Array, "*b F M"]:
+    """Squared amplitudes of the frequencies of windowed frames, summed by the filters."""
+    if transform == "auto":
+        transform = "products" if platform() == "tpu" else "fft"
+    if transform == "fft":
+        return _product(jnp.abs(jnp.fft.rfft(frames, n=fft_size)) ** 2, filters.T)
+
+    # One step of an FFT of radix 4, then matrices: half the work of matrices alone, and a quarter of
+    # the terms in each sum, which rounds less.
+    quarter = fft_size // 4
+    frames = jnp.pad(frames, [(0, 0)] * (frames.ndim - 1) + [(0, fft_size - WINDOW)])
+    a, b, c, d = jnp.split(frames, 4, axis=-1)
+
+    def waves(x: Array, bins: np.ndarray) -> tuple[Array, Array]:
+        """Products with the cosines and the sines of these frequencies."""
+        angles = 2 * np.pi * np.outer(np.arange(quarter), bins) / fft_size
+        both = np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+        return tuple(jnp.split(_product(x, both), 2, axis=-1))
+
+    by_four, by_two = np.arange(0, fft_size // 2 + 1, 4), np.arange(2, fft_size // 2 + 1, 4)
+    odd = np.arange(1, fft_size, 4)  # 1, 5, ... ; those above the middle mirror 3, 7, ...
+    energies = [re**2 + im**2 for re, im in (waves(a + b + c + d, by_four), waves(a - b + c - d, by_two))]
+    (re, im), (re_late, im_late) = waves(a - c, odd), waves(b - d, odd)
+    energies.append((re - im_late) ** 2 + (im + re_late) ** 2)
+    bins = np.concatenate([by_four, by_two, np.minimum(odd, fft_size - odd)])
+    return _product(jnp.concatenate(energies, axis=-1), filters[:, bins].T)
+
+
+def _product(x: Float[Array, "*b F n"], matrix: Float[np.ndarray, "n m"]) -> Float[Array, "*b F m"]:
+    """In full float32 on every device: quiet frequencies stand beside loud ones."""
+    return jnp.matmul(x, matrix, precision=jax.lax.Precision.HIGHEST)
 
 
 def slaney_filters(num_mels: int, fft_size: int = WINDOW) -> Float[np.ndarray, "M bins"]:

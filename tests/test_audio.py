@@ -2,6 +2,7 @@ import jax
 import librosa
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from ola_jax.audio import kaldi_fbank, log_mel, slaney_filters
 from tests import golden
@@ -17,11 +18,12 @@ def chunks(name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("transform", ["fft", "products"])
 @pytest.mark.parametrize(("feature", "function"), [("logmel", log_mel), ("fbank", kaldi_fbank)])
-def test_features_equal_the_originals(name: str, feature: str, function) -> None:
+def test_features_equal_the_originals(name: str, feature: str, function, transform: str) -> None:
     expected, tolerance = golden.arrays("audio.npz"), golden.stage("audio")["tolerance"]
     key = f"{name}_{feature}"
-    actual = np.asarray(jax.jit(function)(chunks(name)))
+    actual = np.asarray(jax.jit(lambda x: function(x, transform=transform))(chunks(name)))
     kept = expected.get(f"{key}__idx")
     if kept is not None:
         actual = actual[:, kept]
@@ -38,3 +40,25 @@ def test_frames_follow_from_the_length() -> None:
     waveform = np.zeros(32_000, np.float32)
     assert log_mel(waveform).shape == (200, 128)
     assert kaldi_fbank(waveform).shape == (198, 128)
+
+
+@pytest.mark.parametrize("length", [400, 559, 560, 719, 4000, 4079])
+def test_every_sample_is_in_its_frames(length: int) -> None:
+    """A click at the middle of frame i is loudest there; frames that do not fit are left out."""
+    count = 1 + (length - 400) // 160
+    waveforms = np.zeros((count, length), np.float32)
+    waveforms[np.arange(count), np.arange(count) * 160 + 200] = 1
+    for transform in ("fft", "products"):
+        energy = kaldi_fbank(waveforms, transform=transform).sum(axis=-1)
+        assert energy.shape == (count, count)
+        np.testing.assert_array_equal(energy.argmax(axis=1), np.arange(count))
+
+
+def test_a_tpu_gets_products() -> None:
+    """Where the FFT would be slow."""
+    device = AbstractDevice(device_kind="TPU v5", num_cores=1, platform="tpu")
+    mesh = AbstractMesh((1,), ("device",), axis_types=(AxisType.Auto,), abstract_device=device)
+    waveform = np.zeros(4000, np.float32)
+    assert "fft" in str(jax.make_jaxpr(log_mel)(waveform))
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert "fft" not in str(jax.make_jaxpr(log_mel)(waveform))

@@ -1,5 +1,7 @@
 """Cross-entropy over the labelled tokens, the logits never whole in memory."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -16,9 +18,9 @@ def cross_entropy(
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """Sum of the negative log-likelihoods of all targets but IGNORE, and their number.
 
-    Logits exist for `chunk` tokens of a device at a time, in the forward and in the backward pass
-    (computed twice). Products in hidden's dtype, sums in float32. Their quotient is the mean over
-    the global batch (quirk T1).
+    Logits exist for `chunk` tokens of a device at a time, and once: where gradients are asked for,
+    they are made in the same pass, while the logits are at hand. Products in hidden's dtype, sums in
+    float32. Their quotient is the mean over the global batch (quirk T1).
 
     On a mesh each device takes its own tokens and its share of the vocabulary. The kernel is gathered
     once for all chunks; its gradient is reduced and scattered once, after them.
@@ -45,6 +47,7 @@ def cross_entropy(
     return sharded(hidden, kernel, targets), count
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _cross_entropy(
     hidden: Float[Array, "B L D"],
     kernel: Float[Array, "D V"],
@@ -53,35 +56,70 @@ def _cross_entropy(
     axis: str | None = None,
 ) -> Float[Array, ""]:
     """The sum alone; with `axis`, of devices that have a share of the vocabulary each."""
-    x = hidden.reshape(-1, hidden.shape[-1])
-    y = targets.reshape(-1)
-    chunk = min(chunk, y.shape[0])
-    rest = -y.shape[0] % chunk
-    x = jnp.pad(x, ((0, rest), (0, 0))).reshape(-1, chunk, x.shape[-1])
-    y = jnp.pad(y, (0, rest), constant_values=IGNORE).reshape(-1, chunk)
 
-    @jax.checkpoint
     def body(total: Array, inputs: tuple[Array, Array]) -> tuple[Array, None]:
         x, y = inputs
+        return total + _losses((x @ kernel).astype(jnp.float32), y, axis)[0].sum(), None
+
+    return jax.lax.scan(body, jnp.float32(0), _chunks(hidden, targets, chunk))[0]
+
+
+def _forward(
+    hidden: Array, kernel: Array, targets: Array, chunk: int, axis: str | None
+) -> tuple[Array, tuple[Array, Array]]:
+    """The sum, and its gradients: of a sum they are known up to a factor before the backward pass."""
+
+    def body(sums: tuple[Array, Array], inputs: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
+        (total, d_kernel), (x, y) = sums, inputs
         logits = (x @ kernel).astype(jnp.float32)
-        picked = _pick(logits, jnp.maximum(y, 0), axis)
-        losses = _logsumexp(logits, axis) - picked
-        return total + jnp.where(y != IGNORE, losses, 0.0).sum(), None
+        losses, log_total = _losses(logits, y, axis)
+        at = _local(y, logits.shape[1], axis)[:, None]
+        d_logits = jnp.exp(logits - log_total[:, None]) - (jnp.arange(logits.shape[1]) == at)
+        d_logits = jnp.where((y != IGNORE)[:, None], d_logits, 0.0).astype(x.dtype)
+        return (total + losses.sum(), d_kernel + x.T @ d_logits), d_logits @ kernel.T
 
-    return jax.lax.scan(body, jnp.float32(0), (x, y))[0]
+    start = jnp.float32(0), jnp.zeros_like(kernel)
+    (total, d_kernel), d_hidden = jax.lax.scan(body, start, _chunks(hidden, targets, chunk))
+    d_hidden = d_hidden.reshape(-1, hidden.shape[-1])[: targets.size].reshape(hidden.shape)
+    return total, (d_hidden, d_kernel)
 
 
-def _pick(logits: Float[Array, "L V"], at: Int[Array, "L"], axis: str | None) -> Float[Array, "L"]:
-    if axis is None:
-        return jnp.take_along_axis(logits, at[:, None], axis=1)[:, 0]
-    size = logits.shape[1]
-    at = at - jax.lax.axis_index(axis) * size
+def _backward(chunk: int, axis: str | None, gradients: tuple[Array, Array], factor: Array) -> tuple:
+    if axis is not None:
+        factor = jax.lax.psum(factor, axis)  # each device got its share of the total's
+    d_hidden, d_kernel = (g * factor.astype(g.dtype) for g in gradients)
+    return d_hidden, d_kernel, None
+
+
+_cross_entropy.defvjp(_forward, _backward)
+
+
+def _chunks(
+    hidden: Float[Array, "B L D"], targets: Int[Array, "B L"], chunk: int
+) -> tuple[Float[Array, "n chunk D"], Int[Array, "n chunk"]]:
+    """All tokens in chunks, the last one filled up with tokens without a target."""
+    x, y = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
+    chunk = min(chunk, y.shape[0])
+    rest = -y.shape[0] % chunk
+    x, y = jnp.pad(x, ((0, rest), (0, 0))), jnp.pad(y, (0, rest), constant_values=IGNORE)
+    return x.reshape(-1, chunk, x.shape[-1]), y.reshape(-1, chunk)
+
+
+def _losses(
+    logits: Float[Array, "L V"], targets: Int[Array, "L"], axis: str | None
+) -> tuple[Float[Array, "L"], Float[Array, "L"]]:
+    """Negative log-likelihood of each target (0 without one), and the logarithm of each row's sum."""
+    at, size = _local(targets, logits.shape[1], axis), logits.shape[1]
     picked = jnp.take_along_axis(logits, jnp.clip(at, 0, size - 1)[:, None], axis=1)[:, 0]
-    return jax.lax.psum(jnp.where((at >= 0) & (at < size), picked, 0.0), axis)
+    top = logits.max(axis=-1)
+    if axis is not None:
+        picked = jax.lax.psum(jnp.where((at >= 0) & (at < size), picked, 0.0), axis)
+        top = jax.lax.pmax(top, axis)
+    total = jnp.exp(logits - top[:, None]).sum(axis=-1)
+    log_total = jnp.log(total if axis is None else jax.lax.psum(total, axis)) + top
+    return jnp.where(targets != IGNORE, log_total - picked, 0.0), log_total
 
 
-def _logsumexp(logits: Float[Array, "L V"], axis: str | None) -> Float[Array, "L"]:
-    if axis is None:
-        return jax.nn.logsumexp(logits, axis=-1)
-    top = jax.lax.pmax(jax.lax.stop_gradient(logits).max(axis=-1), axis)
-    return jnp.log(jax.lax.psum(jnp.exp(logits - top[:, None]).sum(axis=-1), axis)) + top
+def _local(targets: Int[Array, "L"], size: int, axis: str | None) -> Int[Array, "L"]:
+    """Where each target is in this device's share of the vocabulary; beyond it if with another."""
+    return targets if axis is None else targets - jax.lax.axis_index(axis) * size

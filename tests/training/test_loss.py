@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ola_jax.batch import IGNORE
+from ola_jax.sharding import MeshConfig, make_mesh
 from ola_jax.training.loss import cross_entropy
 
 RNG = np.random.default_rng(0)
@@ -44,3 +45,21 @@ def test_positions_without_target_have_no_gradient() -> None:
     gradient = jax.grad(lambda h: cross_entropy(h, KERNEL, TARGETS)[0])(HIDDEN)
     assert not np.asarray(gradient)[TARGETS == IGNORE].any()
     assert np.asarray(gradient)[TARGETS != IGNORE].any(axis=-1).all()
+
+
+def test_each_token_meets_the_output_matrix_once_for_each_result() -> None:
+    """Value and both gradients cost three products; without the matrix's gradient it is two."""
+    of = lambda wanted: jax.jit(jax.grad(lambda h, k: cross_entropy(h, k, TARGETS, 64)[0], wanted))
+    products = lambda wanted: of(wanted).lower(HIDDEN, KERNEL).compile().as_text().count(" dot(")
+    assert (products((0, 1)), products(0)) == (3, 2)
+
+
+@pytest.mark.parametrize("sizes", [{"fsdp": 2, "tensor": 2, "context": 1}, {"tensor": 5}, {"context": 2}])
+def test_a_mesh_changes_neither_value_nor_gradient(sizes: dict[str, int]) -> None:
+    hidden, targets = HIDDEN[:, :36], TARGETS[:, :36]
+    mean = lambda h, k: (lambda total, count: total / count)(*cross_entropy(h, k, targets, 8))
+    expected = jax.value_and_grad(mean, (0, 1))(hidden, KERNEL)
+    with jax.set_mesh(make_mesh(MeshConfig(**sizes))):
+        actual = jax.jit(jax.value_and_grad(mean, (0, 1)))(hidden, KERNEL)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
