@@ -1,8 +1,8 @@
-"""Local-global attention pooling on Hopper GPUs: products whose epilogues do all the rest (Mosaic GPU).
+"""Local-global attention pooling on Hopper GPUs: products whose epilogues do all the rest.
 
 A block of groups at Ola's width does not fit into shared memory with both its hidden layer and its
 scores, and the products take ten times as long as carrying the hidden layer through memory once does.
-So there is one kernel, a wgmma product with an epilogue, and four uses of it:
+So there is one kernel (hopper_product.py), a product with an epilogue, and four uses of it:
 
     forward    hidden = gelu(W1x x + from_mean)              scores never leave the registers:
                pooled = sum of x * softmax(W2 hidden)        softmax and sum are the epilogue
@@ -10,39 +10,25 @@ So there is one kernel, a wgmma product with an epilogue, and four uses of it:
                of_x = W1x of_before + what comes through the sum and through the mean
 
 What remains (products of one row a group, gradients of the matrices) are plain products: the compiler's.
+Nothing is multiplied twice: 18 D^2 FLOPs for a group of four forward, 36 D^2 backward.
 
-Everything is kept transposed, channels by columns. A column is a member of a group; BLOCK groups stand
-together, member by member: columns = (block, member, group within it). A tile is 64 channels of a block, and
-one wgmma instruction makes it (m64n256k16 for four members: the widest there is, which asks least of
-shared memory). Each thread then holds the same groups of all members, at the same places of n slices of its
-accumulator: what is taken over members is elementwise, without a shuffle or a word of shared memory.
+Everything is kept as that kernel takes it: transposed, channels by columns.
 
-    n  members of a group, at most 4        D   channels, padded to a multiple of 128
-    G  groups, padded to a multiple of 64   R   columns of members: n * G          h, c, k  channels as well
+    n  members of a group, at most 4        D  channels, a multiple of 128
+    G  groups, padded to a multiple of 64   R  columns of members, n * G
 """
 
 import functools
-import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from ola_jax.errors import OlaError
+from ola_jax.kernels.hopper_product import BLOCK, MAX_MEMBERS, Read, Write, product
 from ola_jax.typing import Array, DTypeLike, Float
 
-BLOCK = 64  # groups of a tile
-CHANNELS = 64  # of a tile: the rows of a wgmma instruction
-WARPGROUPS = 2  # that compute, one tile each; a third one fetches
-DEPTH = 64  # of a step of the product: 128 bytes of bfloat16, the widest swizzle
-MAX_MEMBERS = 4  # 256 columns, the most of a wgmma instruction
-LANES = CHANNELS * WARPGROUPS  # channels are padded to a multiple of this
-SHARED_BYTES = 227 * 1024  # of a block of threads
-SWIZZLED = (plgpu.TilingTransform((8, DEPTH)), plgpu.SwizzleTransform(128))
-INTERPRETED_PROCESSORS = 1
 HOPPER = ("H100", "H200", "H800", "H20")  # as in the names of devices; GH200 has one of them in it
 LOG2_E = 1.4426950408889634
 INV_SQRT_2PI = 0.3989422804014327
@@ -51,11 +37,6 @@ LOG2_OF_TAIL = (
     *(-0.9999998211860657, -1.1511149406433105, 0.26222723722457886, -0.05278468877077103),
     *(0.007508280221372843, -0.0004947088309563696, -3.2478634238941595e-05, 6.119257250247756e-06),
 )
-
-Ref = Any  # arrays in memory, as Pallas hands them to a kernel
-Read = Callable[..., Array]  # (input, member) -> the tile, in float32
-Write = Callable[..., None]  # (output, member, tile)
-Epilogue = Callable[[Sequence[Array], Read, Write], None]  # given the product, a tile for each member
 
 
 class Saved(NamedTuple):
@@ -92,7 +73,7 @@ def pool(
 ) -> tuple[Float[Array, "G D"], Saved | None]:
     """Pooled groups, in x's dtype (bfloat16), and with `save` what the backward pass needs."""
     groups, members, width = x.shape
-    of_product = functools.partial(_product, members=members, interpret=interpret)
+    of_product = functools.partial(product, members=members, interpret=interpret)
     columns = _to_columns(x)
     mean = _by_block(columns, members).astype(jnp.float32).mean(axis=2)
     mean = mean.reshape(width, -1).astype(x.dtype)
@@ -118,7 +99,7 @@ def pool_backward(
     """Gradients of x (in its dtype) and of local, of_mean, bias1, kernel2 (in float32)."""
     x, mean, before, weights, pooled = saved
     members = x.shape[1] // pooled.shape[1]
-    of_product = functools.partial(_product, members=members, interpret=interpret)
+    of_product = functools.partial(product, members=members, interpret=interpret)
     of_pooled = jnp.pad(grad, [(0, pooled.shape[1] - len(grad)), (0, 0)]).T.astype(x.dtype)
     blocks = lambda a, n: _by_block(a, n).astype(jnp.float32)
     distance = blocks(x, members) - blocks(pooled, 1)
@@ -142,8 +123,8 @@ def pool_backward(
 def _hidden(products: Sequence[Array], read: Read, write: Write) -> None:
     """Writes the hidden layer and, where asked for, what goes into GELU."""
     from_mean = read(0)
-    for member, product in enumerate(products):
-        before = product + from_mean
+    for member, from_each in enumerate(products):
+        before = from_each + from_mean
         write(0, member, jnp.maximum(before, 0) - jnp.abs(before) * _normal_tail(before))
         write(1, member, before)
 
@@ -177,8 +158,8 @@ def _of_before(products: Sequence[Array], read: Read, write: Write) -> None:
 def _of_x(products: Sequence[Array], read: Read, write: Write) -> None:
     """Writes the gradient of x: through the scores, through the mean, and of the weighted sum itself."""
     of_pooled, through_mean = read(0), read(1)
-    for member, product in enumerate(products):
-        write(0, member, product + through_mean + of_pooled * read(2, member))
+    for member, through_scores in enumerate(products):
+        write(0, member, through_scores + through_mean + of_pooled * read(2, member))
 
 
 def _normal_tail(x: Array) -> Array:
@@ -195,181 +176,9 @@ def _normal_tail(x: Array) -> Array:
     return jnp.exp2(x * x * (-0.5 * LOG2_E) + logarithm)
 
 
-def _product(
-    a: Float[Array, "h k"],
-    b: Float[Array, "k R"],
-    by_group: tuple[Array, ...],
-    by_member: tuple[Array, ...],
-    outputs: tuple[bool, ...],
-    epilogue: Epilogue,
-    members: int,
-    name: str,
-    interpret: bool,
-) -> tuple[Array, ...]:
-    """The product of a and b, through `epilogue`: it reads tiles of inputs and writes those of the outputs.
-
-    Inputs and outputs have h rows, and a column for each group or each member; `outputs` tells which
-    have one for each member, and what is written beyond them is dropped. Inputs are counted through,
-    those by group first, and must be read in that order, those by member for one member after the other.
-    """
-    rows, depth = a.shape
-    blocks = b.shape[1] // (members * BLOCK)
-    reads = [(i, 0) for i in range(len(by_group))]
-    reads += [(len(by_group) + i, m) for m in range(members) for i in range(len(by_member))]
-    buffers = _choose_buffers(members, len(reads))
-    steps = depth // DEPTH
-    # What is computed at one time is about as many rows as columns: they stay in the L2 cache.
-    height = max(d for d in range(1, 17) if rows // LANES % d == 0)
-    tiles = (rows // LANES // height, blocks, height)
-    processors = INTERPRETED_PROCESSORS if interpret else _processors()
-
-    def pipeline(step: Callable, context: Callable) -> Callable:
-        return plgpu.emit_pipeline_warp_specialized(
-            step,
-            grid=(steps,),
-            in_specs=[
-                plgpu.BlockSpec((LANES, DEPTH), lambda k: (0, k), transforms=SWIZZLED),
-                plgpu.BlockSpec((DEPTH, members * BLOCK), lambda k: (k, 0), transforms=SWIZZLED),
-            ],
-            max_concurrent_steps=buffers.stages,
-            wg_axis="warpgroup",
-            num_compute_wgs=WARPGROUPS,
-            memory_registers=40,
-            compute_context=context,
-        )
-
-    def kernel(a: Ref, b: Ref, *refs: Ref) -> None:
-        inputs = refs[: len(by_group) + len(by_member)]
-        results = refs[len(inputs) :]
-
-        def scope(stages: Any, arriving: Ref, leaving: Ref, arrived: Ref) -> None:
-            warpgroup = jax.lax.axis_index("warpgroup")
-
-            @plgpu.nd_loop(tiles, collective_axes="processor")
-            def _(loop: plgpu.NDLoopInfo) -> None:
-                strip, block, row = loop.index
-                first_row = (strip * height + row) * LANES
-                own_rows = pl.ds(first_row + warpgroup * CHANNELS, CHANNELS)
-                columns_of = lambda m, n: pl.ds((block * n + m) * BLOCK, BLOCK)
-
-                def fetch(number: int) -> None:
-                    i, m = reads[number]
-                    columns = columns_of(m, 1 if i < len(by_group) else members)
-                    slot = warpgroup * buffers.arriving + number % buffers.arriving
-                    plgpu.copy_gmem_to_smem(
-                        inputs[i].at[own_rows, columns], arriving.at[slot], arrived.at[slot]
-                    )
-
-                def finish(product: Array) -> None:
-                    done = iter(range(len(reads)))
-                    written = iter(range(len(outputs) * members))
-
-                    def read(i: int, m: int = 0) -> Array:
-                        number = next(done)
-                        assert reads[number] == (i, m), f"read {i, m} where {reads[number]} was fetched"
-                        slot = warpgroup * buffers.arriving + number % buffers.arriving
-                        plgpu.barrier_wait(arrived.at[slot])
-                        tile = arriving[slot]
-                        if number + buffers.arriving < len(reads):
-                            plgpu.commit_smem()  # all threads have read
-                            fetch(number + buffers.arriving)
-                        return tile.astype(jnp.float32)
-
-                    def write(i: int, m: int, tile: Array) -> None:
-                        if i >= len(outputs):
-                            return
-                        slot = warpgroup * buffers.leaving + next(written) % buffers.leaving
-                        plgpu.wait_smem_to_gmem(buffers.leaving - 1, wait_read_only=True)
-                        leaving[slot] = tile.astype(leaving.dtype)
-                        plgpu.commit_smem()
-                        columns = columns_of(m, members if outputs[i] else 1)
-                        plgpu.copy_smem_to_gmem(leaving.at[slot], results[i].at[own_rows, columns])
-
-                    epilogue([product[:, m * BLOCK : (m + 1) * BLOCK] for m in range(members)], read, write)
-
-                def context(run: Callable) -> None:
-                    plgpu.commit_smem()  # all threads have read what the last tile's epilogue fetched
-                    for number in range(buffers.arriving):
-                        fetch(number)
-
-                    def accumulate(sums: Ref) -> None:
-                        run(sums)
-                        finish(sums[...])
-
-                    pl.run_scoped(accumulate, plgpu.ACC((CHANNELS, members * BLOCK), jnp.float32))
-
-                def step(_: Any, a: Ref, b: Ref, sums: Ref) -> Ref:
-                    plgpu.wgmma(sums, a.at[pl.ds(warpgroup * CHANNELS, CHANNELS)], b)
-                    plgpu.wgmma_wait(0)
-                    return sums
-
-                whole_rows = a.at[pl.ds(first_row, LANES), :]
-                whole_columns = b.at[:, pl.ds(block * (members * BLOCK), members * BLOCK)]
-                pipeline(step, context)(whole_rows, whole_columns, allocations=stages)
-
-            plgpu.wait_smem_to_gmem(0)
-
-        slots = lambda count: plgpu.SMEM((WARPGROUPS * count, CHANNELS, BLOCK), b.dtype, transforms=SWIZZLED)
-        nothing = lambda *_: None
-        pl.run_scoped(
-            scope,
-            pipeline(nothing, nothing).get_allocations(a, b),
-            slots(buffers.arriving),
-            slots(buffers.leaving),
-            plgpu.Barrier(num_barriers=WARPGROUPS * buffers.arriving),
-            collective_axes="warpgroup",
-        )
-
-    kernel.__name__ = name
-    shape = lambda n: jax.ShapeDtypeStruct((rows, blocks * n * BLOCK), b.dtype)
-    return plgpu.kernel(
-        kernel,
-        out_type=tuple(shape(members if each else 1) for each in outputs),
-        grid=(min(processors, math.prod(tiles)),),
-        grid_names=("processor",),
-        num_threads=WARPGROUPS + 1,
-        thread_name="warpgroup",
-        compiler_params=plgpu.CompilerParams(approx_math=True),
-        interpret=_interpreter() if interpret else None,
-    )(a, b, *by_group, *by_member)
-
-
-class Buffers(NamedTuple):
-    """Places in shared memory: for steps of the product, and for tiles on their way in or out."""
-
-    stages: int
-    arriving: int  # of a warpgroup
-    leaving: int  # of a warpgroup
-
-
-def _choose_buffers(members: int, reads: int) -> Buffers:
-    """Up to three tiles on their way in, two on their way out; the rest is for up to four steps."""
-    fitting = (Buffers(stages, min(reads, 3), 2) for stages in (4, 3, 2))
-    return next(b for b in fitting if _shared_bytes(members, b) <= SHARED_BYTES)
-
-
-def _shared_bytes(members: int, buffers: Buffers) -> int:
-    tiles = WARPGROUPS * (buffers.arriving + buffers.leaving) * CHANNELS * BLOCK
-    steps = buffers.stages * (LANES + members * BLOCK) * DEPTH
-    return 2 * (tiles + steps) + 3 * 1024  # for barriers, and what Mosaic keeps for itself
-
-
 def _device_kind() -> str:
     device = jax.sharding.get_abstract_mesh().abstract_device
     return (device or jax.devices()[0]).device_kind
-
-
-def _processors() -> int:
-    """Streaming multiprocessors of the GPU compiled for."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return device.num_cores if device else jax.devices()[0].core_count
-
-
-def _interpreter() -> Any:
-    """Runs the kernels on any platform. JAX has no public name for it yet."""
-    from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
-
-    return InterpretGPUParams()
 
 
 def _to_columns(x: Float[Array, "G n D"]) -> Float[Array, "D R"]:

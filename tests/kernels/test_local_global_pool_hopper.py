@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from scipy.special import ndtr
 
 from ola_jax.errors import OlaError
+from ola_jax.kernels import hopper_product
 from ola_jax.kernels import local_global_pool_hopper as hopper
 from ola_jax.kernels.local_global_pool import local_global_pool
 from tests.kernels.pooling import distance, in_float64, inputs, with_gradients, with_raised_scores
 
 
 def plain_product(a, b, by_group, by_member, outputs, epilogue, members, name, interpret):
-    """What hopper._product gives, with whole arrays for tiles."""
-    blocked = lambda x, n: x.astype(jnp.float32).reshape(len(x), -1, n, hopper.BLOCK)
+    """What hopper_product.product gives, with whole arrays for tiles."""
+    blocked = lambda x, n: x.astype(jnp.float32).reshape(len(x), -1, n, hopper_product.BLOCK)
     read = [*(blocked(x, 1) for x in by_group), *(blocked(x, members) for x in by_member)]
     written = [{} for _ in outputs]
 
@@ -39,7 +40,7 @@ def plain_product(a, b, by_group, by_member, outputs, epilogue, members, name, i
 
 def without_the_kernel(patch, x, params, grad):
     """The kernels' path in float32, with a plain product in the kernel's place."""
-    patch.setattr(hopper, "_product", plain_product)
+    patch.setattr(hopper, "product", plain_product)
     patch.setattr(hopper, "check", lambda *_: None)
     return with_gradients(x, params, grad, "pallas", "gpu")
 
@@ -106,7 +107,7 @@ def test_the_kernel_equals_a_plain_product_with_its_epilogue(epilogue):
         "kernel",
         True,
     )
-    for actual, expected in zip(hopper._product(*arguments), plain_product(*arguments), strict=True):
+    for actual, expected in zip(hopper_product.product(*arguments), plain_product(*arguments), strict=True):
         assert actual.dtype == expected.dtype == jnp.bfloat16
         assert actual.shape == expected.shape
         assert distance(actual, expected) < 5e-4  # few differ in the last bit: sums in another order
@@ -156,6 +157,18 @@ def test_a_device_that_is_no_hopper_gpu_is_refused():
 @pytest.mark.parametrize("members", [1, 2, 3, 4])
 @pytest.mark.parametrize("reads", [1, 4, 6])
 def test_buffers_fill_the_shared_memory_and_no_more(members, reads):
-    buffers = hopper._choose_buffers(members, reads)
+    buffers = hopper_product.choose_buffers(members, reads)
     assert buffers.stages >= 3
-    assert hopper._shared_bytes(members, buffers) <= hopper.SHARED_BYTES
+    more = buffers._replace(stages=buffers.stages + 1)
+    limit = hopper_product.SHARED_BYTES
+    assert hopper_product.shared_bytes(members, buffers) <= limit
+    assert buffers.stages == 4 or hopper_product.shared_bytes(members, more) > limit
+
+
+def test_an_epilogue_that_reads_out_of_turn_is_found_while_it_is_traced():
+    def out_of_turn(products, read, write):
+        write(0, 0, products[0] + read(0, 1) + read(0, 0))
+
+    a, b = jnp.ones((128, 128), jnp.bfloat16), jnp.ones((128, 128), jnp.bfloat16)
+    with pytest.raises(AssertionError, match=r"\(0, 1\) is read where \(0, 0\) is fetched"):
+        hopper_product.product(a, b, (), (b,), (False,), out_of_turn, 2, "kernel", interpret=True)
