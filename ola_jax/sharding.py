@@ -26,6 +26,8 @@ from ola_jax.typing import Array, Params, Shaped
 
 AXES = ("data", "fsdp", "tensor", "context")
 
+_ROW_AXES = ("tensor", "context")  # of devices that work on the same row
+
 # The one table: logical axis -> mesh axes. What is not in it is whole on every device.
 RULES = {
     # axes of activations
@@ -205,8 +207,32 @@ def share_out(x: Shaped[Array, "B W *rest"]) -> Shaped[Array, "windows *rest"]:
 
 def bring_back(x: Shaped[Array, "windows *rest"], rows: int, windows: int) -> Shaped[Array, "B W *rest"]:
     """What became of the windows, back with their rows."""
-    x = constrain(x, "rows", *[None] * (x.ndim - 1))
+    if is_sharded():
+        x = _collect(x)
     return x.reshape(rows, -1, *x.shape[1:])[:, :windows]
+
+
+# Written out: left to itself, XLA gathers the gradients of all rows on every device where `context` is used.
+@jax.custom_vjp
+def _collect(x: Array) -> Array:
+    """From all devices that work on a row, to each of them."""
+    of_row = functools.partial(jax.lax.all_gather, axis_name=_ROW_AXES, axis=0, tiled=True)
+    return jax.shard_map(of_row, in_specs=spec("windows"), out_specs=spec("rows"), check_vma=False)(x)
+
+
+def _collect_forward(x: Array) -> tuple[Array, None]:
+    return _collect(x), None
+
+
+def _collect_backward(_: None, gradient: Array) -> tuple[Array]:
+    def own(of_row: Array) -> Array:
+        share = of_row.shape[0] // axis_size(*_ROW_AXES)
+        return jax.lax.dynamic_slice_in_dim(of_row, jax.lax.axis_index(_ROW_AXES) * share, share)
+
+    return (jax.shard_map(own, in_specs=spec("rows"), out_specs=spec("windows"), check_vma=False)(gradient),)
+
+
+_collect.defvjp(_collect_forward, _collect_backward)
 
 
 def batch_shardings(mesh: Mesh) -> dict[str, NamedSharding]:

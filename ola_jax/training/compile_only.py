@@ -26,7 +26,10 @@ from ola_jax.training.config import Stage, TrainConfig
 from ola_jax.training.step import make_train_step
 from ola_jax.training.step_report import Report
 
-_ERROR = "error.txt"
+_LAST_FILE = (
+    "*after_optimizations_after_buffer_assignment.txt"  # the compiler writes it after those read here
+)
+_ERROR_FILE = "error.txt"
 
 
 def find_topology(name: str) -> Any:
@@ -68,16 +71,15 @@ def analyze_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
             target=_compile_or_tell, args=arguments, daemon=True
         )
         process.start()
-        last = (
-            "*after_optimizations_after_buffer_assignment.txt"  # written after the files that are read here
-        )
-        while process.is_alive() and not list(pathlib.Path(folder).glob(last)):
-            time.sleep(0.1)
-        process.kill()
-        process.join()
-        if (error := pathlib.Path(folder, _ERROR)).exists():
+        try:
+            while process.is_alive() and not list(pathlib.Path(folder).glob(_LAST_FILE)):
+                time.sleep(0.1)
+        finally:
+            process.kill()
+            process.join()
+        if (error := pathlib.Path(folder, _ERROR_FILE)).exists():
             raise OlaError(error.read_text())
-        if not list(pathlib.Path(folder).glob(last)):
+        if not list(pathlib.Path(folder).glob(_LAST_FILE)):
             raise OlaError(f"{stage.name} on {topology}: the compiler ended with status {process.exitcode}")
         program = hlo.Program(_dumped(folder, "after_optimizations.txt"))
         sizes = buffers.read(_dumped(folder, "after_optimizations-buffer-assignment.txt"))
@@ -124,7 +126,7 @@ def _compile_or_tell(config: TrainConfig, stage: Stage, topology: str, folder: s
     try:
         _compile(config, stage, topology, folder)
     except OlaError as error:
-        pathlib.Path(folder, _ERROR).write_text(str(error))
+        pathlib.Path(folder, _ERROR_FILE).write_text(str(error))
 
 
 def _dumped(folder: str, suffix: str) -> str:

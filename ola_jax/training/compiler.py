@@ -1,7 +1,11 @@
 """What the training step asks of the TPU compiler beyond its defaults.
 
-Its defaults leave the collectives of FSDP waiting on v5p and v6e, and reduce-scatters on v5e. Options go with
-the jitted step, so that a run and its compilation without TPUs are the same program. Names: libtpu 0.0.52.
+Its defaults leave the products waiting for the collectives of FSDP on v5p and v6e. Options go with the jitted
+step, so that a run and its compilation without TPUs are the same program. Names: libtpu 0.0.52.
+
+A v5e has no SparseCore: its gathers are fused with products by default. The options that do the same with
+reduce-scatters (xla_tpu_enable_async_collective_fusion_fuse_reduce_scatter, xla_enable_async_reduce_scatter_fusion)
+make fusions of the 7B step that do not fit its VMEM.
 """
 
 import jax
@@ -13,12 +17,7 @@ _SPARSE_CORE = {
     "xla_tpu_enable_sparse_core_collective_offload_3d_all_gather": "true",
     "xla_tpu_enable_sparse_core_collective_offload_reduce_scatter": "true",
 }
-# Without SparseCores, products are interleaved with the steps of a collective: gathers by default.
-_FUSED = {
-    "xla_tpu_enable_async_collective_fusion_fuse_reduce_scatter": "true",
-    "xla_enable_async_reduce_scatter_fusion": "true",
-}
-_OF_DEVICE = {"TPU v5": _SPARSE_CORE, "TPU v6 lite": _SPARSE_CORE, "TPU v5 lite": _FUSED}  # by device_kind
+_OF_DEVICE = {"TPU v5": _SPARSE_CORE, "TPU v6 lite": _SPARSE_CORE}  # by device_kind
 
 
 def compiler_options() -> dict[str, str]:
