@@ -103,9 +103,10 @@ class Evaluation:
 
     def _accuracy(self, state: TrainState) -> dict[str, float]:
         params = lora.merge(state.params, self._stage.lora)
-        with jax.set_mesh(sharding.make_mesh(MeshConfig())):  # answers come from one device
-            if self._mesh.size > 1:
-                params = jax.device_put(params, self._mesh.devices.flat[0])
+        one = sharding.make_mesh(MeshConfig())  # answers come from one device
+        if self._mesh.size > 1:
+            params = jax.device_get(params)
+        with jax.set_mesh(one):
             scores = score_tasks(
                 self._model,
                 params,

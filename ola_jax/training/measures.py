@@ -32,7 +32,7 @@ def peak_rates(config: OptimizerConfig, paths: Iterable[str]) -> dict[str, float
 
 def rate_shares(config: OptimizerConfig, steps: int) -> Float[Array, "steps"]:
     """The share of the peak rate at each update of a stage: a table, for a look-up waits for no device."""
-    return np.asarray(optimizer.schedule(config, steps)(np.arange(steps, dtype=np.int32)))
+    return np.asarray(jax.vmap(optimizer.schedule(config, steps))(np.arange(steps, dtype=np.int32)))
 
 
 def peak_is_known(mesh: Mesh) -> bool:
@@ -55,7 +55,7 @@ def seconds_at_peak(config: OlaConfig, stage: Stage, mesh: Mesh) -> dict[str, fl
     return {"llm": llm / peak} | ({"encoders": sum(of_parts.values()) / peak} if of_parts else {})
 
 
-def memory(devices: Sequence[jax.Device]) -> dict[str, float]:
+def memory(devices: Sequence[Any]) -> dict[str, int]:
     """Bytes in use, and the most so far, on the fullest of the devices; empty where the backend is silent."""
     found = [stats for device in devices if (stats := device.memory_stats())]
     names = {"memory/in_use": "bytes_in_use", "memory/peak": "peak_bytes_in_use"}

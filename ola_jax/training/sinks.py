@@ -7,19 +7,9 @@ import os
 import pathlib
 import types
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from ola_jax.errors import OlaError
-
-
-class Sink(Protocol):
-    """Takes the figures of one step after the other."""
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Figures of a step; there may be more of them later."""
-
-    def close(self) -> None:
-        """Nothing more will come."""
 
 
 class JsonLines:
@@ -50,7 +40,7 @@ class TensorBoard:
         tensorboard = _library("tensorboardX", "tensorboard")
         self._writer = tensorboard.SummaryWriter(str(folder), purge_step=start + 1)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, float | int]) -> None:
         """Scalars of the step."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
@@ -77,13 +67,16 @@ class WeightsAndBiases:
         )
         file.write_text(self._run.id)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, float | int]) -> None:
         """Scalars of the step."""
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
         """End the run and write what is left."""
         self._run.finish()
+
+
+Sink = JsonLines | TensorBoard | WeightsAndBiases
 
 
 def _library(name: str, option: str) -> types.ModuleType:

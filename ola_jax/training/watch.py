@@ -31,6 +31,7 @@ class _Step:
     batch: TrainBatch
     waited: float  # seconds for the batch
     compiled: float  # seconds, if the step was compiled for this batch
+    recompilations: int  # so far
 
 
 class Watch:
@@ -77,7 +78,8 @@ class Watch:
                 "all batches of a stage should have the same shapes"
             )
         before = self._pending
-        self._pending = _Step(number, metrics, batch, self._waited, sum(compiled))
+        seconds = sum(compiled, 0.0)
+        self._pending = _Step(number, metrics, batch, self._waited, seconds, self._recompilations)
         if before:
             self._tell(before)
 
@@ -87,7 +89,7 @@ class Watch:
             self._tell(self._pending)
         self._pending = None
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, float | int]) -> None:
         """More figures of a step that has been told, such as "eval/loss"."""
         self._progress.say(f"step {step}: " + "  ".join(f"{name} {of:.4g}" for name, of in values.items()))
         for sink in self._sinks:
@@ -115,7 +117,7 @@ class Watch:
             **{f"mfu/{name}": of_part / seconds for name, of_part in self._at_peak.items()},
             **{f"fill/{name}": of for name, of in step.batch.fill.items()},
             **measures.memory(self._devices),
-            "recompilations": self._recompilations,
+            "recompilations": step.recompilations,
             **{f"skipped/{kind.replace(' ', '_')}": count for kind, count in step.batch.skipped.items()},
             "seconds": now - self._begin,
         }
@@ -125,9 +127,9 @@ class Watch:
             sink.write(step.number, values)
         if bad:
             self._tell_bad(step, metrics)
-        self._show(step, metrics["loss"], metrics["tokens"], seconds)
+        self._show(step, metrics, seconds)
 
-    def _tell_bad(self, step: _Step, metrics: Mapping[str, float]) -> None:
+    def _tell_bad(self, step: _Step, metrics: Mapping[str, float | int]) -> None:
         rows = [[dataclasses.asdict(record) for record in row] for row in step.batch.records]
         self._bad.write(
             step.number, {"loss": metrics["loss"], "grad_norm": metrics["grad_norm"], "records": rows}
@@ -141,13 +143,13 @@ class Watch:
             why = f"bad step number {count}, at most {allowed} are skipped"
             self.failed = self.failed or f"{what}: {why}; its records are in {self._bad_file}"
 
-    def _show(self, step: _Step, loss: float, tokens: float, seconds: float) -> None:
+    def _show(self, step: _Step, metrics: Mapping[str, float | int], seconds: float) -> None:
         if not step.compiled:
-            self._shown_tokens += tokens
+            self._shown_tokens += metrics["tokens"]
             self._shown_seconds += seconds
         if step.number % self._config.log_every and step.number != self._stage.steps:
             return
-        figures = f"loss {loss:.3f}"
+        figures = f"loss {metrics['loss']:.3f}"
         if self._shown_seconds:
             figures += f"  {self._shown_tokens / self._shown_seconds:,.0f} tokens/s"
         if self._at_peak and not step.compiled:

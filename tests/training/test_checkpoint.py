@@ -1,15 +1,18 @@
+import dataclasses
 import logging
 import pathlib
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
 from ola_jax import sharding
 from ola_jax.errors import OlaError
+from ola_jax.models.ola import abstract_params
 from ola_jax.sharding import MeshConfig
 from ola_jax.training import optimizer, state
-from ola_jax.training.checkpoint import TrainCheckpoints
+from ola_jax.training.checkpoint import TrainCheckpoints, is_training_checkpoint, restore_params
 from ola_jax.training.optimizer import OptimizerConfig
 from ola_jax.training.state import TrainState
 from tests import tiny
@@ -81,3 +84,52 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(
 
 def test_without_checkpoints_there_is_nothing_to_restore(tmp_path: pathlib.Path) -> None:
     assert TrainCheckpoints(tmp_path / "none").restore(*sharded(MeshConfig())) is None
+
+
+def test_the_best_are_kept_beside_the_newest(tmp_path: pathlib.Path) -> None:
+    shardings = sharded(MeshConfig())[1]
+    train_state = state.create(tiny.params(), TRAINABLE, TX, shardings)
+    checkpoints = TrainCheckpoints(tmp_path, keep=1, keep_best=2)
+    assert checkpoints.best_step is None
+    with pytest.raises(OlaError, match="no checkpoint has 'eval/loss'"):
+        checkpoints.restore_best(*sharded(MeshConfig()))
+    losses = {1: 3.0, 2: 1.0, 3: None, 4: 2.0, 5: float("nan"), 6: 4.0, 7: None}
+    for step, loss in losses.items():
+        now = train_state.replace(step=jax.numpy.int32(step))
+        checkpoints.save(now, {}, {} if loss is None else {"eval/loss": loss, "eval/accuracy": float(step)})
+    checkpoints.wait()
+    assert sorted(int(f.name) for f in tmp_path.iterdir()) == [2, 4, 7]
+    checkpoints.close()
+
+    again = TrainCheckpoints(tmp_path, keep=1, keep_best=2)  # as a run that goes on
+    assert again.best_step == 2
+    assert int(again.restore_best(*sharded(MeshConfig())).step) == 2
+    assert int(again.restore(*sharded(MeshConfig()))[0].step) == 7
+    again.close()
+    assert TrainCheckpoints(tmp_path, metric="eval/accuracy", smallest=False).best_step == 4
+
+
+def test_parameters_alone_come_back_whatever_was_trained(tmp_path: pathlib.Path) -> None:
+    expected = saved(tmp_path, 2)
+    assert is_training_checkpoint(tmp_path)
+    assert is_training_checkpoint(tmp_path / "1")
+    assert not is_training_checkpoint(tmp_path / "1" / "state")
+    mesh = sharding.make_mesh(MeshConfig(fsdp=2, tensor=2))
+    boxed = abstract_params(tiny.CONFIG)
+    places = sharding.parameter_shardings(boxed, mesh)
+    params = restore_params(tmp_path, nn.unbox(boxed), places)
+    jax.tree.map(np.testing.assert_array_equal, params, expected.params)
+    for leaf, place in zip(jax.tree.leaves(params), jax.tree.leaves(places), strict=True):
+        assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
+    older = state.split(restore_params(tmp_path / "1", nn.unbox(boxed), places), TRAINABLE)[0]
+    assert all((np.asarray(x) == 1).all() for x in older.values())
+    # Another model, and adapters that are not part of it yet.
+    other = dataclasses.replace(tiny.CONFIG, speech_hidden_size=32)
+    with pytest.raises(OlaError, match=r"speech_projector/\S+ has shape \(\d+.*, the config's model \("):
+        restore_params(tmp_path, nn.unbox(abstract_params(other)), places)
+    adapted = expected.replace(trainable=expected.trainable | {"lora/x/a": np.zeros(2)})
+    checkpoints = TrainCheckpoints(tmp_path / "lora")
+    checkpoints.save(adapted, {})
+    checkpoints.close()
+    with pytest.raises(OlaError, match="holds adapters; take the model that the stage ended with"):
+        restore_params(tmp_path / "lora", nn.unbox(boxed), places)

@@ -95,7 +95,7 @@ def test_weights_and_biases_takes_the_figures_offline(
 
 
 def history(file: pathlib.Path) -> list[dict[str, float]]:
-    """Rows of a file of Weights & Biases: LevelDB's log, whose records begin with checksum, length and type."""
+    """Rows of a file of Weights & Biases: LevelDB's log, each record after checksum, length and type."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, start, rows, record = file.read_bytes(), 7, [], b""
