@@ -4,8 +4,8 @@ Its defaults leave the products waiting for the collectives of FSDP on v5p and v
 step, so that a run and its compilation without TPUs are the same program. Names: libtpu 0.0.52.
 
 A v5e has no SparseCore: its gathers are fused with products by default. The options that do the same with
-reduce-scatters (xla_tpu_enable_async_collective_fusion_fuse_reduce_scatter, xla_enable_async_reduce_scatter_fusion)
-make fusions of the 7B step that do not fit its VMEM.
+reduce-scatters (xla_tpu_enable_async_collective_fusion_fuse_reduce_scatter and
+xla_enable_async_reduce_scatter_fusion) make fusions of the 7B step that do not fit its VMEM.
 """
 
 import jax
