@@ -47,7 +47,7 @@ def main() -> None:
     programs = {  # of cells that are done, by what decides their program
         (c["topology"], program(config.stages, c["stage"])): c
         for c in cells
-        if args.analyze or c["has_code"] or "error" in c
+        if "same_as" not in c and (args.analyze or c["has_code"] or "error" in c)
     }
     for stage in config.stages:
         for topology in args.topologies:

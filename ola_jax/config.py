@@ -86,7 +86,7 @@ class OlaConfig:
     attention: Literal["auto", "xla", "splash", "cudnn"] = (
         "auto"  # splash: the TPU kernel, auto's choice there
     )
-    pooling: Literal["auto", "pallas", "xla"] = "auto"  # pallas: the TPU kernel; auto: xla
+    pooling: Literal["auto", "pallas", "xla"] = "auto"  # pallas: kernels for TPU and Hopper; auto: xla
 
     @property
     def chunk_samples(self) -> int:

@@ -1,11 +1,13 @@
 """The step of a tiny model compiled for a TPU topology, by the command that a user gives."""
 
 import importlib.util
+import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -30,6 +32,43 @@ def get_config():
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
 
+REPORTS = """
+import dataclasses, json, sys
+from ola_jax.training import compile_only
+from ola_jax.training.load_config import load_config
+
+def offloaded(config, offload):
+    (stage,) = config.stages
+    return dataclasses.replace(stage, optimizer=dataclasses.replace(stage.optimizer, offload=offload))
+
+if __name__ == "__main__":
+    config = load_config([f"--config={sys.argv[1]}", "--config.model.pooling=pallas"]).config
+    stage = offloaded(config, True)
+    print(json.dumps({
+        "compiled": dataclasses.asdict(compile_only.compile_stage(config, stage, "v5e:2x2")),
+        "analyzed": dataclasses.asdict(compile_only.analyze_stage(config, stage, "v5e:2x2")),
+        "arguments": compile_only.arguments(config, stage, "v5e:2x2"),
+        "arguments_without": compile_only.arguments(config, offloaded(config, False), "v5e:2x2"),
+    }))
+"""
+needs_libtpu = pytest.mark.skipif(
+    not importlib.util.find_spec("libtpu"), reason="needs libtpu (pip install libtpu)"
+)
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of the tiny step with the pooling kernel, its encoder frozen, its optimizer's state offloaded."""
+    folder = tmp_path_factory.mktemp("reports")
+    (folder / "tiny.py").write_text(CONFIG)
+    (folder / "reports.py").write_text(REPORTS)
+    environment = os.environ | ENVIRONMENT | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, str(folder / "reports.py"), str(folder / "tiny.py")]
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert out.returncode == 0, out.stderr
+    return json.loads(out.stdout.splitlines()[-1])
+
+
 def compile_only(config: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     config.write_text(CONFIG)
     command = [sys.executable, "train.py", f"--config={config}", "--compile_only", *arguments]
@@ -39,7 +78,7 @@ def compile_only(config: pathlib.Path, *arguments: str) -> subprocess.CompletedP
     )
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="needs libtpu (pip install libtpu)")
+@needs_libtpu
 def test_a_step_compiles_for_tpus_that_are_not_there(tmp_path: pathlib.Path) -> None:
     out = compile_only(tmp_path / "tiny.py", "--topology=v5e:2x2")
     assert out.returncode == 0, out.stdout + out.stderr
@@ -58,3 +97,31 @@ def test_a_compilation_without_a_topology_says_what_to_give(tmp_path: pathlib.Pa
     out = compile_only(tmp_path / "tiny.py")
     assert (out.returncode, out.stderr.count("\n")) == (2, 1), out.stderr
     assert "--topology=NAME" in out.stderr
+
+
+@needs_libtpu
+def test_the_sharded_step_compiles_with_the_pooling_kernel_forward_and_backward(
+    reports: dict[str, Any],
+) -> None:
+    kernels = reports["compiled"]["kernels"]
+    assert {name for name in kernels if name.startswith("local_global_pool")} == {
+        "local_global_pool",
+        "local_global_pool_scores_gradient",
+        "local_global_pool_matrices_gradient",
+    }
+
+
+@needs_libtpu
+def test_an_offloaded_state_is_in_the_memory_of_the_host(reports: dict[str, Any]) -> None:
+    moved = reports["arguments_without"] - reports["arguments"]  # bytes of the moments
+    assert moved > reports["arguments"] / 2
+    assert moved <= reports["compiled"]["host"] <= 1.5 * moved  # small vectors are padded
+    assert reports["compiled"]["arguments"] < reports["arguments_without"]
+
+
+@needs_libtpu
+def test_an_analysis_without_code_tells_the_same(reports: dict[str, Any]) -> None:
+    compiled, analyzed = reports["compiled"], reports["analyzed"]
+    assert (compiled.pop("has_code"), analyzed.pop("has_code")) == (True, False)
+    del compiled["seconds"], analyzed["seconds"]
+    assert analyzed == compiled
