@@ -4,8 +4,8 @@
 
 One training row of the omni stage, forward and what its backward pass needs (encoders are frozen), and one
 request. Bytes are what must move at the least: of whole parts their weights (three times where they are
-trained: forward, backward, gradient), of hot ones their inputs and outputs, and weights where they have any. The
-last table is the share of attention's blocks that hold a pair, which splash attention computes.
+trained: forward, backward, gradient), of hot ones their inputs and outputs, and weights where they have any.
+The last table is the share of attention's blocks that hold a pair, which splash attention computes.
 """
 
 import dataclasses
