@@ -7,6 +7,7 @@ import pytest
 
 from ola_jax import hardware
 from ola_jax.batch import Budget
+from ola_jax.config import ProcessorConfig
 from ola_jax.errors import OlaError
 from ola_jax.sharding import MeshConfig
 from ola_jax.training import compile_only, plan
@@ -59,7 +60,7 @@ class Compiler:
 
 
 def config() -> TrainConfig:
-    return TrainConfig("runs/none", tiny.CONFIG, None, (STAGE,), mesh=MeshConfig())  # type: ignore[arg-type]
+    return TrainConfig("runs/none", tiny.CONFIG, ProcessorConfig(), (STAGE,), mesh=MeshConfig())
 
 
 def test_the_fastest_that_fits_is_compiled_and_what_cannot_fit_is_not_tried(
