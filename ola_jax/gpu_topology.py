@@ -63,5 +63,6 @@ def find(name: str) -> Any:
     except Exception as error:  # several kinds, by what is missing
         reason = str(error).strip().splitlines()[0][:200]
         raise OlaError(
-            f'topology {name!r}: {reason}; expected the CUDA plugin (pip install "ola_jax[aot-cuda]")'
+            f'topology {name!r}: {reason}; expected the CUDA plugin (pip install "ola_jax[aot-cuda]"), '
+            "and JAX_PLATFORMS=cpu where there is no GPU"
         ) from error

@@ -1,6 +1,7 @@
-"""Compiles a stage's training step for TPUs that are not there, and tells what it needs and can reach.
+"""Compiles a stage's training step for TPUs or GPUs that are not there: what it needs and can reach.
 
-libtpu compiles for a topology such as "v5p:4x4x4" on any machine: the real program, kernels included.
+libtpu compiles for a topology such as "v5p:4x4x4" on any machine, the CUDA plugin for "h100:8": the real
+program, kernels included.
 Nothing is run, so times are bounds: what the chip's peaks allow, not what was measured.
 """
 
@@ -16,7 +17,7 @@ import optax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from ola_jax import hardware, sharding
+from ola_jax import gpu_topology, hardware, sharding
 from ola_jax.batch import Budget, OlaBatch
 from ola_jax.config import OlaConfig
 from ola_jax.errors import OlaError
@@ -33,14 +34,16 @@ _ERROR_FILE = "error.txt"
 
 
 def find_topology(name: str) -> Any:
-    """The topology of that name. Raises OlaError without libtpu or for a name it does not know."""
+    """The TPUs or GPUs of that name. Raises OlaError where it, or their compiler, is not known."""
+    if gpu_topology.is_gpu(name):
+        return gpu_topology.find(name)
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name)
     except Exception as error:  # several kinds, by what is missing
         reason = str(error).strip().splitlines()[0][:200]
         raise OlaError(
-            f"topology {name!r}: {reason}; expected a name such as v5e:2x2 or v5p:4x4x4, libtpu installed "
-            "(pip install libtpu), and TPU_SKIP_MDS_QUERY=1 set outside Google's cloud"
+            f"topology {name!r}: {reason}; expected a name such as v5e:2x2, v5p:4x4x4 or h100:8, for TPUs "
+            "libtpu installed (pip install libtpu), and TPU_SKIP_MDS_QUERY=1 set outside Google's cloud"
         ) from error
 
 
@@ -54,7 +57,7 @@ def compile_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
     sizes = buffers.Sizes(
         memory.argument_size_in_bytes, memory.temp_size_in_bytes, memory.host_argument_size_in_bytes
     )
-    return _report(config, stage, topology, seconds, program, sizes, has_code=True)
+    return _checked(_report(config, stage, topology, seconds, program, sizes, has_code=True))
 
 
 def analyze_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
@@ -64,6 +67,8 @@ def analyze_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
     memory assigned. What fails later, when code is generated, is not found. Raises OlaError where the
     step does not fit the memory.
     """
+    if gpu_topology.is_gpu(topology):
+        return compile_stage(config, stage, topology)  # has no such point to stop at, and needs seconds more
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         arguments = config, stage, topology, folder
@@ -84,10 +89,7 @@ def analyze_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
         program = hlo.Program(_dumped(folder, "after_optimizations.txt"))
         sizes = buffers.read(_dumped(folder, "after_optimizations-buffer-assignment.txt"))
     seconds = time.perf_counter() - begin
-    report = _report(config, stage, topology, seconds, program, sizes, has_code=False)
-    if not report.fits:
-        raise OlaError(f"{stage.name} on {topology} does not fit: {report.line()}")
-    return report
+    return _checked(_report(config, stage, topology, seconds, program, sizes, has_code=False))
 
 
 def arguments(config: TrainConfig, stage: Stage, topology: str) -> float:
@@ -110,6 +112,8 @@ def _compile(config: TrainConfig, stage: Stage, topology: str, folder: str) -> A
         lowered = step.lower(train_state, _abstract_batch(config.model, stage, mesh))
         # Texts are dumped: this jaxlib cannot read all that a newer libtpu writes.
         options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        if gpu_topology.is_gpu(topology):
+            options |= gpu_topology.OPTIONS
         try:
             return lowered.compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as error:
@@ -132,6 +136,13 @@ def _compile_or_tell(config: TrainConfig, stage: Stage, topology: str, folder: s
 def _dumped(folder: str, suffix: str) -> str:
     (file,) = pathlib.Path(folder).glob(f"*{suffix}")
     return file.read_text()
+
+
+def _checked(report: Report) -> Report:
+    """The report. Raises OlaError where the step does not fit: the compiler for GPUs does not mind."""
+    if not report.fits:
+        raise OlaError(f"{report.stage} on {report.topology} does not fit: {report.line()}")
+    return report
 
 
 def _report(

@@ -17,6 +17,8 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r"(?<=[\s)}\]])([a-z][\w\-]*)\(")
 _SHAPE = re.compile(r"\b([a-z]+[0-9]*(?:e\dm\d\w*)?)\[([0-9,]*)\](\{[^}]*\})?")
+# Mosaic GPU names no instruction; the last but one part of the operation's path is the kernel's name.
+_GPU_KERNEL = re.compile(r'custom_call_target="mosaic_gpu\w*".*op_name="[^"]*?(\w+)/\w+"')
 # These move nothing, or what they move is counted where it is done.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"}
 _FREE |= {"after-all", "partition-id", "iota", "copy-done", "opt-barrier"}
@@ -162,8 +164,13 @@ def _whole_bytes(program: Program, name: str, holder: Instruction, collective: I
 
 def kernels(program: Program) -> dict[str, int]:
     """How many calls of each Pallas kernel the program has; one in a loop's body is one."""
-    names = [i.name for _, i, _ in program.executed() if 'custom_call_target="tpu_custom_call"' in i.rest]
-    return dict(collections.Counter(re.sub(r"[.\d]+$", "", name) for name in sorted(names)))
+    names = []
+    for _, i, _ in program.executed():
+        if 'custom_call_target="tpu_custom_call"' in i.rest:
+            names.append(re.sub(r"[.\d]+$", "", i.name))
+        elif found := _GPU_KERNEL.search(i.rest):
+            names.append(found[1])
+    return dict(sorted(collections.Counter(names).items()))
 
 
 def traffic(program: Program) -> float:

@@ -1,4 +1,4 @@
-"""The step of a tiny model compiled for a TPU topology, by the command that a user gives."""
+"""The step of a tiny model compiled for TPUs and GPUs that are not there, by a user's own command."""
 
 import importlib.util
 import json
@@ -90,6 +90,18 @@ def test_a_step_compiles_for_tpus_that_are_not_there(tmp_path: pathlib.Path) -> 
         r"all-gather: \d+",
         "reduce-scatter",
     ):
+        assert re.search(expected, out.stdout), out.stdout
+
+
+@pytest.mark.skipif(
+    not importlib.util.find_spec("jax_cuda13_plugin"),
+    reason='needs the compiler for GPUs: pip install "ola_jax[aot-cuda]"',
+)
+def test_a_step_compiles_for_gpus_that_are_not_there(tmp_path: pathlib.Path) -> None:
+    out = compile_only(tmp_path / "tiny.py", "--topology=h100:4", "--config.model.pooling=pallas")
+    assert out.returncode == 0, out.stdout + out.stderr
+    assert "tune on h100:4 (H100; fsdp=4): 4 rows, 1,024 tokens, remat full" in out.stdout
+    for expected in ("1 local_global_pool, 1 local_global_pool_hidden", r"of 80\.00 GB", r"all-gather: \d+"):
         assert re.search(expected, out.stdout), out.stdout
 
 

@@ -68,6 +68,20 @@ def test_loops_are_counted_out_and_parts_of_an_asynchronous_collective_once() ->
     assert hlo.traffic(program) == 5 * (64 + 4 + 64 + 16)
 
 
+GPU = """
+ENTRY %main (a: bf16[8,4]) -> bf16[8,4] {
+  %a = bf16[8,4]{1,0} parameter(0)
+  %first.3 = bf16[8,4]{1,0} custom-call(%a), custom_call_target="tpu_custom_call", backend_config={"x"}
+  ROOT %mpmd_map.26 = bf16[8,4]{1,0} custom-call(%first.3), custom_call_target="mosaic_gpu_v2", \
+metadata={op_name="jit(step)/pooler/shard_map/second/mpmd_map" scheduling_name="mpmd_map.26"}
+}
+"""
+
+
+def test_kernels_are_counted_by_name_also_where_the_instruction_has_none() -> None:
+    assert hlo.kernels(hlo.Program(GPU)) == {"first": 1, "second": 1}
+
+
 def test_a_loop_of_unknown_length_is_an_error() -> None:
     with pytest.raises(ValueError, match="number of rounds is not known"):
         hlo.Program(TPU.replace("%limit = s32[] constant(5)", "%limit = s32[] parameter(1)"))
