@@ -76,12 +76,13 @@ def _forward(
         at = _local(y, logits.shape[1], axis)[:, None]
         d_logits = jnp.exp(logits - log_total[:, None]) - (jnp.arange(logits.shape[1]) == at)
         d_logits = jnp.where((y != IGNORE)[:, None], d_logits, 0.0).astype(x.dtype)
-        return (total + losses.sum(), d_kernel + x.T @ d_logits), d_logits @ kernel.T
+        d_kernel += jnp.einsum("ld,lv->dv", x, d_logits, preferred_element_type=jnp.float32)
+        return (total + losses.sum(), d_kernel), d_logits @ kernel.T
 
-    start = jnp.float32(0), jnp.zeros_like(kernel)
+    start = jnp.float32(0), jnp.zeros(kernel.shape, jnp.float32)
     (total, d_kernel), d_hidden = jax.lax.scan(body, start, _chunks(hidden, targets, chunk))
     d_hidden = d_hidden.reshape(-1, hidden.shape[-1])[: targets.size].reshape(hidden.shape)
-    return total, (d_hidden, d_kernel)
+    return total, (d_hidden, d_kernel.astype(kernel.dtype))
 
 
 def _backward(chunk: int, axis: str | None, gradients: tuple[Array, Array], factor: Array) -> tuple:

@@ -54,6 +54,15 @@ def test_each_token_meets_the_output_matrix_once_for_each_result() -> None:
     assert (products((0, 1)), products(0)) == (3, 2)
 
 
+def test_many_chunks_in_half_precision_round_the_matrix_gradient_once() -> None:
+    rng = np.random.default_rng(1)
+    hidden, kernel = (jnp.asarray(rng.normal(size=s), jnp.bfloat16) for s in ((1, 2048, 8), (8, 16)))
+    targets = rng.integers(0, 16, (1, 2048)).astype(np.int32)
+    gradient = jax.grad(lambda k, chunk: cross_entropy(hidden, k, targets, chunk)[0])
+    once, often = (np.asarray(gradient(kernel, chunk), np.float32) for chunk in (2048, 8))
+    np.testing.assert_allclose(often, once, rtol=2**-7, atol=1e-6)  # a rounding of bfloat16 is 2**-8 at most
+
+
 @pytest.mark.parametrize("sizes", [{"fsdp": 2, "tensor": 2, "context": 1}, {"tensor": 5}, {"context": 2}])
 def test_a_mesh_changes_neither_value_nor_gradient(sizes: dict[str, int]) -> None:
     hidden, targets = HIDDEN[:, :36], TARGETS[:, :36]
