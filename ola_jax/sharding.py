@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -205,9 +205,23 @@ def share_out(x: Shaped[Array, "B W *rest"]) -> Shaped[Array, "windows *rest"]:
     return constrain(x.reshape(-1, *x.shape[2:]), "windows", *[None] * (x.ndim - 2))
 
 
+def for_each_device(
+    function: Callable[..., Array], windows: Shaped[Array, "windows *rest"], *whole: Any
+) -> Array:
+    """function(windows, *whole), where each device takes its own windows and all of `whole`.
+
+    For what XLA would bring to every device, windows of all: an FFT, a grouped convolution, a kernel.
+    """
+    if not is_sharded():
+        return function(windows, *whole)
+    in_specs = spec("windows"), *[PartitionSpec()] * len(whole)
+    split = jax.shard_map(function, in_specs=in_specs, out_specs=spec("windows"), check_vma=False)
+    return split(windows, *whole)
+
+
 def bring_back(x: Shaped[Array, "windows *rest"], rows: int, windows: int) -> Shaped[Array, "B W *rest"]:
     """What became of the windows, back with their rows."""
-    if is_sharded():
+    if axis_size(*_ROW_AXES) > 1:
         x = _collect(x)
     return x.reshape(rows, -1, *x.shape[1:])[:, :windows]
 

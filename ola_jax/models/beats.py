@@ -3,6 +3,7 @@
 Source: arXiv 2212.09058 and the original's speech_encoder/beats, quirks S3 and S4.
 """
 
+import functools
 import math
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ import numpy as np
 from ola_jax.config import BeatsConfig
 from ola_jax.kernels.biased_attention import biased_attention
 from ola_jax.models.layers import gelu, layer_norm, linear, stack_layers
-from ola_jax.sharding import constrain, gather
+from ola_jax.sharding import constrain, for_each_device, gather
 from ola_jax.typing import Array, Float, Int
 
 FBANK_MEAN, FBANK_STD = 15.41663, 6.55582  # of AudioSet; the original divides by twice the deviation
@@ -113,14 +114,14 @@ class PositionConvolution(nn.Module):
         g = self.param("weight_g", named(lambda _: norm, (None,)))
         b = self.param("bias", named(nn.initializers.zeros, ("embed",)), (width,))
         kernel = v.astype(jnp.float32) * (g.astype(jnp.float32) / norm)[:, None, None]
-        y = jax.lax.conv_general_dilated(
-            x,
-            kernel,
+        convolve = functools.partial(
+            jax.lax.conv_general_dilated,
             window_strides=(1,),
             padding=[(taps // 2, taps // 2)],
             dimension_numbers=("NWC", "WIO", "NWC"),
             feature_group_count=c.conv_groups,
         )
+        y = for_each_device(convolve, x, kernel)
         if taps % 2 == 0:
             y = y[:, :-1]  # an even kernel yields one frame too many
         return gelu(y + b.astype(jnp.float32))

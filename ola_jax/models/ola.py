@@ -13,7 +13,7 @@ from ola_jax.models.oryx_vit import OryxViT, normalize
 from ola_jax.models.projectors import SpeechProjector, VisionProjector
 from ola_jax.models.qwen2 import KVCache, Qwen2
 from ola_jax.models.whisper import Whisper
-from ola_jax.sharding import bring_back, constrain, no_mesh, share_out
+from ola_jax.sharding import bring_back, constrain, for_each_device, no_mesh, share_out
 from ola_jax.typing import Array, Float, Params
 
 
@@ -86,9 +86,11 @@ class Ola(nn.Module):
     def hear(self, audio: Float[Array, "chunks T"]) -> Float[Array, "chunks F D"]:
         """Projected tokens of all audio chunks: Whisper's and BEATs' frames side by side (quirk S3)."""
         c = self.config
-        frames = [self.whisper(log_mel(audio, c.whisper.num_mels).astype(c.dtype))]
+        mel = for_each_device(lambda audio: log_mel(audio, c.whisper.num_mels), audio)
+        frames = [self.whisper(mel.astype(c.dtype))]
         if c.beats:
-            frames.append(self.beats(kaldi_fbank(audio, c.beats.num_mels)))
+            fbank = for_each_device(lambda audio: kaldi_fbank(audio, c.beats.num_mels), audio)
+            frames.append(self.beats(fbank))
         longest = max(f.shape[1] for f in frames)
         frames = [jnp.pad(f, ((0, 0), (0, longest - f.shape[1]), (0, 0))) for f in frames]
         joined = jnp.concatenate([f.astype(c.dtype) for f in frames], axis=-1)

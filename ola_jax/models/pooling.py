@@ -3,12 +3,10 @@
 import functools
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from ola_jax.kernels.local_global_pool import Implementation, PoolParams, local_global_pool
-from ola_jax.sharding import gather, is_sharded, spec
+from ola_jax.sharding import for_each_device, gather
 from ola_jax.typing import Array, DTypeLike, Float
 
 KERNEL_AXES = ("embed", "features")
@@ -29,10 +27,7 @@ class LocalGlobalPooling(nn.Module):
         kernel = lambda k: gather(k.astype(self.dtype), KERNEL_AXES)
         params = PoolParams(kernel(first[0]), first[1].astype(self.dtype), kernel(second[0]))
         pool = functools.partial(local_global_pool, implementation=self.implementation)
-        if is_sharded() and self.implementation == "pallas":  # a kernel knows no mesh: each device its groups
-            windows, whole = spec("windows"), PartitionSpec()
-            pool = jax.shard_map(pool, in_specs=(windows, whole), out_specs=windows, check_vma=False)
-        return pool(x, params)
+        return for_each_device(pool, x, params) if self.implementation == "pallas" else pool(x, params)
 
 
 class _Parameters(nn.Module):

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from ola_jax import sharding
+from ola_jax.batch import Budget, OlaBatch
 from ola_jax.models.ola import Ola
 from ola_jax.sharding import MeshConfig
-from ola_jax.training import optimizer, state
+from ola_jax.training import hlo, optimizer, state
+from ola_jax.training.config import Stage
 from ola_jax.training.optimizer import OptimizerConfig
 from ola_jax.training.step import loss, make_train_step
 from tests import tiny
@@ -70,6 +72,24 @@ def test_microbatches_give_the_loss_and_update_of_the_whole_batch(
     targets = [(batch.targets >= 0).sum(axis=1) for batch in batches()]
     assert max(t.max() for t in targets) > 4 * min(t.min() for t in targets)  # means of parts would differ
     assert_equal_runs(five_steps(mesh, microbatches), five_steps(MeshConfig()))
+
+
+def test_windows_and_sound_stay_on_the_device_that_has_their_row() -> None:
+    def moved(windows: int, chunks: int) -> dict[str, float]:
+        budget = Budget(tokens=64, windows=windows, window_patches=16, audio_chunks=chunks)
+        stage = Stage("all", (".*",), (), steps=5, rows=8, budget=budget)
+        tx = optimizer.build(stage.optimizer, stage.steps)
+        mesh = sharding.make_mesh(MESHES["fsdp"])
+        with jax.set_mesh(mesh):
+            abstract, shardings = state.shard(tiny.CONFIG, stage.trainable, tx, mesh)
+            place = lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to)
+            batch = sharding.global_batch(tiny.make_batch(8, 0, budget), mesh)
+            step = make_train_step(Ola(tiny.CONFIG), tx, 1, shardings)
+            of_fields = jax.jit(lambda state, fields: step(state, OlaBatch(**fields)))
+            program = of_fields.lower(jax.tree.map(place, abstract, shardings), vars(batch)).compile()
+        return {kind: of.bytes for kind, of in hlo.collectives(hlo.Program(program.as_text())).items()}
+
+    assert moved(windows=2, chunks=1) == moved(windows=4, chunks=2)  # only weights and tokens travel
 
 
 @pytest.mark.parametrize("name", ["fsdp_tensor2", "all"])
