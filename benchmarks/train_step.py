@@ -15,6 +15,7 @@ Samples are in memory, decoded and tokenised; our rows are filled in advance, as
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -79,7 +80,7 @@ class Size:
 
 SIZES = {
     "tiny": Size(TINY, 0.02, 256, 10),
-    "small": Size(SMALL, 0.1, 1024, 20),
+    "small": Size(SMALL, 0.1, 1024, 40),
     "7b": Size(OLA_7B, 1.0, 16_384, 20, one_row_at_a_time=True),
 }
 
@@ -111,31 +112,42 @@ def batches(size: Size, rounds: int) -> list[list[Sample]]:
     return [mixed_samples.make(size.config, size.scale, size.samples, seed) for seed in range(rounds + 1)]
 
 
-def smallest_budget(samples: list[list[Sample]], row_tokens: int) -> tuple[Budget, int]:
-    """A row's sizes, and the number of rows, into which each round's samples go."""
-    patches = [[len(i.patches) for s in of_round for i in s.images] for of_round in samples]
-    chunks = [sum(len(s.audio) for s in of_round) for of_round in samples]
-    tokens = [sum(len(s.tokens) for s in of_round) for of_round in samples]
-    window = max(max(of_round) for of_round in patches)
-    row_tokens = max(row_tokens, max(len(s.tokens) for of_round in samples for s in of_round))
-    rows = math.ceil(1.02 * max(tokens) / row_tokens)
-    windows, audio = math.ceil(max(map(sum, patches)) / window / rows), math.ceil(max(chunks) / rows)
-    while True:
-        budget = Budget(row_tokens, windows, window, audio)
-        try:
-            needed = max(len(mixed_samples.fill_rows(of_round, budget)) for of_round in samples)
-        except ValueError:
-            needed = rows + 1
-        if needed <= rows:
-            return budget, rows
-        windows, audio, rows = windows + 1, audio + 1, rows + (windows % 3 == 2)
+def cheapest_budget(config: OlaConfig, samples: list[list[Sample]], row_tokens: int) -> tuple[Budget, int]:
+    """A row's sizes and the number of rows into which each round's samples go, with the fewest FLOPs."""
+    most = lambda of: max(sum(map(of, of_round)) for of_round in samples)
+    everything = [s for of_round in samples for s in of_round]
+    row_tokens = max(row_tokens, max(len(s.tokens) for s in everything))
+    largest = max(len(image.patches) for s in everything for image in s.images)
+    patches = most(lambda s: sum(len(image.patches) for image in s.images))
+    least_rows = math.ceil(most(lambda s: len(s.tokens)) / row_tokens)
+    best, best_cost = None, math.inf
+    for rows, window in itertools.product(range(least_rows, least_rows + 4), (largest, largest * 3 // 2)):
+        window -= window % 4
+        windows = math.ceil(patches / window / rows)
+        chunks = math.ceil(most(lambda s: len(s.audio)) / rows)
+        for more_windows, more_chunks in itertools.product(range(4), range(4)):
+            budget = Budget(row_tokens, windows + more_windows, window, chunks + more_chunks)
+            cost = sum(flops.step(config, budget, rows, TRAINABLE).values())
+            if cost < best_cost and all(fits(of_round, budget, rows) for of_round in samples):
+                best, best_cost = (budget, rows), cost
+    if best is None:
+        raise OlaError(f"no budget of {row_tokens} tokens holds the samples of a round; take fewer samples")
+    return best
+
+
+def fits(samples: list[Sample], budget: Budget, rows: int) -> bool:
+    """Whether the samples go into so many rows."""
+    try:
+        return len(mixed_samples.fill_rows(samples, budget)) <= rows
+    except ValueError:  # a sample is larger than a row
+        return False
 
 
 def ours(args: Args) -> Iterator[dict[str, float]]:
     """A round's loss and gradient norm each time that it is asked."""
     size = size_of(args)
     samples = batches(size, args.rounds)
-    budget, rows = smallest_budget(samples, size.row_tokens)
+    budget, rows = cheapest_budget(size.config, samples, size.row_tokens)
     ready: list[OlaBatch] = []
     for of_round in samples:
         filled = mixed_samples.fill_rows(of_round, budget)
@@ -179,7 +191,7 @@ def theirs(args: Args, packed: bool) -> Iterator[dict[str, float]]:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
     trainer = torch_ola.Trainer(model, RATE, autocast=half)
-    budget, _ = smallest_budget(samples, size.row_tokens)
+    budget, _ = cheapest_budget(size.config, samples, size.row_tokens)
     for of_round in samples:
         rows = mixed_samples.fill_rows(of_round, budget) if packed else [[s] for s in of_round]
         at_a_time = (1 if size.one_row_at_a_time else len(rows)) if packed else args.torch_rows
@@ -267,7 +279,7 @@ def main() -> None:
         args = dataclasses.replace(args, size="small" if jax.default_backend() == "cpu" else "7b")
     size = size_of(args)
     samples = batches(size, args.rounds)
-    budget, rows = smallest_budget(samples, size.row_tokens)
+    budget, rows = cheapest_budget(size.config, samples, size.row_tokens)
     tokens = [sum(len(s.tokens) for s in of_round) for of_round in samples]
     found = measure(args)
     device = found[args.forms[0]][0]["device"]

@@ -15,9 +15,9 @@ from ola_jax.kernels.splash import computed_blocks
 from ola_jax.sharding import platform
 from ola_jax.typing import Array, Float, Int
 
-WHOLE = 1024  # more queries than these go through in blocks
-BLOCK_ON_CPU = 256  # queries and keys of a block: what a core's cache holds
-BLOCK = 1024  # on accelerators, where each step of a loop costs microseconds
+BLOCK = 1024  # queries and keys of a block, on accelerators: each step of a loop costs microseconds
+BLOCK_ON_CPU = 128  # what a core's cache holds
+WHOLE_ON_CPU = 256  # up to so many queries one piece is faster there than blocks
 MASKED = -1e30  # score of a pair that must not meet
 
 
@@ -31,7 +31,7 @@ def attend(
     q_offset: Int[Array, ""] | int,
 ) -> Float[Array, "B L H h"]:
     """What packed_attention does, for one device's rows, heads and queries."""
-    form = whole if q.shape[1] <= WHOLE else blocked
+    form = whole if q.shape[1] <= (WHOLE_ON_CPU if platform() == "cpu" else BLOCK) else blocked
     return form(q, k, v, q_segments, k_segments, causal, q_offset)
 
 

@@ -97,7 +97,7 @@ def test_blocks_without_a_pair_are_not_computed(causal: bool) -> None:
 
 
 def test_long_inputs_never_have_all_their_scores_in_memory() -> None:
-    length = 2 * attention_xla.WHOLE
+    length = 2 * attention_xla.BLOCK
     of = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     attend = lambda q, s: attention_xla.attend(q, q, q, s, s, True, 0).sum()
     text = (
