@@ -94,6 +94,7 @@ class Args:
     samples: int | None = None  # of a round, of all kinds in turn
     rounds: int = 5  # and one before them, in which all is compiled
     forms: tuple[Literal["ola_jax", "torch padded", "torch packed"], ...] = FORMS
+    attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"  # of ours
     torch_rows: int = 2  # padded rows that go through PyTorch's model at a time; the original has 2
     json: pathlib.Path | None = None  # where to write the figures as well
     form: str | None = None  # for this file's own use: be the process of one form
@@ -104,7 +105,8 @@ def size_of(args: Args) -> Size:
     if args.llm_layers:
         llm = dataclasses.replace(size.config.llm, num_layers=args.llm_layers)
         size = dataclasses.replace(size, config=dataclasses.replace(size.config, llm=llm))
-    return dataclasses.replace(size, samples=args.samples or size.samples)
+    config = dataclasses.replace(size.config, attention=args.attention)
+    return dataclasses.replace(size, config=config, samples=args.samples or size.samples)
 
 
 def batches(size: Size, rounds: int) -> list[list[Sample]]:
