@@ -179,6 +179,7 @@ def _report(
         traffic=hlo.traffic(program),
         collectives=tuple(found[kind] for kind in hlo.COLLECTIVES if kind in found),
         kernels=hlo.kernels(program),
+        open_loops=len(program.open_loops),
     )
 
 

@@ -64,6 +64,7 @@ class Program:
                 current.append(Instruction(found[1], opcode[1], before.strip(), operands, after))
         self.runs: dict[str, float] = collections.Counter()
         self.overlapped: set[str] = set()  # computations that run beside what called them
+        self.open_loops: set[str] = set()  # whose number of rounds the data decides: counted as one
         self._count(self.entry, 1.0, overlapped=False)
 
     def _count(self, name: str, times: float, overlapped: bool) -> None:
@@ -93,7 +94,7 @@ class Program:
         return computes
 
     def _trips(self, loop: Instruction, condition: str) -> int:
-        """As XLA knows them, or the constant that the loop's counter is compared with."""
+        """As XLA knows them, or the constant that the loop's counter is compared with; else 1."""
         if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest):
             return int(known[1])
         constants = [
@@ -102,7 +103,8 @@ class Program:
             if i.opcode == "constant" and i.result.startswith(("s32[]", "u32[]"))
         ]
         if len(constants) != 1:
-            raise ValueError(f"loop {loop.name}: its number of rounds is not known")
+            self.open_loops.add(loop.name)
+            return 1
         return constants[0]
 
     def executed(self) -> Iterator[tuple[str, Instruction, float]]:

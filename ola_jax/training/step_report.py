@@ -28,6 +28,7 @@ class Report:
     traffic: float  # bytes to and from the device's memory
     collectives: tuple[hlo.Collective, ...]
     kernels: dict[str, int]  # Pallas kernels by name, as the program's text has them
+    open_loops: int = 0  # whose number of rounds the data decides; traffic has one round of each
 
     @property
     def flop_seconds(self) -> float:
@@ -72,6 +73,14 @@ class Report:
             f"{self.step_seconds * 1e3:.0f} ms, at most {self.tokens_per_second:,.0f} tokens/s"
         )
 
+    def _about_loops(self) -> list[str]:
+        if not self.open_loops:
+            return []
+        return [
+            f"  {self.open_loops} loops have as many rounds as the data asks for (attention in blocks): "
+            "the memory bound has one of each"
+        ]
+
     def __str__(self) -> str:
         gb = lambda size: f"{size / 1e9:.2f} GB"
         axes = " ".join(f"{axis}={size}" for axis, size in self.mesh.items() if size > 1) or "one device"
@@ -88,6 +97,7 @@ class Report:
             f"computed again {self.recomputed / 1e12:.2f}",
             f"  bounds of a step: FLOPs {self.flop_seconds * 1e3:.1f} ms, memory "
             f"{self.memory_seconds * 1e3:.1f} ms ({gb(self.traffic)}); MFU at most {100 * self.mfu:.0f} %",
+            *self._about_loops(),
             f"  collectives ({self.link_seconds * 1e3:.1f} ms if nothing hides them):",
         ]
         for c in self.collectives:
