@@ -1,7 +1,7 @@
 """Our training step beside PyTorch's, on the same mixed samples and from the same weights.
 
     python benchmarks/train_step.py                      # sizes that fit the device; a small model on a CPU
-    python benchmarks/train_step.py --size 7b --llm-layers 8 --json FILE
+    python benchmarks/train_step.py --size 7b --llm-layers 4 --json FILE
 
 Three forms: ours (samples packed into rows of one fixed shape), PyTorch as the original trains (a few
 samples at a time, padded to the longest; torch_ola.py), and PyTorch with our rows (several samples in a row,
