@@ -5,7 +5,8 @@
 One training row of the omni stage, forward and what its backward pass needs (encoders are frozen), and one
 request. Bytes are what must move at the least: of whole parts their weights (three times where they are
 trained: forward, backward, gradient), of hot ones their inputs and outputs, and weights where they have any.
-The last table is the share of attention's blocks that hold a pair, which splash attention computes.
+The last table is the share of attention's blocks that hold a pair, which splash attention computes, and the
+share of the pairs themselves.
 """
 
 import dataclasses
@@ -132,6 +133,11 @@ def share_computed(sizes: list[int], length: int, block: int, causal: bool) -> f
     return float(np.mean(jax.device_get(computed_blocks(segments, segments, block, block, causal))))
 
 
+def share_of_pairs(sizes: list[int], length: int, causal: bool) -> float:
+    """Of all queries and keys of a row, those that meet."""
+    return sum(size * (size + 1) / 2 if causal else size**2 for size in sizes) / length**2
+
+
 LAYOUTS = {  # name: sizes in each row or window, length, causal
     "48 frames of 784 in 6 windows": ([[784] * 11] * 4 + [[784] * 4, []], 9216, False),
     "one image of 9216": ([[9216]], 9216, False),
@@ -156,11 +162,12 @@ def main() -> None:
             times = [f"{row.seconds(chip) * 1e3:.3g}" for chip in chips]
             table.add_row(row.part, f"{row.flops / 1e12:.3g}", f"{row.bytes / 1e9:.3g}", *times)
         console.print(table)
-    table = rich.table.Table("layout", "blocks of 512", "blocks of 1024", title="share of blocks computed")
+    table = rich.table.Table("layout", "blocks of 512", "blocks of 1024", "pairs", title="share computed")
     for name, (windows, length, causal) in LAYOUTS.items():
         shares = [
             np.mean([share_computed(s, length, block, causal) for s in windows]) for block in (512, 1024)
         ]
+        shares.append(np.mean([share_of_pairs(s, length, causal) for s in windows]))
         table.add_row(name, *[f"{share:.1%}" for share in shares])
     console.print(table)
 

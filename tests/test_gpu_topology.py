@@ -31,7 +31,10 @@ def test_other_names_are_refused(name: str) -> None:
         gpu_topology.find(name)
 
 
-@pytest.mark.skipif(PLUGIN, reason="the plugin is there")
-def test_without_the_plugin_it_says_what_to_install() -> None:
-    with pytest.raises(OlaError, match="aot-cuda"):
+def test_without_the_plugin_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(**_: str) -> None:
+        raise NotImplementedError("topology not implemented for cuda")  # what JAX says without it
+
+    monkeypatch.setattr(gpu_topology.topologies, "get_topology_desc", missing)
+    with pytest.raises(OlaError, match=r"topology not implemented for cuda; expected .*aot-cuda"):
         gpu_topology.find("h100:8")

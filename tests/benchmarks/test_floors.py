@@ -40,9 +40,15 @@ def test_blocks_without_a_pair_are_not_counted(floors: dict[str, Any]) -> None:
     assert share([256], 1024, 256, False) == 4 / 16  # rows of padding take the block on the diagonal
 
 
+def test_pairs_are_those_of_a_segment(floors: dict[str, Any]) -> None:
+    share = floors["share_of_pairs"]
+    assert share([3, 2], 8, False) == (9 + 4) / 64
+    assert share([3, 2], 8, True) == (6 + 3) / 64
+
+
 def test_the_tables_are_printed(floors: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     floors["main"]()
     shown = capsys.readouterr().out
     assert "omni row" in shown
     assert "one decoded token" in shown
-    assert "share of blocks computed" in shown
+    assert "share computed" in shown
