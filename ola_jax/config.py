@@ -9,6 +9,9 @@ from ola_jax.errors import OlaError
 
 SAMPLE_RATE = 16_000  # Hz, of every waveform in the package
 
+# Field metadata of settings that say how a model is computed, not which model it is.
+EXECUTION: dict[str, bool] = {"execution": True}
+
 
 @dataclasses.dataclass(frozen=True)
 class Qwen2Config:
@@ -81,12 +84,16 @@ class OlaConfig:
     beats: BeatsConfig | None = BeatsConfig()
     speech_stack: int = 10  # encoder frames joined into one token
     speech_hidden_size: int = 2048  # of the speech projector
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of matrix products; norms, softmax, BEATs: float32
-    remat: Literal["none", "full", "dots"] = "none"  # what the backward pass recomputes in each layer
-    attention: Literal["auto", "xla", "splash", "cudnn"] = (
-        "auto"  # splash: the TPU kernel, auto's choice there
+    # of matrix products; norms, softmax, BEATs: float32
+    dtype: Literal["float32", "bfloat16"] = dataclasses.field(default="float32", metadata=EXECUTION)
+    # what the backward pass recomputes in each layer
+    remat: Literal["none", "full", "dots"] = dataclasses.field(default="none", metadata=EXECUTION)
+    # splash: the TPU kernel, auto's choice there
+    attention: Literal["auto", "xla", "splash", "cudnn"] = dataclasses.field(
+        default="auto", metadata=EXECUTION
     )
-    pooling: Literal["auto", "pallas", "xla"] = "auto"  # pallas: kernels for TPU and Hopper; auto: xla
+    # pallas: kernels for TPU and Hopper; auto: xla
+    pooling: Literal["auto", "pallas", "xla"] = dataclasses.field(default="auto", metadata=EXECUTION)
 
     @property
     def chunk_samples(self) -> int:
@@ -127,6 +134,19 @@ class PixelLimits:
 
 
 @dataclasses.dataclass(frozen=True)
+class MediaLimits:
+    """The largest media that are decoded; larger ones are refused before memory is taken for them."""
+
+    image_pixels: int = 178_956_970  # width times height; Pillow's own limit of a "decompression bomb"
+    frame_pixels: int = 8192 * 4320  # of one video frame
+    video_frames: int = 1_000_000  # frames of a video that are decoded to choose from
+    audio_seconds: float = 4 * 3600.0  # of one sound; what fits into a sample is usually less
+    audio_rates: tuple[int, int] = (1000, 768_000)  # lowest and highest sample rate, Hz
+    patch_bytes: int = 2**30  # of one item in a patch file
+    decode_seconds: float = 300.0  # of one record in training; a decode that takes longer is ended
+
+
+@dataclasses.dataclass(frozen=True)
 class ProcessorConfig:
     """How records become samples; part of every checkpoint."""
 
@@ -134,6 +154,33 @@ class ProcessorConfig:
     infer: PixelLimits = PixelLimits(video_max_side=480, video_multiple=64, max_frames=64, repeat_frames=True)
     max_length: int = 16_384  # tokens of a merged sample; the rest is cut off
     system_prompt: str = "You are a helpful assistant."
+    media: MediaLimits = MediaLimits()
+
+
+def architecture(config: OlaConfig) -> OlaConfig:
+    """The config with its execution settings at their defaults: equal for equal models."""
+    how = {f.name: f.default for f in dataclasses.fields(config) if f.metadata.get("execution")}
+    return dataclasses.replace(config, **how)
+
+
+def differences(before: Any, after: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+    """Paths of the fields in which two configs differ, such as "llm.rope_theta", with both values.
+
+    Takes dataclasses, dicts (as `to_dict` or JSON give them), tuples and lists of them, and plain values; a
+    field that one side lacks is None there.
+    """
+    before, after = (to_dict(x) if dataclasses.is_dataclass(x) else x for x in (before, after))
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [*before, *(key for key in after if key not in before)]
+        pairs = [(str(key), before.get(key), after.get(key)) for key in keys]
+    elif isinstance(before, list | tuple) and isinstance(after, list | tuple) and len(before) == len(after):
+        pairs = [(str(i), x, y) for i, (x, y) in enumerate(zip(before, after, strict=True))]
+    else:
+        return {} if before == after else {path: (before, after)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for name, x, y in pairs:
+        found |= differences(x, y, f"{path}.{name}" if path else name)
+    return found
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -166,6 +213,12 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         if value not in kind.__args__:
             raise OlaError(f"{where}: {value!r} is none of {', '.join(map(repr, kind.__args__))}")
         return value
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple) or len(value) != len(kind.__args__):
+            raise OlaError(f"{where}: expected {len(kind.__args__)} values, found {value!r}")
+        return tuple(
+            _value(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kind.__args__, value, strict=True))
+        )
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
