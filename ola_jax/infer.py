@@ -1,17 +1,20 @@
 """Answers from the command line: `python -m ola_jax.infer --checkpoint DIR --image F --text "..."`."""
 
+import codecs
 import dataclasses
 import json
 import pathlib
+import sys
 from typing import Annotated, Literal
 
 import tyro
 
 from ola_jax.checkpoint import load, load_configs
+from ola_jax.compilation_cache import FOLDER, keep_compiled_programs
 from ola_jax.data.processor import Processor
 from ola_jax.data.records import prompt_record
 from ola_jax.errors import OlaError, run
-from ola_jax.generate.answer import answer
+from ola_jax.generate.answer import POSITIONS, SEEDS, answer
 from ola_jax.generate.sampling import from_generation_config
 from ola_jax.models.ola import Ola
 
@@ -39,16 +42,22 @@ class Arguments:
     seed: int = 0  # of sampling
     dtype: Literal["float32", "bfloat16"] | None = None  # of matrix products
     json: bool = False  # print one JSON object instead of streaming the text
+    compilation_cache: str = FOLDER  # folder where compiled programs are kept for the next time; or none
 
 
 def main(args: Arguments) -> None:
     """Answer once. Raises OlaError for what the user can mend."""
     _check(args)
-    config, _, generation_config = load_configs(args.checkpoint)
+    keep_compiled_programs(args.compilation_cache)
+    config, processor_config, generation_config = load_configs(args.checkpoint)
     if args.dtype:
         config = dataclasses.replace(config, dtype=args.dtype)
     processor = Processor.from_pretrained(args.checkpoint, preset="infer")
-    sampling = from_generation_config(generation_config, processor.tokenizer.get_vocab_size())
+    sampling = from_generation_config(
+        generation_config,
+        processor.tokenizer.get_vocab_size(),
+        str(args.checkpoint / "generation_config.json"),
+    )
     names = ("temperature", "top_p", "top_k", "repetition_penalty")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     sampling = dataclasses.replace(sampling, **given)
@@ -58,8 +67,17 @@ def main(args: Arguments) -> None:
     batch = processor.batch([sample])
     _, params = load(args.checkpoint)
     write = None if args.json else lambda text: print(text, end="", flush=True)
+    positions = max(POSITIONS, processor_config.max_length)
     out = answer(
-        Ola(config), params, batch, processor.tokenizer, sampling, args.max_new_tokens, args.seed, write
+        Ola(config),
+        params,
+        batch,
+        processor.tokenizer,
+        sampling,
+        args.max_new_tokens,
+        args.seed,
+        write,
+        positions,
     )
     if not args.json:
         print()
@@ -72,7 +90,8 @@ def main(args: Arguments) -> None:
         "prefill_seconds": round(out.prefill_seconds, 4),
         "decode_seconds": round(out.decode_seconds, 4),
     }
-    print(json.dumps(report, ensure_ascii=False))
+    readable = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
+    print(json.dumps(report, ensure_ascii=not readable))
 
 
 def _check(args: Arguments) -> None:
@@ -84,6 +103,12 @@ def _check(args: Arguments) -> None:
         raise OlaError("--audio beside --image is the question: leave out --text, or leave out --audio")
     if args.max_new_tokens < 1:
         raise OlaError(f"--max-new-tokens is {args.max_new_tokens}; it must be 1 or more")
+    if not 0 <= args.seed < SEEDS:
+        raise OlaError(f"--seed is {args.seed}; it must be from 0 to {SEEDS - 1}")
+    try:
+        args.text.encode()
+    except UnicodeEncodeError as error:
+        raise OlaError(f"--text: not valid UTF-8 at character {error.start + 1}") from error
 
 
 if __name__ == "__main__":

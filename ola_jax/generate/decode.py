@@ -1,20 +1,24 @@
-"""Prefill and decoding: two compiled programs, a key-value cache between them."""
+"""Prefill and decoding: compiled programs, a key-value cache between them, driven from the host."""
 
 import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
-from jax.experimental import io_callback
 
 from ola_jax.batch import OlaBatch
 from ola_jax.generate.sampling import SamplingConfig, next_token
 from ola_jax.models.ola import Ola
 from ola_jax.models.qwen2 import KVCache, empty_cache
-from ola_jax.typing import Array, Float, Int, Key, Params
+from ola_jax.typing import Array, Bool, Float, Int, Key, Params
 
-OnToken = Callable[[Array, Array], None]  # (step, token ids of the rows [B]), called in order
+OnToken = Callable[[int, Array], None]  # (step, token ids of the rows [B]), called in order
+
+# Tokens that one call of the program makes while nobody waits for each: the host costs little, and an
+# interrupt is noticed between two calls.
+CHUNK = 64
 
 
 @struct.dataclass
@@ -34,6 +38,19 @@ class Answer:
     length: Int[Array, "B"]
 
 
+@struct.dataclass
+class Decoding:
+    """Answers under way."""
+
+    step: Int[Array, ""]  # tokens made so far
+    tokens: Int[Array, "B new"]
+    length: Int[Array, "B"]  # of each row's answer so far
+    done: Bool[Array, "B"]  # rows that have met a stop id
+    generated: Bool[Array, "B V"]  # ids that each answer holds
+    start: Int[Array, "B"]  # tokens of each row's prompt
+    cache: KVCache
+
+
 @functools.partial(jax.jit, static_argnames=("model", "max_new_tokens"))
 def prefill(model: Ola, params: Params, batch: OlaBatch, max_new_tokens: int) -> Prompt:
     """Read one prompt a row; rows may differ in length. The cache has room for the answer."""
@@ -46,7 +63,6 @@ def prefill(model: Ola, params: Params, batch: OlaBatch, max_new_tokens: int) ->
     return Prompt(logits=logits, length=used, cache=cache)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "max_new_tokens", "sampling", "on_token"))
 def decode(
     model: Ola,
     params: Params,
@@ -56,48 +72,82 @@ def decode(
     key: Key[Array, ""],
     on_token: OnToken | None = None,
 ) -> Answer:
-    """Answer until every row has met a stop id or `max_new_tokens` are made: one program, one loop.
+    """Answer until every row has met a stop id or `max_new_tokens` are made.
 
-    `on_token` is called on the host for every step as it happens. A row that has stopped goes on
-    with its stop id until the others are done.
+    `on_token` is called on the host for every step as it happens; the ids are the same without it. A row
+    that has stopped goes on with its stop id until the others are done.
     """
-    rows, vocab = prompt.logits.shape
-    stop_ids = jnp.array(sampling.stop_ids, jnp.int32)
-
-    def choose(state: dict, logits: Array) -> dict:
-        """Append the token that `logits` yield."""
-        step = state["step"]
-        token = next_token(logits, state["generated"], jax.random.fold_in(key, step), sampling)
-        token = jnp.where(state["done"], state["tokens"][:, step - 1], token)
+    state = begin(prompt, max_new_tokens, sampling, key)
+    step, done = 1, np.asarray(state.done).all()
+    if on_token is not None:
+        on_token(0, np.asarray(state.tokens)[:, 0])
+    while step < max_new_tokens and not done:
+        until = min(step + (CHUNK if on_token is None else 1), max_new_tokens)
+        state, newest = advance(model, params, state, until, sampling, key)
+        step, done = until, np.asarray(state.done).all()
         if on_token is not None:
-            io_callback(on_token, None, step, token, ordered=True)
-        return state | {
-            "step": step + 1,
-            "tokens": state["tokens"].at[:, step].set(token),
-            "length": state["length"] + ~state["done"],
-            "done": state["done"] | (token[:, None] == stop_ids).any(axis=1),
-            "generated": state["generated"].at[jnp.arange(rows), token].set(True),
-        }
+            on_token(step - 1, np.asarray(newest))
+    return Answer(tokens=state.tokens, length=state.length)
+
+
+@functools.partial(jax.jit, static_argnames=("max_new_tokens", "sampling"))
+def begin(prompt: Prompt, max_new_tokens: int, sampling: SamplingConfig, key: Key[Array, ""]) -> Decoding:
+    """The first token of every answer."""
+    rows, vocab = prompt.logits.shape
+    state = Decoding(
+        step=jnp.int32(0),
+        tokens=jnp.zeros((rows, max_new_tokens), jnp.int32),
+        length=jnp.zeros(rows, jnp.int32),
+        done=jnp.zeros(rows, bool),
+        generated=jnp.zeros((rows, vocab), bool),
+        start=prompt.length,
+        cache=prompt.cache,
+    )
+    return _append(state, prompt.logits, sampling, key)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "sampling"), donate_argnames="state")
+def advance(
+    model: Ola,
+    params: Params,
+    state: Decoding,
+    until: Int[Array, ""] | int,
+    sampling: SamplingConfig,
+    key: Key[Array, ""],
+) -> tuple[Decoding, Int[Array, "B"]]:
+    """The answers up to `until` tokens, less if all rows have stopped; and the newest token of each row.
+
+    One program whatever `until` is. `state` is used up.
+    """
 
     def extend(m: Ola, token: Array, position: Array, cache: KVCache) -> tuple[Array, KVCache]:
         ones = jnp.ones_like(position)
         hidden, cache = m.llm.extend(m.llm.embed(token), position, ones, cache)
         return m.llm.logits(hidden[:, 0]), cache
 
-    def body(state: dict) -> dict:
-        last = state["tokens"][:, state["step"] - 1, None]
-        position = (prompt.length + state["step"] - 1)[:, None]
-        logits, cache = model.apply({"params": params}, last, position, state["cache"], method=extend)
-        return choose(state | {"cache": cache}, logits)
+    def body(state: Decoding) -> Decoding:
+        last = state.tokens[:, state.step - 1, None]
+        position = (state.start + state.step - 1)[:, None]
+        logits, cache = model.apply({"params": params}, last, position, state.cache, method=extend)
+        return _append(state.replace(cache=cache), logits, sampling, key)
 
-    state = {
-        "step": jnp.int32(0),
-        "tokens": jnp.zeros((rows, max_new_tokens), jnp.int32),
-        "length": jnp.zeros(rows, jnp.int32),
-        "done": jnp.zeros(rows, bool),
-        "generated": jnp.zeros((rows, vocab), bool),
-        "cache": prompt.cache,
-    }
-    running = lambda state: (state["step"] < max_new_tokens) & ~state["done"].all()
-    state = jax.lax.while_loop(running, body, choose(state, prompt.logits))
-    return Answer(tokens=state["tokens"], length=state["length"])
+    running = lambda state: (state.step < until) & ~state.done.all()
+    state = jax.lax.while_loop(running, body, state)
+    return state, state.tokens[:, state.step - 1]
+
+
+def _append(
+    state: Decoding, logits: Float[Array, "B V"], sampling: SamplingConfig, key: Key[Array, ""]
+) -> Decoding:
+    """Append the token that `logits` yield."""
+    step, rows = state.step, jnp.arange(len(logits))
+    token = next_token(logits, state.generated, jax.random.fold_in(key, step), sampling)
+    token = jnp.where(state.done, state.tokens[:, step - 1], token)
+    stop_ids = jnp.array(sampling.stop_ids, jnp.int32)
+    return state.replace(
+        step=step + 1,
+        tokens=state.tokens.at[:, step].set(token),
+        length=state.length + ~state.done,
+        done=state.done | (token[:, None] == stop_ids).any(axis=1),
+        generated=state.generated.at[rows, token].set(True),
+    )

@@ -1,12 +1,52 @@
 """Choosing the next token from logits."""
 
 import dataclasses
+import math
+import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ola_jax.errors import OlaError
 from ola_jax.typing import Array, Bool, Float, Int, Key
+
+# Fields of transformers' GenerationConfig that change what is answered and are not done here, each with the
+# values (beside null) that switch it off. Others, such as max_length, do not change the choice of a token.
+NEUTRAL = {
+    "num_beams": (1,),
+    "num_beam_groups": (1,),
+    "num_return_sequences": (1,),
+    "penalty_alpha": (0,),
+    "dola_layers": (),
+    "guidance_scale": (1,),
+    "min_p": (0,),
+    "top_h": (),
+    "typical_p": (1,),
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
+    "diversity_penalty": (0,),
+    "encoder_repetition_penalty": (1,),
+    "no_repeat_ngram_size": (0,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "max_time": (),
+    "stop_strings": ([], ""),
+    "bad_words_ids": ([],),
+    "force_words_ids": ([],),
+    "constraints": ([],),
+    "suppress_tokens": ([],),
+    "begin_suppress_tokens": ([],),
+    "forced_bos_token_id": (),
+    "forced_eos_token_id": ([],),
+    "forced_decoder_ids": ([],),
+    "sequence_bias": ([], {}),
+    "exponential_decay_length_penalty": (),
+    "watermarking_config": (),
+    "token_healing": (False,),
+}
+TOP_K = 50  # what transformers takes for a generation_config.json without top_k
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,26 +62,71 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         for name, good, wanted in [
-            ("temperature", self.temperature >= 0, "0 (greedy) or more"),
+            ("temperature", 0 <= self.temperature < math.inf, "0 (greedy) or more, and finite"),
             ("top_k", self.top_k >= 0, "0 (all) or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0 and finite"),
         ]:
             if not good:
                 raise OlaError(f"{name} is {getattr(self, name)}; it must be {wanted}")
 
 
-def from_generation_config(values: dict, vocab_size: int) -> SamplingConfig:
-    """The SamplingConfig that a generation_config.json (transformers' format) asks for."""
-    stop = values.get("eos_token_id", ())
-    return SamplingConfig(
-        temperature=float(values.get("temperature", 1.0)) if values.get("do_sample") else 0.0,
-        top_k=int(values.get("top_k") or 0),
-        top_p=float(values.get("top_p") or 1.0),
-        repetition_penalty=float(values.get("repetition_penalty") or 1.0),
-        stop_ids=tuple(stop) if isinstance(stop, list | tuple) else (stop,),
-        vocab_size=vocab_size,
-    )
+def from_generation_config(
+    values: dict[str, Any], vocab_size: int, where: str = "generation_config.json"
+) -> SamplingConfig:
+    """The SamplingConfig that a generation_config.json (transformers' format) asks for.
+
+    A field that is null has its default. Raises OlaError, naming the file as `where`, for a value of a wrong
+    kind, and for a setting that changes answers and is not known here.
+    """
+    if not isinstance(values, dict):
+        raise OlaError(f"{where}: expected a JSON object, found {_short(values)}")
+    for name, neutral in NEUTRAL.items():
+        value = values.get(name)
+        if value is not None and value not in neutral:
+            raise OlaError(f"{where}: {name} is {_short(value)}, which is not supported; set it to null")
+    sample = values.get("do_sample")
+    if not isinstance(sample, bool | None):
+        raise OlaError(f"{where}: do_sample is {_short(sample)}, expected true or false")
+    number = lambda name, default: _number(values.get(name), default, f"{where}: {name}")
+    try:
+        config = SamplingConfig(
+            temperature=number("temperature", 1.0),
+            top_k=number("top_k", 0 if "top_k" in values else TOP_K),
+            top_p=number("top_p", 1.0),
+            repetition_penalty=number("repetition_penalty", 1.0),
+            vocab_size=vocab_size,
+        )
+    except OlaError as error:
+        raise OlaError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error
+    stop_ids = _stop_ids(values.get("eos_token_id"), vocab_size, where)
+    return dataclasses.replace(config, temperature=config.temperature * bool(sample), stop_ids=stop_ids)
+
+
+def _number(value: Any, default: Any, where: str) -> Any:
+    """The number, of the kind of `default`; that itself for null."""
+    if value is None:
+        return default
+    kinds, wanted = (int, "a whole number") if isinstance(default, int) else (int | float, "a number")
+    if isinstance(value, bool) or not isinstance(value, kinds) or abs(value) > sys.float_info.max:
+        raise OlaError(f"{where} is {_short(value)}, expected {wanted}")
+    return type(default)(value)
+
+
+def _stop_ids(value: Any, vocab_size: int, where: str) -> tuple[int, ...]:
+    """The ids of `eos_token_id`: none, one or a list."""
+    ids = [] if value is None else value if isinstance(value, list | tuple) else [value]
+    for i in ids:
+        if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < vocab_size:
+            raise OlaError(
+                f"{where}: eos_token_id holds {_short(i)}, expected token ids from 0 to {vocab_size - 1}"
+            )
+    return tuple(dict.fromkeys(ids))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def next_token(
@@ -51,15 +136,17 @@ def next_token(
 
     In the order of transformers: repetition penalty, temperature, top-k, top-p.
     """
-    if config.vocab_size:
-        logits = jnp.where(jnp.arange(logits.shape[1]) < config.vocab_size, logits, -jnp.inf)
+    limits = jnp.finfo(jnp.float32)
     if config.repetition_penalty != 1.0:
         penalty = config.repetition_penalty
         punished = jnp.where(logits > 0, logits / penalty, logits * penalty)
-        logits = jnp.where(generated, punished, logits)
-    if config.temperature == 0.0:
+        logits = jnp.where(generated, jnp.clip(punished, limits.min, limits.max), logits)
+    if config.vocab_size:
+        logits = jnp.where(jnp.arange(logits.shape[1]) < config.vocab_size, logits, -jnp.inf)
+    if config.temperature < float(limits.tiny):  # smaller ones are 0 on the device
         return logits.argmax(axis=-1).astype(jnp.int32)
-    logits = logits / config.temperature
+    # The largest is 0, so that no temperature makes it overflow.
+    logits = (logits - logits.max(axis=-1, keepdims=True)) / min(config.temperature, float(limits.max))
     if 0 < config.top_k < logits.shape[1]:
         threshold = jax.lax.top_k(logits, config.top_k)[0][:, -1:]
         logits = jnp.where(logits < threshold, -jnp.inf, logits)
@@ -67,6 +154,7 @@ def next_token(
         ordered = -jnp.sort(-logits, axis=-1)
         probability = jax.nn.softmax(ordered, axis=-1)
         before = jnp.cumsum(probability, axis=-1) - probability
-        threshold = jnp.where(before < config.top_p, ordered, jnp.inf).min(axis=-1, keepdims=True)
+        kept = (before < config.top_p).at[:, 0].set(True)
+        threshold = jnp.where(kept, ordered, jnp.inf).min(axis=-1, keepdims=True)
         logits = jnp.where(logits < threshold, -jnp.inf, logits)
     return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
