@@ -2,9 +2,12 @@
 
 import io
 import os
+import select
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from typing import Any, TextIO
 
 
 class OlaError(Exception):
@@ -24,6 +27,7 @@ def run(main: Callable[[], None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    previous, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     try:
         try:
             main()
@@ -31,23 +35,32 @@ def run(main: Callable[[], None]) -> None:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         finally:
+            sys.unraisablehook = previous
             if sys.stdout is not None:
                 sys.stdout.flush()
     except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+        # Not sys.exit: threads of libraries are still at work, and crash while the interpreter ends.
+        os._exit(128 + signal.SIGINT)
     except BrokenPipeError:
-        if not _discard_if_closed(sys.stdout) and not _discard_if_closed(sys.stderr):
+        closed = [stream for stream in (sys.stdout, sys.stderr) if stream is not None and _closed(stream)]
+        if not closed:
             raise  # another pipe, not the output
+        for stream in closed:  # what they still hold goes nowhere, at the interpreter's end too
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
         sys.exit(128 + signal.SIGPIPE)
 
 
-def _discard_if_closed(stream: io.TextIOBase) -> bool:
-    """Whether nobody reads `stream`; then what it still holds goes nowhere, at the interpreter's end too."""
-    try:
-        stream.flush()
-    except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
-        return True
-    return False
+def _interrupt_again(unraisable: Any) -> None:
+    """Where Ctrl-C comes while Python cannot raise (JAX hooks into its garbage collector): a moment later."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
+def _closed(stream: TextIO) -> bool:
+    """Whether `stream` is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(stream.fileno(), select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
