@@ -4,9 +4,12 @@ import pathlib
 import sys
 import tempfile
 import threading
+import time
 from typing import Any
 
 import jax
+
+from ola_jax.errors import OlaError
 
 FOLDER = "~/.cache/ola_jax"  # of command-line tools, if the user names no other
 OFF = "none"
@@ -22,11 +25,14 @@ def keep_compiled_programs(folder: str) -> None:
     """
     if folder == OFF:
         return
+    if not folder:
+        raise OlaError(f"the folder for compiled programs is empty text; name one, or {OFF!r}")
     try:
         path = pathlib.Path(folder).expanduser().absolute()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
+        remove_half_written(path)
     except (OSError, RuntimeError, ValueError) as error:  # no place, no home, no name of a file
         reason = getattr(error, "strerror", None) or str(error)
         print(f"note: {folder}: compiled programs are not kept ({reason})", file=sys.stderr)
@@ -39,19 +45,30 @@ def keep_compiled_programs(folder: str) -> None:
         jax.monitoring.register_event_listener(Patience(folder))
 
 
+def remove_half_written(folder: pathlib.Path, seconds: float = 60.0) -> None:
+    """Remove programs that a process which was killed left half-written, `seconds` ago or more.
+
+    JAX would neither read nor replace them. It writes the time of a program's use after the program.
+    """
+    for file in folder.glob("*-cache"):
+        used = file.with_name(file.name.removesuffix("-cache") + "-atime")
+        if not used.exists() and time.time() - file.stat().st_mtime >= seconds:
+            file.unlink(missing_ok=True)
+
+
 class Patience:
     """Listens to JAX's events and says, once, that compiling takes its time."""
 
-    def __init__(self, folder: str):
-        self._folder, self._said = folder, False
+    def __init__(self, folder: str, seconds: float = PATIENCE):
+        self._folder, self._seconds, self._said = folder, seconds, False
         self._timer: threading.Timer | None = None
 
     def __call__(self, event: str, **_: Any) -> None:
         name = event.removeprefix("/jax/compilation_cache/")
-        if name in ("compile_requests_use_cache", "cache_hits", "cache_misses") and self._timer:
+        if self._timer and name in ("compile_requests_use_cache", "cache_hits", "cache_misses"):
             self._timer.cancel()
         if name == "compile_requests_use_cache" and not self._said:
-            self._timer = threading.Timer(PATIENCE, self._say)
+            self._timer = threading.Timer(self._seconds, self._say)
             self._timer.daemon = True
             self._timer.start()
 

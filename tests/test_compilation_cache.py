@@ -1,0 +1,76 @@
+"""Compiled programs kept on disk; the settings of JAX are the process's own, so each case is a process."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ola_jax.compilation_cache import Patience, keep_compiled_programs, remove_half_written
+from ola_jax.errors import OlaError
+
+PROGRAM = """
+import sys
+import jax
+from ola_jax.compilation_cache import keep_compiled_programs
+hits = []
+jax.monitoring.register_event_listener(lambda event, **_: hits.append(event) if "cache_hits" in event else None)
+keep_compiled_programs(sys.argv[1])
+print(jax.jit(lambda x: x * 2 + 1)(3), len(hits))
+"""
+
+
+def program(folder: object, **environment: str) -> tuple[str, str]:
+    command = [sys.executable, "-c", PROGRAM, str(folder)]
+    out = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, **environment}
+    )
+    return out.stdout.strip(), out.stderr
+
+
+def test_the_second_process_compiles_nothing_and_finds_the_same(tmp_path: pathlib.Path) -> None:
+    assert program("~/programs", HOME=str(tmp_path)) == ("7 0", "")
+    assert program("~/programs", HOME=str(tmp_path)) == ("7 1", "")
+    assert (tmp_path / "programs").stat().st_mode & 0o077 == 0  # whoever writes there runs code
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_and_no_hindrance(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    answer, said = program(tmp_path / "file" / "folder")
+    assert answer == "7 0"
+    assert said.count("\n") == 1
+    assert said.startswith(f"note: {tmp_path / 'file' / 'folder'}: compiled programs are not kept")
+
+
+def test_none_keeps_nothing(tmp_path: pathlib.Path) -> None:
+    assert program("none", HOME=str(tmp_path)) == ("7 0", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_name_is_refused() -> None:
+    with pytest.raises(OlaError, match="empty"):
+        keep_compiled_programs("")
+
+
+def test_half_written_programs_are_removed_but_not_those_being_written(tmp_path: pathlib.Path) -> None:
+    for name in ("whole-cache", "whole-atime", "half-cache", "new-cache"):
+        (tmp_path / name).write_bytes(b"x")
+    os.utime(tmp_path / "half-cache", (0, 0))
+    os.utime(tmp_path / "whole-cache", (0, 0))
+    remove_half_written(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"whole-cache", "whole-atime", "new-cache"}
+
+
+def test_long_compiling_is_said_once_and_short_compiling_not(capsys: pytest.CaptureFixture[str]) -> None:
+    patience = Patience("FOLDER", seconds=0.05)
+    event = "/jax/compilation_cache/"
+    patience(event + "compile_requests_use_cache")
+    patience(event + "cache_hits")
+    time.sleep(0.2)
+    assert capsys.readouterr().err == ""
+    for _ in range(2):
+        patience(event + "compile_requests_use_cache")
+        time.sleep(0.2)
+    assert capsys.readouterr().err == "compiling ... (once: kept in FOLDER for the next time)\n"
