@@ -16,7 +16,8 @@ import sys
 import jax
 from ola_jax.compilation_cache import keep_compiled_programs
 hits = []
-jax.monitoring.register_event_listener(lambda event, **_: hits.append(event) if "cache_hits" in event else None)
+note = lambda event, **_: hits.append(event) if "cache_hits" in event else None
+jax.monitoring.register_event_listener(note)
 keep_compiled_programs(sys.argv[1])
 print(jax.jit(lambda x: x * 2 + 1)(3), len(hits))
 """

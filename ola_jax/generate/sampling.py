@@ -46,6 +46,7 @@ NEUTRAL = {
     "watermarking_config": (),
     "token_healing": (False,),
 }
+HUGE = 1e37  # about the largest number that has an inverse in float32
 TOP_K = 50  # what transformers takes for a generation_config.json without top_k
 
 
@@ -79,8 +80,6 @@ def from_generation_config(
     A field that is null has its default. Raises OlaError, naming the file as `where`, for a value of a wrong
     kind, and for a setting that changes answers and is not known here.
     """
-    if not isinstance(values, dict):
-        raise OlaError(f"{where}: expected a JSON object, found {_short(values)}")
     for name, neutral in NEUTRAL.items():
         value = values.get(name)
         if value is not None and value not in neutral:
@@ -136,17 +135,17 @@ def next_token(
 
     In the order of transformers: repetition penalty, temperature, top-k, top-p.
     """
-    limits = jnp.finfo(jnp.float32)
+    logits, limits = jnp.asarray(logits), jnp.finfo(jnp.float32)
     if config.repetition_penalty != 1.0:
-        penalty = config.repetition_penalty
+        penalty = max(1 / HUGE, min(config.repetition_penalty, HUGE))
         punished = jnp.where(logits > 0, logits / penalty, logits * penalty)
         logits = jnp.where(generated, jnp.clip(punished, limits.min, limits.max), logits)
     if config.vocab_size:
         logits = jnp.where(jnp.arange(logits.shape[1]) < config.vocab_size, logits, -jnp.inf)
-    if config.temperature < float(limits.tiny):  # smaller ones are 0 on the device
+    if config.temperature < 1 / HUGE:
         return logits.argmax(axis=-1).astype(jnp.int32)
     # The largest is 0, so that no temperature makes it overflow.
-    logits = (logits - logits.max(axis=-1, keepdims=True)) / min(config.temperature, float(limits.max))
+    logits = (logits - logits.max(axis=-1, keepdims=True)) / min(config.temperature, HUGE)
     if 0 < config.top_k < logits.shape[1]:
         threshold = jax.lax.top_k(logits, config.top_k)[0][:, -1:]
         logits = jnp.where(logits < threshold, -jnp.inf, logits)
