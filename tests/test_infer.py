@@ -1,14 +1,22 @@
 """The command line as a user runs it: a process of its own, on the imported golden checkpoint."""
 
 import json
+import os
 import pathlib
+import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+import tyro
 
-from ola_jax import checkpoint
+from ola_jax import checkpoint, errors
+from ola_jax.infer import Arguments, main
 from tests import golden, parity
+from tests.generate import small
 from tests.released import released
 
 INPUTS = golden.VISIBLE / "inputs"
@@ -23,12 +31,40 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return directory
 
 
-def infer(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "ola_jax.infer", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Where compiled programs are kept: apart from the user's own."""
+    return tmp_path_factory.mktemp("programs")
 
 
-def test_one_json_object_with_the_originals_tokens(model_dir: pathlib.Path) -> None:
+@pytest.fixture(scope="module")
+def infer(programs: pathlib.Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs the command line."""
+
+    def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "ola_jax.infer", *map(str, arguments)]
+        options = {"capture_output": True, "text": True, "check": False} | options
+        return subprocess.run([*command, "--compilation-cache", programs], **options)
+
+    return run
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The one line that the command line ends with, run in this process."""
+
+    def line(*arguments: object) -> str:
+        command = [*map(str, arguments), "--compilation-cache", "none"]
+        with pytest.raises(SystemExit) as ended:
+            errors.run(lambda: main(tyro.cli(Arguments, args=command)))
+        shown = capsys.readouterr()
+        assert (ended.value.code, shown.out, shown.err.count("\n")) == (2, "", 1), shown
+        return shown.err
+
+    return line
+
+
+def test_one_json_object_with_the_originals_tokens(infer: Callable, model_dir: pathlib.Path) -> None:
     case = golden.case("infer_image_gray")
     out = infer(
         *("--checkpoint", model_dir, "--image", INPUTS / "img_gray.png", "--text", case["cli"]["text"]),
@@ -47,12 +83,53 @@ def test_one_json_object_with_the_originals_tokens(model_dir: pathlib.Path) -> N
     assert report["decode_seconds"] > 0
 
 
-def test_text_streams_to_the_terminal_and_a_seed_repeats_it(model_dir: pathlib.Path) -> None:
-    asked = ("--checkpoint", model_dir, "--text", "Who are you?", "--max-new-tokens", 8)
-    first, again = infer(*asked, "--seed", 3), infer(*asked, "--seed", 3)
-    assert first.returncode == 0, first.stderr
+def test_text_streams_to_the_terminal_and_a_second_start_repeats_it_without_compiling(
+    model_dir: pathlib.Path, infer: Callable, programs: pathlib.Path
+) -> None:
+    asked = ("--checkpoint", model_dir, "--text", "Who are you?", "--max-new-tokens", 8, "--seed", 3)
+    kept = lambda: {file.name for file in programs.glob("*-cache")}
+    first, compiled, again = infer(*asked), kept(), infer(*asked)
+    assert (first.returncode, first.stderr) == (again.returncode, again.stderr) == (0, "")
     assert first.stdout.strip()
     assert first.stdout == again.stdout
+    assert {name.split("-")[0] for name in compiled} >= {"jit_prefill", "jit_begin", "jit_advance"}
+    assert kept() == compiled
+
+
+@pytest.fixture(scope="module")
+def small_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A model of text whose generation_config.json says next to nothing."""
+    directory = tmp_path_factory.mktemp("small") / "model"
+    processor = small.processor().processor_config
+    tokenizer = golden.VISIBLE / "hf"
+    checkpoint.save(directory, small.CONFIG, processor, small.params(), tokenizer, {"do_sample": False})
+    return directory
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(infer: Callable, small_dir: pathlib.Path) -> None:
+    reader = subprocess.Popen(["true"], stdin=subprocess.PIPE)
+    reader.wait()
+    asked = ("--checkpoint", small_dir, "--text", "Hi", "--max-new-tokens", 24)
+    out = infer(*asked, capture_output=False, stdout=reader.stdin, stderr=subprocess.PIPE)
+    reader.stdin.close()
+    assert (out.returncode, out.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_what_the_terminal_cannot_show_is_escaped(infer: Callable, model_dir: pathlib.Path) -> None:
+    asked = ("--checkpoint", model_dir, "--text", "你好", "--temperature", 0, "--max-new-tokens", 12)
+    out = infer(*asked, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (out.returncode, out.stderr) == (0, "")
+    assert "\\uff0c" in out.stdout
+
+
+def test_ctrl_c_ends_it_quietly(small_dir: pathlib.Path) -> None:
+    command = [sys.executable, "-m", "ola_jax.infer", "--checkpoint", small_dir, "--text", "Hi"]
+    command += ["--max-new-tokens", "30000", "--temperature", "9", "--compilation-cache", "none"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.read(1)  # the answer has begun
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert (process.returncode, said) == (130, b"")
 
 
 @pytest.fixture
@@ -79,7 +156,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_clear_line(name: str, model_dir: pathlib.Path, broken: pathlib.Path) -> None:
+def test_bad_input_is_one_clear_line(
+    name: str, infer: Callable, model_dir: pathlib.Path, broken: pathlib.Path
+) -> None:
     arguments, expected = BAD[name]
     out = infer("--checkpoint", model_dir, *[a.format(broken=broken) for a in arguments])
     assert out.returncode == 2
@@ -89,7 +168,46 @@ def test_bad_input_is_one_clear_line(name: str, model_dir: pathlib.Path, broken:
     assert not out.stdout
 
 
-def test_a_directory_that_is_no_checkpoint_is_one_clear_line(tmp_path: pathlib.Path) -> None:
+def test_a_directory_that_is_no_checkpoint_is_one_clear_line(infer: Callable, tmp_path: pathlib.Path) -> None:
     out = infer("--checkpoint", tmp_path, "--text", "Hello")
     assert (out.returncode, out.stderr.count("\n")) == (2, 1)
     assert str(tmp_path) in out.stderr
+
+
+REFUSED = {
+    "no number": (["--temperature", "nan"], "temperature is nan"),
+    "infinite temperature": (["--temperature", "inf"], "temperature is inf"),
+    "top-p no number": (["--top-p", "nan"], "top_p is nan"),
+    "infinite penalty": (["--repetition-penalty", "inf"], "repetition_penalty is inf"),
+    "no penalty": (["--repetition-penalty", "0"], "repetition_penalty is 0.0"),
+    "large seed": (["--seed", str(10**20)], "--seed is 100000000000000000000"),
+    "negative seed": (["--seed", "-1"], "--seed is -1"),
+    "no token": (["--max-new-tokens", "0"], "--max-new-tokens is 0"),
+    "too many tokens": (["--max-new-tokens", str(10**8)], "together at most 32768"),
+    "not UTF-8": (["--text", "a\udcff"], "--text: not valid UTF-8 at character 2"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_options_out_of_range_are_one_clear_line(
+    name: str, small_dir: pathlib.Path, refused: Callable
+) -> None:
+    options, expected = REFUSED[name]
+    assert expected in refused("--checkpoint", small_dir, "--text", "Hi", *options)
+
+
+def test_a_damaged_generation_config_is_one_clear_line(
+    small_dir: pathlib.Path, tmp_path: pathlib.Path, refused: Callable
+) -> None:
+    shutil.copytree(small_dir, tmp_path / "model")
+    file = tmp_path / "model" / "generation_config.json"
+    file.write_text('{"do_sample": true, "min_p": 0.1}')
+    said = refused("--checkpoint", tmp_path / "model", "--text", "Hi")
+    assert said == f"error: {file}: min_p is 0.1, which is not supported; set it to null\n"
+
+
+@pytest.mark.parametrize(("options", "status"), [(["--help"], 0), (["--nope"], 2), (["--seed", "1e20"], 2)])
+def test_help_succeeds_and_unknown_options_do_not(options: list[str], status: int) -> None:
+    with pytest.raises(SystemExit) as ended:
+        errors.run(lambda: main(tyro.cli(Arguments, args=["--checkpoint", "x", *options])))
+    assert ended.value.code == status
