@@ -1,14 +1,15 @@
 """Exact-match accuracy of greedy answers."""
 
 import dataclasses
-import json
-import pathlib
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from ola_jax.data.processor import Processor
+from ola_jax.data.records import read_records
 from ola_jax.data.sample import Sample
-from ola_jax.generate.answer import answer
+from ola_jax.errors import OlaError
+from ola_jax.generate.answer import POSITIONS, answer
 from ola_jax.generate.sampling import SamplingConfig
 from ola_jax.models.ola import Ola
 from ola_jax.typing import Params
@@ -24,14 +25,34 @@ class Question:
     expected: str
 
 
-def read_questions(records: str, root: str, processor: Processor) -> list[Question]:
-    """The records of a JSON file whose conversations are one question and one answer."""
+def read_questions(records: str, root: str, processor: Processor, limit: int | None = None) -> list[Question]:
+    """The records of a JSON file whose conversations are one question and one answer, at most `limit`.
+
+    Raises OlaError naming the file and the record if there are none or one of them is something else.
+    """
+    if limit is not None and limit < 1:
+        raise OlaError(f"{records}: the limit of questions is {limit}; it must be 1 or more")
     found = []
-    for record in json.loads(pathlib.Path(records).read_text(encoding="utf-8")):
-        human, gpt = record["conversations"]
-        sample = processor.sample({**record, "conversations": [human]}, root)
-        found.append(Question(sample, gpt["value"]))
+    for number, record in enumerate(read_records(records)[:limit]):
+        try:
+            found.append(_question(record, root, processor))
+        except OlaError as error:
+            raise OlaError(f"{records}: record {number}: {error}") from error
+    if not found:
+        raise OlaError(f"{records}: no records; expected questions with their answers")
     return found
+
+
+def _question(record: Any, root: str, processor: Processor) -> Question:
+    messages = record.get("conversations") if isinstance(record, dict) else None
+    turns = messages if isinstance(messages, list) else []
+    if [turn.get("from") for turn in turns if isinstance(turn, dict)] != ["human", "gpt"] or len(turns) != 2:
+        raise OlaError("'conversations': expected one message from 'human' and one from 'gpt'")
+    human, gpt = turns
+    expected = gpt.get("value")
+    if not isinstance(expected, str) or not expected.strip():
+        raise OlaError(f"'conversations'[1]: expected the answer as text, found {str(expected)[:60]!r}")
+    return Question(processor.sample({**record, "conversations": [human]}, root), expected)
 
 
 def exact_match(
@@ -47,13 +68,16 @@ def exact_match(
     `rows` prompts are answered at a time; the last batch is filled up with the first questions, so
     that one shape serves for all.
     """
+    if not questions or rows < 1:
+        raise OlaError(f"{len(questions)} questions, {rows} rows: expected at least one of each")
     budget = processor.smallest_budget([q.sample for q in questions])
+    positions = max(POSITIONS, processor.processor_config.max_length)
     correct, wrong = 0, []
     for start in range(0, len(questions), rows):
         part = list(questions[start : start + rows])
-        filled = (part + list(questions) * rows)[:rows]
+        filled = [*part, *itertools.islice(itertools.cycle(questions), rows - len(part))]
         batch = processor.batch([q.sample for q in filled], budget)
-        out = answer(model, params, batch, processor.tokenizer, sampling, MAX_NEW_TOKENS)
+        out = answer(model, params, batch, processor.tokenizer, sampling, MAX_NEW_TOKENS, positions=positions)
         for question, text in zip(part, out.texts, strict=False):
             if text == question.expected.strip():
                 correct += 1

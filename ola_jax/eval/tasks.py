@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ola_jax.data.processor import Processor
+from ola_jax.errors import OlaError
 from ola_jax.eval.accuracy import Question, exact_match, read_questions
 from ola_jax.generate.sampling import from_generation_config
 from ola_jax.models.ola import Ola
@@ -15,8 +16,11 @@ from ola_jax.typing import Params
 def read_tasks(
     tasks: Sequence[Task], processor: Processor, limit: int | None = None
 ) -> dict[str, list[Question]]:
-    """The questions of each task, at most `limit` of each."""
-    return {task.name: read_questions(task.records, task.root, processor)[:limit] for task in tasks}
+    """The questions of each task, at most `limit` of each. Raises OlaError if two tasks share a name."""
+    names = [task.name for task in tasks]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise OlaError(f"tasks: {twice[0]!r} is the name of several; their accuracies would be mixed up")
+    return {task.name: read_questions(task.records, task.root, processor, limit) for task in tasks}
 
 
 def score_tasks(

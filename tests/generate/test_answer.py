@@ -130,3 +130,15 @@ def test_too_little_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OlaError, match="too much for the device's memory") as caught:
         answered(SamplingConfig())
     assert "\n" not in str(caught.value)
+
+
+def test_a_prompt_that_fills_the_maximum_length_is_answered() -> None:
+    record = {"conversations": [{"from": "human", "value": "Who are you?"}]}
+    length = len(small.processor().sample(record).tokens)
+    full = small.processor(max_length=length)
+    out = answer(
+        small.MODEL, small.params(), full([record]), full.tokenizer, SamplingConfig(vocab_size=728), 12
+    )
+    assert out.ids[0] == answered(SamplingConfig(vocab_size=728)).ids[1]
+    with pytest.raises(OlaError, match=f"at most {length - 1}"):
+        small.processor(max_length=length - 1)([record])
