@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import logging
@@ -53,6 +54,7 @@ def test_an_epoch_holds_every_sample_once(source):
 
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_a_restored_iterator_gives_the_very_same_batches(source, tmp_path, prefetch):
+    source = dataclasses.replace(source, weight=20.0)
     other = Source(write_records(tmp_path, 9, "other.json", bad=(4,)), str(tmp_path), weight=5.0)
     options = {"max_skipped": 1, "prefetch": prefetch, "open_rows": 3}
     whole = make([source, other], **options)
@@ -196,9 +198,9 @@ def test_cached_samples_are_made_once(source, monkeypatch):
     processor = tiny_processor()
     original = type(processor).sample
 
-    def counted(self, record, root=None):
+    def counted(self, record, root=None, **options):
         calls.append(record["id"])
-        return original(self, record, root)
+        return original(self, record, root, **options)
 
     monkeypatch.setattr(type(processor), "sample", counted)
     iterator = make_train_iterator([source], processor, BUDGET, 2, 0, epochs=2, cache=True, num_threads=0)
