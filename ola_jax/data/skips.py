@@ -37,22 +37,22 @@ class SkipLog:
     def add(self, skip: Skip) -> None:
         """Log and count a skip. Raises OlaError when there are more than the limit, or no record is left."""
         key = (skip.number, skip.index)
-        where = f"{shortened(one_line(skip.source), 120)}[{skip.index}]"
-        last = f"the last: {where}: {skip.reason}"
+        source = shortened(one_line(skip.source), 120)
+        where = f"{source}[{skip.index}]"
         if key not in self._skips:
             self._skips[key] = skip
             logger.warning("skipped %s: %s", where, skip.reason)
             if len(self._skips) > self._limit:
                 raise OlaError(
                     f"{len(self._skips)} bad samples, at most {self._limit} may be skipped; correct the data "
-                    f"or raise the limit; {last}"
+                    f"or raise the limit; the last: {where}: {skip.reason}"
                 )
         in_vain = self._in_vain[skip.number]
         in_vain.add(skip.index)
         if len(in_vain) >= self._totals[skip.number]:
             raise OlaError(
-                f"{shortened(one_line(skip.source), 120)}: all {self._totals[skip.number]} records are bad "
-                f"samples; {last}"
+                f"{source}: all {len(in_vain)} records are bad samples; the last: [{skip.index}]: "
+                f"{skip.reason}"
             )
 
     def used(self, number: int) -> None:

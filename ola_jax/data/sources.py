@@ -81,7 +81,7 @@ def _check_weight(source: Source) -> None:
     number = isinstance(source.weight, int | float) and not isinstance(source.weight, bool)
     if not number or not math.isfinite(source.weight) or source.weight <= 0:
         raise OlaError(
-            f"{_name(source)}: weight {quote(source.weight)}; expected a number of more than 0, or leave it out"
+            f"{_name(source)}: weight {quote(source.weight)}; expected more than 0, or leave it out"
         )
 
 

@@ -1,13 +1,13 @@
 """Exact-match accuracy of greedy answers."""
 
 import dataclasses
-import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from ola_jax.data.processor import Processor
+from ola_jax.data.records import parse_record, read_records
 from ola_jax.data.sample import Sample
+from ola_jax.errors import OlaError
 from ola_jax.generate.answer import answer
 from ola_jax.generate.sampling import SamplingConfig
 from ola_jax.models.ola import Ola
@@ -25,12 +25,23 @@ class Question:
 
 
 def read_questions(records: str, root: str, processor: Processor) -> list[Question]:
-    """The records of a JSON file whose conversations are one question and one answer."""
+    """The records of a file whose conversations are one question and one answer.
+
+    Raises OlaError naming the file and the record for any that cannot be asked.
+    """
     found = []
-    for record in json.loads(pathlib.Path(records).read_text(encoding="utf-8")):
-        human, gpt = record["conversations"]
-        sample = processor.sample({**record, "conversations": [human]}, root)
+    for number, record in enumerate(read_records(records)):
+        try:
+            who = [turn for turn, _ in parse_record(record).turns]
+            if who != ["human", "gpt"] or len(record["conversations"]) != 2:
+                raise OlaError("'conversations': expected one question of 'human' and one answer of 'gpt'")
+            human, gpt = record["conversations"]
+            sample = processor.sample({**record, "conversations": [human]}, root)
+        except OlaError as error:
+            raise type(error)(f"{records}[{number}]: {error}") from error
         found.append(Question(sample, gpt["value"]))
+    if not found:
+        raise OlaError(f"{records}: no records in it; expected questions with their answers")
     return found
 
 
