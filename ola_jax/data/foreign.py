@@ -23,13 +23,15 @@ _KNOWN = {noun for nouns in _NOUNS.values() for noun in nouns} | _SAME_FILE | _O
 _MARK = re.compile(r"<\|?(?:image|video|audio|speech)(?:_?\d+|_pad)?\|?>", re.IGNORECASE)
 
 
-def check_keys(record: Mapping[str, Any]) -> None:
+def check_keys(record: Mapping[Any, Any]) -> None:
     """Raise OlaError for a key that is not Ola's and seems to hold media, or is Ola's in another case."""
     for key, value in record.items():
-        if key in KEYS or not isinstance(key, str) or not _may_be_media(value):
+        if key in KEYS or not isinstance(key, str):
             continue
-        if key.strip().lower() in KEYS:
+        if key.strip().lower() in KEYS[1:] and value:
             raise OlaError(f"{quote(key)} is not a key of Ola's records; expected {key.strip().lower()!r}")
+        if not _may_be_media(value):
+            continue
         words = re.findall("[a-z]+|[0-9]+", re.sub("([a-z])([A-Z])", r"\1 \2", key).lower())
         kinds = [kind for kind, nouns in _NOUNS.items() if any(word in nouns for word in words)]
         if not kinds or not all(word in _KNOWN or word.isdigit() for word in words):

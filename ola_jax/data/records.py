@@ -156,7 +156,7 @@ def prompt_record(
     return record | {"conversations": [{"from": "human", "value": front + text}]}
 
 
-def _turns(record: dict[str, Any], spoken: Any) -> tuple[int, list[Turn]]:
+def _turns(record: dict[Any, Any], spoken: Any) -> tuple[int, list[Turn]]:
     """The messages that are used, and the number of the first of them."""
     conversations = record.get("conversations")
     if not isinstance(conversations, list) or not conversations:

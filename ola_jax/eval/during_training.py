@@ -90,8 +90,8 @@ class Evaluation:
         totals, counts = zip(*jax.device_get(sums), strict=True) if sums else ((), ())
         if not (labelled := int(sum(counts))):
             raise OlaError(
-                f"held_out of stage {self._stage.name!r}: no labelled token in {len(sums)} batches, so there is "
-                "no loss to take; give it records with answers that can be used"
+                f"held_out of stage {self._stage.name!r}: no labelled token in {len(sums)} batches, so "
+                "there is no loss to take; give it records with answers that can be used"
             )
         return float(sum(totals)) / labelled
 
