@@ -71,6 +71,5 @@ _PLAIN = "if it is plain text, say so: marks_are_text=True, of the Source or of 
 
 
 def _may_be_media(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return any(_may_be_media(item) for item in value)
-    return isinstance(value, str | bytes | dict) and bool(value)
+    items = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(item, str | bytes | dict | list) and bool(item) for item in items)
