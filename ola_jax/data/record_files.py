@@ -1,6 +1,7 @@
 """Files of records: a JSON array, or JSON Lines, whose bad lines are kept as such."""
 
 import dataclasses
+import io
 import json
 import pathlib
 from typing import Any
@@ -41,8 +42,8 @@ def load(path: str | pathlib.Path) -> list[dict[str, Any] | Malformed]:
     """
     data = _bytes(path)
     if str(path).lower().endswith(LINE_SUFFIXES):
-        lines = enumerate(data.split(b"\n"), start=1)
-        return [_line(line, number) for number, line in lines if line.strip(b" \t\r\xef\xbb\xbf")]
+        lines = enumerate(io.BytesIO(data), start=1)
+        return [_line(line, number) for number, line in lines if line.strip(b" \t\r\n\xef\xbb\xbf")]
     try:
         found = _parse(data)
     except _NotJsonError as error:

@@ -81,15 +81,14 @@ def test_as_few_batches_are_taken_as_asked(config: TrainConfig) -> None:
 
 
 @pytest.mark.parametrize("answers", [[], [{"from": "gpt", "value": ""}]], ids=["none", "empty"])
-@pytest.mark.parametrize("max_skipped", [0, 100])
 def test_held_out_records_without_an_answer_are_an_error(
-    config: TrainConfig, answers: list[dict[str, str]], max_skipped: int
+    config: TrainConfig, answers: list[dict[str, str]]
 ) -> None:
     (stage,) = config.stages
     records = [{"id": "q", "conversations": [{"from": "human", "value": "x"}, *answers]}] * 3
     pathlib.Path(stage.held_out[0].records).write_text(json.dumps(records))
     with pytest.raises(OlaError, match=r"heldout\.json.*record 'q': 'conversations': no answer of 'gpt'"):
-        evaluated(dataclasses.replace(config, max_skipped=max_skipped))
+        evaluated(dataclasses.replace(config, max_skipped=100))
 
 
 def test_no_labelled_token_in_the_batches_is_an_error_and_no_loss_of_zero(
