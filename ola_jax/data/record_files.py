@@ -93,7 +93,7 @@ def _parse(data: bytes) -> Any:
 
 def _line(line: bytes, number: int) -> dict[str, Any] | Malformed:
     try:
-        found = _record(_parse(line))
+        found = _record(_parse(line.rstrip(b"\r\n")))
     except _NotJsonError as error:
         reason = str(error).removeprefix("line 1: ").replace("line 1 column", "column")
         return Malformed(f"line {number}: not valid JSON: {reason}")
