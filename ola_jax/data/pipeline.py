@@ -18,7 +18,7 @@ from ola_jax.data.record_files import Malformed
 from ola_jax.data.records import label
 from ola_jax.data.skips import Skip, SkipLog
 from ola_jax.data.sources import Source, check_sizes, load_tables
-from ola_jax.errors import OlaError, describe
+from ola_jax.errors import OlaError, describe, quote, shortened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +67,13 @@ class TrainIterator(Iterator[TrainBatch]):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on after that batch. Raises OlaError if the state is of other data or other settings."""
+        if not isinstance(identity := state.get("identity"), dict) or "iterator" not in state:
+            raise OlaError(f"data state: expected 'identity' and 'iterator', found {quote(state)}")
         for name, value in self._identity.items():
-            if (saved := state["identity"].get(name)) != value:
+            if (saved := identity.get(name)) != value:
                 raise OlaError(
-                    f"data state: saved with {name} = {saved!r}, now {value!r}; use the saved setting, "
-                    "or start the data anew"
+                    f"data state: saved with {name} = {_short(saved)}, now {_short(value)}; use the saved "
+                    "setting, or restart the data from its beginning"
                 )
         self._iterator.set_state(state["iterator"])
 
@@ -166,7 +168,7 @@ def make_train_iterator(
         batches = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=prefetch)
     identity = {
         "sources": [
-            [pathlib.Path(source.records).name, len(table), weight]
+            [pathlib.Path(source.records).name, len(table), weight, *_reading(source)]
             for source, table, weight in zip(sources, tables, weights, strict=True)
         ],
         "budget": dataclasses.asdict(budget),
@@ -177,6 +179,15 @@ def make_train_iterator(
         "process": [process_index, process_count],
     }
     return TrainIterator(iter(batches), skips, identity)
+
+
+def _reading(source: Source) -> list[str]:
+    """What of a source decides its samples, beside its file: nothing by default."""
+    return ["marks_are_text"] if source.marks_are_text else []
+
+
+def _short(value: Any) -> str:
+    return shortened(repr(value), 120)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -209,8 +209,28 @@ def test_cached_samples_are_made_once(source, monkeypatch):
     assert sorted(calls) == sorted(f"r{i}" for i in range(20))
 
 
+def test_a_state_is_taken_whatever_the_threads_and_batches_in_advance(source):
+    loaders = [{"num_threads": 0, "prefetch": 0}, {"num_threads": 3, "prefetch": 2}]
+    for saving, taking in itertools.permutations(loaders):
+        whole = make([source], open_rows=2, **saving)
+        next(whole)
+        resumed = make([source], open_rows=2, **taking)
+        resumed.set_state(json.loads(json.dumps(whole.get_state())))
+        assert all(same(next(whole), next(resumed)) for _ in range(2))
+        whole.close()
+        resumed.close()
+
+
+@pytest.mark.parametrize("state", [{}, {"identity": 3, "iterator": {}}, {"identity": {}}])
+def test_a_state_that_is_none_is_refused(source, state):
+    with pytest.raises(OlaError, match="data state: expected 'identity' and 'iterator'"):
+        make([source]).set_state(state)
+
+
 def test_a_state_of_other_settings_is_refused(source):
     state = make([source]).get_state()
+    with pytest.raises(OlaError, match=r"saved with sources = .*, now .*'marks_are_text'"):
+        make([dataclasses.replace(source, marks_are_text=True)]).set_state(state)
     with pytest.raises(OlaError, match=r"saved with seed = 0, now 1"):
         make([source], seed=1).set_state(state)
 
