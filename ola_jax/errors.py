@@ -1,7 +1,8 @@
-"""Errors that the user can mend: shown as one line, without a traceback."""
+"""Errors that the user can correct: shown as one short line, without a traceback."""
 
 import io
 import os
+import reprlib
 import select
 import signal
 import sys
@@ -9,13 +10,62 @@ import threading
 from collections.abc import Callable
 from typing import Any, TextIO
 
+MAX_MESSAGE = 400  # characters of an OlaError
+MAX_VALUE = 80  # characters of a value that a message quotes
+
 
 class OlaError(Exception):
     """A mistake in what the user gave: a file, a record, a key, an option.
 
-    The message is one line and says what was found, where, what was expected, and what to do.
+    The message is one line and says what was found, where, what was expected, and what to do; line ends and
+    other characters that cannot be printed are escaped, and the middle of a very long message is left out.
     Command-line tools print it and leave with exit status 2.
     """
+
+    def __init__(self, message: object = ""):
+        super().__init__(shortened(one_line(str(message)), MAX_MESSAGE))
+
+
+def one_line(text: str) -> str:
+    """The text with line ends, control characters and lone surrogates as backslash escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def shortened(text: str, length: int) -> str:
+    """The text, or its beginning and its end, `length` characters together."""
+    if len(text) <= length:
+        return text
+    end = (length - 5) // 3
+    return f"{text[: length - 5 - end]} ... {text[-end:]}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, or its name if it has none."""
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # the text of a foreign exception may be anything
+        lines = []
+    return shortened(one_line(lines[0]), MAX_MESSAGE // 2) if lines else type(error).__name__
+
+
+def describe(error: BaseException) -> str:
+    """The name of an exception that nobody expected, and the first line of its text."""
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"
+
+
+def quote(value: Any) -> str:
+    """The value as a message shows it: at most MAX_VALUE characters of its `repr`."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 3, MAX_VALUE, MAX_VALUE
+    short.maxlist = short.maxtuple = short.maxset = short.maxdict = 4
+    try:
+        text = short.repr(value)
+    except Exception:  # such as an int of too many digits
+        text = f"<{type(value).__name__}>"
+    return shortened(one_line(text), MAX_VALUE)
 
 
 def run(main: Callable[[], None]) -> None:

@@ -6,6 +6,7 @@ rendered prompt between the placeholders. Both are kept. Source: `preprocess_qwe
 ola/train/train.py; `tokenizer_*_token` of its ola/datasets/preprocess.py.
 """
 
+import dataclasses
 import re
 from collections.abc import Sequence
 
@@ -14,7 +15,8 @@ from tokenizers import Tokenizer
 
 from ola_jax.batch import IGNORE
 from ola_jax.data.tokenizer import END, START
-from ola_jax.typing import Array, Int
+from ola_jax.errors import OlaError
+from ola_jax.typing import Array, Bool, Int
 
 IMAGE, AUDIO = "<image>", "<speech>"
 IMAGE_ID, AUDIO_ID = -300, -200  # placeholders among token ids
@@ -28,21 +30,26 @@ _IMAGE_LINE = r"<image>(?:\n|\Z)"
 _AUDIO_LINE = r"<speech>(?:\n|\Z)"
 
 
-def media_first(text: str) -> str:
-    """Move the placeholders of a training message to its front, in the order that training uses."""
-    images = text.count(IMAGE)
-    if AUDIO in text and images:
-        front = AUDIO + IMAGE + "\n"
-    elif AUDIO in text:
-        front = AUDIO + "\n"
-    elif images:
-        front = (IMAGE + "\n") * images
-    else:
+def media_first(text: str, has_image: bool = True, has_audio: bool = True) -> str:
+    """Move the placeholders of a training message to its front, in the order that training uses.
+
+    Those of media that the record lacks are ordinary text and stay where they are.
+    """
+    images, audio = text.count(IMAGE) if has_image else 0, has_audio and AUDIO in text
+    if not images and not audio:
         return text
-    for placeholder in (AUDIO, IMAGE):
-        if placeholder in text:
+    front = (AUDIO if audio else "") + ((IMAGE + "\n") * images or "\n")
+    for placeholder, there in ((AUDIO, audio), (IMAGE, images)):
+        if there:
             text = text.replace(placeholder, "").strip()
     return (front + text).strip()
+
+
+def plain_line_ends(text: str, has_image: bool, has_audio: bool) -> str:
+    r"""The text with \n in the place of the \r\n or \r after a placeholder of media that there are."""
+    for mark, there in ((IMAGE, has_image), (AUDIO, has_audio)):
+        text = re.sub(f"{mark}\r\n?", f"{mark}\n", text) if there else text
+    return text
 
 
 def newline_after_audio(text: str) -> str:
@@ -50,29 +57,52 @@ def newline_after_audio(text: str) -> str:
     return text if AUDIO + "\n" in text else text.replace(AUDIO, AUDIO + "\n")
 
 
-def encode_conversation(
-    turns: Sequence[Turn], tokenizer: Tokenizer, system: str, has_image: bool, has_audio: bool
-) -> tuple[Int[Array, "l"], Int[Array, "l"]]:
-    """Token ids (with IMAGE_ID and AUDIO_ID) and labels of a training conversation.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Conversation:
+    """A training conversation as token ids, with IMAGE_ID and AUDIO_ID for its media."""
 
-    Labels are not shifted: `labels[i]` belongs to `ids[i]`. As in the original, the loss covers
-    the answers and also the start, end and newline tokens of every turn, the system's included.
+    ids: Int[Array, "l"]
+    labels: Int[Array, "l"]  # not shifted: `labels[i]` belongs to `ids[i]`
+    answers: Bool[Array, "l"]  # the labelled tokens of what the assistant says, without the chat marks
+
+
+def encode_training(
+    turns: Sequence[Turn], tokenizer: Tokenizer, system: str, has_image: bool, has_audio: bool
+) -> Conversation:
+    """A conversation to learn from.
+
+    As in the original, the loss covers the answers and also the start, end and newline tokens of every
+    turn, the system's included. Raises OlaError for a placeholder that is left among the text.
     """
     start, end, newline = (_encode(tokenizer, text)[0] for text in (START, END, "\n"))
     head = [start, *_encode(tokenizer, "system"), newline]
     ids = [*head, *_encode(tokenizer, system), end, newline]
     labels = [start, *[IGNORE] * (len(ids) - 3), end, newline]
+    answers = [False] * len(ids)
     for who, text in turns:
         head = [*_encode(tokenizer, START + ROLES[who]), newline]
         body: list[int] = []
         for piece in _split_training(text, has_image, has_audio):
-            body += _encode(tokenizer, piece) if isinstance(piece, str) else [piece, newline]
+            if isinstance(piece, str):
+                _check_no_mark(piece, has_image, has_audio)
+                body += _encode(tokenizer, piece)
+            else:
+                body += [piece, newline]
         ids += [*head, *body, end, newline]
         learned = body if who == "gpt" else [IGNORE] * len(body)
         labels += [start, *[IGNORE] * (len(head) - 1), *learned, end, newline]
-    placeholders = (IMAGE_ID, AUDIO_ID)
-    labels = [IGNORE if i in placeholders else label for i, label in zip(ids, labels, strict=True)]
-    return np.array(ids, np.int32), np.array(labels, np.int32)
+        answers += [False] * len(head) + [who == "gpt"] * len(body) + [False] * 2
+    all_ids, all_labels = np.array(ids, np.int32), np.array(labels, np.int32)
+    all_labels[(all_ids == IMAGE_ID) | (all_ids == AUDIO_ID)] = IGNORE
+    return Conversation(all_ids, all_labels, np.array(answers) & (all_labels != IGNORE))
+
+
+def encode_conversation(
+    turns: Sequence[Turn], tokenizer: Tokenizer, system: str, has_image: bool, has_audio: bool
+) -> tuple[Int[Array, "l"], Int[Array, "l"]]:
+    """Token ids and labels of `encode_training`."""
+    made = encode_training(turns, tokenizer, system, has_image, has_audio)
+    return made.ids, made.labels
 
 
 def encode_prompt(
@@ -101,8 +131,10 @@ def _split_training(text: str, has_image: bool, has_audio: bool) -> list[str | i
     image, audio = has_image and IMAGE in text, has_audio and AUDIO in text
     if image and audio and AUDIO + IMAGE in text:
         if text.startswith(AUDIO + IMAGE):
-            return [AUDIO_ID, IMAGE_ID, text[len(AUDIO + IMAGE) :]]
-        return _join(re.split(AUDIO + _IMAGE_LINE, text), [AUDIO_ID, IMAGE_ID])
+            pieces = [AUDIO_ID, IMAGE_ID, text[len(AUDIO + IMAGE) :]]
+        else:
+            pieces = _join(re.split(AUDIO + _IMAGE_LINE, text), [AUDIO_ID, IMAGE_ID])
+        return [part for piece in pieces for part in _split_images(piece)]  # further images
     if image and audio:  # whatever their order, the original takes the last placeholder for the audio
         pieces = re.split(f"{_IMAGE_LINE}|{_AUDIO_LINE}", text)
         return [*_join(pieces[:-1], [IMAGE_ID]), AUDIO_ID, pieces[-1]] if len(pieces) > 1 else [text]
@@ -110,7 +142,20 @@ def _split_training(text: str, has_image: bool, has_audio: bool) -> list[str | i
         if text.startswith(AUDIO):
             return [AUDIO_ID, text[len(AUDIO) :]]
         return _join(re.split(_AUDIO_LINE, text), [AUDIO_ID])
-    return _join(re.split(_IMAGE_LINE, text), [IMAGE_ID]) if image else [text]
+    return _split_images(text) if image else [text]
+
+
+def _split_images(piece: str | int) -> list[str | int]:
+    return _join(re.split(_IMAGE_LINE, piece), [IMAGE_ID]) if isinstance(piece, str) else [piece]
+
+
+def _check_no_mark(piece: str, has_image: bool, has_audio: bool) -> None:
+    for mark, there in ((IMAGE, has_image), (AUDIO, has_audio)):
+        if there and mark in piece:
+            raise OlaError(
+                f"'conversations': a {mark!r} placeholder is not followed by a line end and would be read as "
+                "text; expected one for each of its media, and a line end after it"
+            )
 
 
 def _join(pieces: list[str], placeholders: list[int]) -> list[str | int]:

@@ -5,11 +5,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from ola_jax.batch import IGNORE, TEXT
-from ola_jax.data.chat import AUDIO_ID, IMAGE_ID
+from ola_jax.data.chat import AUDIO, AUDIO_ID, IMAGE, IMAGE_ID
 from ola_jax.errors import OlaError
 from ola_jax.typing import Array, Int
 
 MODALITIES = ("text", "image", "video", "audio")
+
+
+def check_counts(placeholder: str, found: int, media: int, name: str) -> None:
+    """Raise OlaError unless there are as many placeholders as media (of the kind `name`)."""
+    if found != media:
+        raise OlaError(
+            f"'conversations': {found} {placeholder!r} placeholders for {media} of {name}; expected one for "
+            f"each, and a line end after it"
+        )
 
 
 def merge(
@@ -26,13 +35,9 @@ def merge(
     slot of the speech. The released weights were trained so. Raises OlaError when the number of
     placeholders is not the number of media.
     """
-    for kind, placeholder, media in ((IMAGE_ID, "<image>", visuals), (AUDIO_ID, "<speech>", sounds)):
-        if (found := int((ids == kind).sum())) != len(media):
-            name = visual_modality if kind == IMAGE_ID else "audio"
-            raise OlaError(
-                f"'conversations': {found} {placeholder!r} placeholders for {len(media)} of {name}; expected "
-                f"one for each, and a line end after it"
-            )
+    for kind, placeholder, media in ((IMAGE_ID, IMAGE, visuals), (AUDIO_ID, AUDIO, sounds)):
+        name = visual_modality if kind == IMAGE_ID else "audio"
+        check_counts(placeholder, int((ids == kind).sum()), len(media), name)
     tokens, merged_labels, source, modality = [], [], [], []
 
     def add(part_tokens: np.ndarray, part_labels: np.ndarray, part_source: np.ndarray, kind: str) -> None:

@@ -23,6 +23,7 @@ class Loaded:
     sample: Sample | None
     kind: str = ""  # of the reason, as in Skip
     reason: str = ""
+    number: int = 0  # of the source
 
 
 def samples(row: Sequence[Loaded]) -> list[Sample]:
@@ -111,16 +112,18 @@ class PackIterator(grain.DatasetIterator[list[Loaded]]):
                 return
             if skip := self._unusable(loaded):
                 self._skips.add(skip)
-            elif not self._place(loaded):
+                continue
+            self._skips.used(loaded.number)
+            if not self._place(loaded):
                 self._waiting.append((state, loaded))
 
     def _unusable(self, loaded: Loaded) -> Skip | None:
         sample = loaded.sample
         if sample is None:
-            return Skip(loaded.source, loaded.index, loaded.kind, loaded.reason)
+            return Skip(loaded.source, loaded.index, loaded.kind, loaded.reason, loaded.number)
         if reason := misfit([sample], self._budget):
             reason = f"record {sample.id!r}: {reason}" if sample.id else reason
-            return Skip(loaded.source, loaded.index, "too large", reason)
+            return Skip(loaded.source, loaded.index, "too large", reason, loaded.number)
         return None
 
     def _place(self, loaded: Loaded) -> bool:

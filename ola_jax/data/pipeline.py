@@ -1,6 +1,7 @@
 """The training input: records of several sources, mixed, shuffled, packed into batches without end."""
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -10,21 +11,14 @@ import grain
 
 from ola_jax.batch import Budget, OlaBatch
 from ola_jax.data.assembly import assemble, fill
-from ola_jax.data.media import BadMediaError, MissingFileError
+from ola_jax.data.failures import kind_of
 from ola_jax.data.packing import Loaded, Packer, samples
 from ola_jax.data.processor import Processor
-from ola_jax.data.records import read_records
+from ola_jax.data.record_files import Malformed
+from ola_jax.data.records import label
 from ola_jax.data.skips import Skip, SkipLog
-from ola_jax.errors import OlaError
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """One file of records."""
-
-    records: str  # path of the JSON file
-    root: str | None = None  # folder that relative media paths are below; None: the working folder
-    weight: float | None = None  # share of the samples; None: by the number of its records
+from ola_jax.data.sources import Source, check_sizes, load_tables
+from ola_jax.errors import OlaError, describe, quote, shortened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +67,13 @@ class TrainIterator(Iterator[TrainBatch]):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on after that batch. Raises OlaError if the state is of other data or other settings."""
+        if not isinstance(identity := state.get("identity"), dict) or "iterator" not in state:
+            raise OlaError(f"data state: expected 'identity' and 'iterator', found {quote(state)}")
         for name, value in self._identity.items():
-            if (saved := state["identity"].get(name)) != value:
+            if (saved := identity.get(name)) != value:
                 raise OlaError(
-                    f"data state: saved with {name} = {saved!r}, now {value!r}; use the saved setting, "
-                    "or start the data anew"
+                    f"data state: saved with {name} = {_short(saved)}, now {_short(value)}; use the saved "
+                    "setting, or restart the data from its beginning"
                 )
         self._iterator.set_state(state["iterator"])
 
@@ -105,8 +101,9 @@ def make_train_iterator(
     """Batches of `batch_rows` packed rows for this process, without end unless `epochs` is given.
 
     Sources without weights are shuffled together, anew in each epoch, and split between processes;
-    with weights, each is so by itself, and they are mixed in these shares. With `epochs`, weighted
-    sources end when the first has been used up, and the last batch is filled with empty rows.
+    with weights, which all sources have or none, each is so by itself, and they are mixed in these shares.
+    With `epochs`, weighted sources end when the first has been used up, and the last batch is filled with
+    empty rows.
 
     Args:
         sources: files of records, their media folders and mixing weights.
@@ -114,7 +111,8 @@ def make_train_iterator(
         budget: sizes of one row.
         batch_rows: rows of the batches of this process.
         seed: of the shuffling, from 0 to 2**32 - 1.
-        max_skipped: how many different bad records may be skipped before OlaError is raised.
+        max_skipped: how many different bad records may be skipped before OlaError is raised. A source of
+            bad records alone is an error in any case.
         epochs: times that each source is gone through.
         process_index: number of this process.
         process_count: processes that share the data.
@@ -123,10 +121,20 @@ def make_train_iterator(
         num_threads: threads that decode.
         prefetch: batches prepared in advance.
     """
-    if not sources:
-        raise OlaError("sources: none given; expected at least one file of records")
+    check_sizes(
+        budget,
+        batch_rows=batch_rows,
+        seed=seed,
+        max_skipped=max_skipped,
+        epochs=epochs,
+        process_index=process_index,
+        process_count=process_count,
+        open_rows=open_rows,
+        num_threads=num_threads,
+        prefetch=prefetch,
+    )
     open_rows = open_rows or 4 * batch_rows
-    tables = [_records(source) for source in sources]
+    tables = load_tables(sources)
     weights = [len(t) if s.weight is None else s.weight for s, t in zip(sources, tables, strict=True)]
     places = [[(number, index) for index in range(len(table))] for number, table in enumerate(tables)]
     if all(source.weight is None for source in sources):
@@ -145,7 +153,7 @@ def make_train_iterator(
     # Ahead of the packer, as many samples as keep the threads busy.
     read = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4 * num_threads)
 
-    skips = SkipLog(max_skipped, sum(map(len, tables)))
+    skips = SkipLog(max_skipped, [len(table) for table in tables])
 
     def to_batch(rows: Sequence[list[Loaded]]) -> TrainBatch:
         rows = [*rows, *[[]] * (batch_rows - len(rows))]
@@ -160,7 +168,7 @@ def make_train_iterator(
         batches = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=prefetch)
     identity = {
         "sources": [
-            [pathlib.Path(source.records).name, len(table), weight]
+            [pathlib.Path(source.records).name, len(table), weight, *_reading(source)]
             for source, table, weight in zip(sources, tables, weights, strict=True)
         ],
         "budget": dataclasses.asdict(budget),
@@ -173,19 +181,13 @@ def make_train_iterator(
     return TrainIterator(iter(batches), skips, identity)
 
 
-def _records(source: Source) -> list[Any]:
-    records = read_records(source.records)
-    if not records:
-        raise OlaError(f"{source.records}: no records in it")
-    if source.weight is not None and source.weight <= 0:
-        raise OlaError(f"{source.records}: weight {source.weight}; expected more than 0, or leave it out")
-    return records
+def _reading(source: Source) -> list[str]:
+    """What of a source decides its samples, beside its file: nothing by default."""
+    return ["marks_are_text"] if source.marks_are_text else []
 
 
-def _kind(error: OlaError) -> str:
-    if isinstance(error, MissingFileError):
-        return "missing file"
-    return "unreadable media" if isinstance(error, BadMediaError) else "malformed record"
+def _short(value: Any) -> str:
+    return shortened(repr(value), 120)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -200,12 +202,22 @@ class _Load:
     def __call__(self, place: tuple[int, int]) -> Loaded:
         if self.cache is not None and place in self.cache:
             return self.cache[place]
-        number, index = place
-        source, record = self.sources[number], self.tables[number][index]
-        try:
-            loaded = Loaded(source.records, index, self.processor.sample(record, source.root))
-        except OlaError as error:
-            loaded = Loaded(source.records, index, None, _kind(error), str(error))
+        loaded = self._load(*place)
         if self.cache is not None:
             self.cache[place] = loaded
         return loaded
+
+    def _load(self, number: int, index: int) -> Loaded:
+        source, record = self.sources[number], self.tables[number][index]
+        loaded = functools.partial(Loaded, source.records, index, number=number)
+        if isinstance(record, Malformed):
+            return loaded(None, "malformed record", record.reason)
+        try:
+            sample = self.processor.sample(
+                record, source.root, training=True, marks_are_text=source.marks_are_text
+            )
+            return loaded(sample)
+        except OlaError as error:
+            return loaded(None, kind_of(error), str(error))
+        except Exception as error:  # of a processor of one's own
+            return loaded(None, "malformed record", f"{label(record)}{describe(error)}")

@@ -13,18 +13,20 @@ from ola_jax.checkpoint import load_configs
 from ola_jax.config import OlaConfig, PixelLimits, ProcessorConfig
 from ola_jax.data.assembly import assemble, misfit
 from ola_jax.data.audio import chunk, read_audio, read_sound_track
-from ola_jax.data.chat import AUDIO, encode_conversation, encode_prompt
+from ola_jax.data.chat import AUDIO, Conversation, encode_prompt, encode_training
+from ola_jax.data.failures import reading
 from ola_jax.data.image import image_views, patchify, read_image, video_frame
 from ola_jax.data.layout import audio_rows, image_rows, pooled_size, video_rows
 from ola_jax.data.media import locate
 from ola_jax.data.merging import MODALITIES, merge
-from ola_jax.data.records import Record, parse_record
+from ola_jax.data.records import Record, label, parse_record
+from ola_jax.data.room import check_room, image_tokens, may_fill
 from ola_jax.data.sample import ImagePatches, Sample
 from ola_jax.data.tokenizer import check_chat_tokens, load_tokenizer
 from ola_jax.data.video import read_frames
 from ola_jax.data.windows import choose_windows
-from ola_jax.errors import OlaError
-from ola_jax.typing import Array, Float
+from ola_jax.errors import OlaError, describe
+from ola_jax.typing import Array, Float, Int
 
 TOKEN_MULTIPLE = 64  # batch lengths are rounded up to it, so that fewer shapes are compiled
 
@@ -64,17 +66,32 @@ class Processor:
         """The pixel limits of the preset."""
         return self.processor_config.train if self.preset == "train" else self.processor_config.infer
 
-    def sample(self, record: Any, root: str | None = None) -> Sample:
+    def sample(
+        self,
+        record: Any,
+        root: str | None = None,
+        *,
+        training: bool = False,
+        marks_are_text: bool = False,
+    ) -> Sample:
         """Decode, tokenise and merge one record (a JSON object); relative media paths are below `root`.
 
         A record whose last message is the human's becomes a prompt, ending with the opened turn of
-        the assistant and without targets. Raises OlaError naming the record and the file.
+        the assistant and without targets. With `training` no record is a prompt: such a message stays,
+        and a record without a token of an answer among its first `max_length` tokens is refused. With
+        `marks_are_text`, "<image>" and "<speech>" are text where the record has no such media.
+
+        Raises OlaError naming the record and the file, whatever goes wrong.
         """
         try:
-            return self._sample(parse_record(record), root)
+            parsed = parse_record(record, training=training, marks_are_text=marks_are_text)
+            return self._sample(parsed, root, training)
         except OlaError as error:
-            known = isinstance(record, dict) and record.get("id") is not None
-            raise type(error)(f"record {record['id']!r}: {error}" if known else str(error)) from error
+            raise type(error)(f"{label(record)}{error}") from error
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # one bad record must not end a run; Rust's panics are no Exception
+            raise OlaError(f"{label(record)}cannot be made a sample ({describe(error)})") from error
 
     def __call__(
         self, records: Sequence[dict[str, Any]], root: str | None = None, budget: Budget | None = None
@@ -106,28 +123,38 @@ class Processor:
         chunks = max(len(sample.audio) for sample in samples)
         return Budget(-(-longest // TOKEN_MULTIPLE) * TOKEN_MULTIPLE, windows, patches, chunks)
 
-    def _sample(self, record: Record, root: str | None) -> Sample:
-        images, shown = self._images(record, root)
-        record, audio = self._audio(record, root)
+    def _sample(self, record: Record, root: str | None, training: bool) -> Sample:
+        limit, has_image = self.processor_config.max_length, bool(record.images) or record.video is not None
+        text = self._encode(record, has_image)
+        if training:  # before media are decoded in vain
+            # A video's own sound track may turn out to be silent, and its placeholder to be dropped.
+            own_track = record.hears and record.audio is None
+            least = self._encode(record.without_audio(), has_image) if own_track else text
+            check_room(least, [], limit)
+            if record.images and self.config.vision and may_fill(len(record.images), self.limits, limit):
+                with reading("image", record.images):
+                    items = [media for ref in record.images for media in locate(ref, root)]
+                check_room(least, image_tokens(items, self.limits, self.config.vision.patch_size), limit)
+        with reading("image" if record.images else "video", record.images or record.video):
+            images, shown = self._images(record, root)
         starts = np.cumsum([0, *(pooled_size(image.grid) for image in images)]).tolist()
+        visuals = self._visuals(record, images, shown, starts, marks=0)
+        if training:
+            check_room(least, [len(rows) for rows in visuals], limit)
+        heard, audio = record, np.zeros((0, self.config.chunk_samples), np.float32)
+        if record.hears:
+            with reading("audio", record.audio or record.video):
+                heard, audio = self._audio(record, root)
+        if heard.turns != record.turns:  # a silent video
+            text = self._encode(heard, has_image)
         marks = starts[-1] + len(audio) * self.config.chunk_tokens
-        if record.video is not None:
-            visuals = [video_rows([starts[i] for i in shown], images[0].grid, marks)]
-        else:
-            views = range(0, len(images), 2)
-            grids = [image.grid for image in images]
-            visuals = [image_rows((starts[i], starts[i + 1]), (grids[i], grids[i + 1]), marks) for i in views]
+        visuals = self._visuals(record, images, shown, starts, marks)
         sounds = [audio_rows(starts[-1], len(audio), self.config.chunk_tokens, marks)] if len(audio) else []
+        if training:
+            check_room(text, [len(rows) for rows in (*visuals, *sounds)], limit)
 
-        text = record.turns, self.tokenizer, self.processor_config.system_prompt
-        if record.is_prompt:
-            ids = encode_prompt(*text, bool(visuals), bool(sounds))
-            labels = np.full(len(ids), IGNORE, np.int32)
-        else:
-            ids, labels = encode_conversation(*text, bool(visuals), bool(sounds))
         kind = "image" if record.video is None else "video"
-        tokens, labels, source, modality = merge(ids, labels, visuals, sounds, kind)
-        limit = self.processor_config.max_length
+        tokens, labels, source, modality = merge(text.ids, text.labels, visuals, sounds, kind)
         if record.is_prompt and len(tokens) > limit:
             raise OlaError(
                 f"the prompt has {len(tokens)} tokens, at most {limit} are allowed; shorten its media"
@@ -136,7 +163,24 @@ class Processor:
         targets = np.append(labels[1:], IGNORE).astype(np.int32)
         totals = np.bincount(modality, minlength=len(MODALITIES))
         counts = dict(zip(MODALITIES, totals.tolist(), strict=True))
-        return Sample(record.id, tokens, targets, source, tuple(images), audio, ids, counts)
+        return Sample(record.id, tokens, targets, source, tuple(images), audio, text.ids, counts)
+
+    def _encode(self, record: Record, has_image: bool) -> Conversation:
+        text = record.turns, self.tokenizer, self.processor_config.system_prompt
+        if not record.is_prompt:
+            return encode_training(*text, has_image, record.hears)
+        ids = encode_prompt(*text, has_image, record.hears)
+        return Conversation(ids, np.full(len(ids), IGNORE, np.int32), np.zeros(len(ids), bool))
+
+    def _visuals(
+        self, record: Record, images: list[ImagePatches], shown: list[int], starts: list[int], marks: int
+    ) -> list[Int[Array, "_"]]:
+        """The rows of the video, or of each image; `marks`: the table row of the first mark."""
+        grids = [image.grid for image in images]
+        if record.video is not None:
+            return [video_rows([starts[i] for i in shown], grids[0], marks)]
+        pairs = [slice(i, i + 2) for i in range(0, len(images), 2)]
+        return [image_rows(tuple(starts[pair]), tuple(grids[pair]), marks) for pair in pairs]
 
     def _audio(self, record: Record, root: str | None) -> tuple[Record, Float[Array, "c T"]]:
         """The chunks of the record's sound; a video may bring its own, or turn out to be silent."""

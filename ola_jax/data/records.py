@@ -1,13 +1,27 @@
 """Ola's JSON records: reading them, and checking one record into typed fields."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from ola_jax.data.chat import AUDIO, IMAGE, ROLES, Turn, media_first, newline_after_audio
-from ola_jax.errors import OlaError
+from ola_jax.data import record_files
+from ola_jax.data.chat import (
+    AUDIO,
+    IMAGE,
+    ROLES,
+    Turn,
+    media_first,
+    newline_after_audio,
+    plain_line_ends,
+)
+from ola_jax.data.failures import NothingToLearnError
+from ola_jax.data.foreign import check_foreign_marks, check_keys, check_marks
+from ola_jax.data.merging import check_counts
+from ola_jax.data.record_files import Malformed
+from ola_jax.errors import OlaError, one_line, quote, shortened
+
+MAX_ID = 120  # characters of an id that are kept
 
 MediaRef = str | dict[str, Any]  # a path, or a place in a patch file
 
@@ -22,40 +36,54 @@ class Record:
     video: MediaRef | list[MediaRef] | None = None
     audio: MediaRef | None = None
     is_prompt: bool = False  # ends with a human turn: to be continued by the assistant
+    hears: bool = False  # AUDIO stands for a sound: `audio`, or the video's own sound track
 
     def without_audio(self) -> "Record":
         """The same record with its audio placeholders removed."""
         turns = tuple((who, text.replace(AUDIO, "")) for who, text in self.turns)
-        return dataclasses.replace(self, turns=turns, audio=None)
+        return dataclasses.replace(self, turns=turns, audio=None, hears=False)
 
 
 def read_records(path: str | pathlib.Path) -> list[dict[str, Any]]:
-    """All records of a JSON file (an array) or a JSONL file (one object a line)."""
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
-        if str(path).endswith(".jsonl"):
-            records = [json.loads(line) for line in text.splitlines() if line.strip()]
-        else:
-            records = json.loads(text)
-    except OSError as error:
-        raise OlaError(
-            f"{path}: cannot be read ({error.strerror}); expected a JSON file of records"
-        ) from error
-    except ValueError as error:
-        raise OlaError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(records, list):
-        raise OlaError(f"{path}: expected a JSON array of records, found {type(records).__name__}")
+    """All records of a JSON file (an array) or a JSON Lines file (one object a line, named .jsonl).
+
+    Raises OlaError for a file that cannot be read, and for the first element that is no record.
+    """
+    records = record_files.load(path)
+    for number, record in enumerate(records):
+        if isinstance(record, Malformed):
+            place = "" if record.reason.startswith("line ") else f"record {number} (from 0): "
+            raise OlaError(f"{path}: {place}{record.reason}")
     return records
 
 
-def parse_record(record: Any) -> Record:
+def name_of(record: Any) -> str:
+    """The record's id as text, abbreviated if it is very long; "" if it has none."""
+    value = record.get("id") if isinstance(record, dict) else None
+    if value is None:
+        return ""
+    return shortened(one_line(value if isinstance(value, str) else quote(value)), MAX_ID)
+
+
+def label(record: Any) -> str:
+    """How messages begin that are about this record: its id, or nothing if it has none."""
+    known = isinstance(record, dict) and record.get("id") is not None
+    return f"record {quote(record['id'])}: " if known else ""
+
+
+def parse_record(record: Any, *, training: bool = False, marks_are_text: bool = False) -> Record:
     """Check a JSON record. Raises OlaError naming the key that is wrong (the caller adds the id).
 
     Kinds: text; `image` (one, or a list); `video`; `audio`; `video` + `audio`; spoken questions,
-    `audio_q` with `text_q` replacing the first message, with or without `image`.
+    `audio_q` with `text_q` replacing the first message of 'human', with or without `image`.
+
+    With `training` the record is to be learned from and never a prompt: a last question without an answer
+    stays as it is. With `marks_are_text`, marks such as "<image>" are text unless the record has such media.
     """
     if not isinstance(record, dict):
-        raise OlaError(f"expected a JSON object, found {type(record).__name__}")
+        found = repr(record) if isinstance(record, Malformed) else type(record).__name__
+        raise OlaError(f"expected a JSON object, found {found}")
+    check_keys(record)
     images, video = record.get("image"), record.get("video")
     images = tuple(images) if isinstance(images, list) else () if images is None else (images,)
     audio_key = "audio_q" if record.get("audio_q") is not None else "audio"
@@ -69,19 +97,33 @@ def parse_record(record: Any) -> Record:
         raise OlaError("'video': the list of frames is empty")
     for key, refs in (("image", images), ("video", frames), (audio_key, () if audio is None else (audio,))):
         for ref in refs:
-            if not isinstance(ref, str | dict):
-                raise OlaError(f"{key!r}: expected a path or a patch object, found {ref!r}")
-    turns = _turns(record, record.get("text_q") if audio_key == "audio_q" else None)
-    is_prompt = turns[-1][0] == "human"
-    has_media = bool(images) or video is not None or audio is not None
+            if not isinstance(ref, str | dict) or not ref:
+                raise OlaError(f"{key!r}: expected a path or a patch object, found {quote(ref)}")
+    first, turns = _turns(record, record.get("text_q") if audio_key == "audio_q" else None)
+    is_prompt = turns[-1][0] == "human" and not training
+    has_image, has_audio = bool(images) or video is not None, audio is not None
+    # A video may turn out to be silent. Frames are; a prompt may ask about them as about a silent video.
+    may_hear = isinstance(video, str) or (video is not None and is_prompt)
+    hears = has_audio or (may_hear and any(AUDIO in text for _, text in turns))
+    if not marks_are_text:
+        check_marks(turns, first, has_image, hears)
+        if not is_prompt:
+            check_foreign_marks(turns, first)
+    if has_image and (video is not None or all(isinstance(ref, str) for ref in images)):
+        kind = "image" if video is None else "video"
+        check_counts(IMAGE, _count(turns, IMAGE), 1 if video is not None else len(images), kind)
+    if hears:  # of the video's own sound there may be none
+        check_counts(AUDIO, _count(turns, AUDIO), 1, "audio")
+    turns = [(who, plain_line_ends(text, has_image, hears)) for who, text in turns]
     if audio_key == "audio_q":
         turns = [(who, newline_after_audio(text)) for who, text in turns]
-    elif has_media and not is_prompt:
-        turns = [(who, media_first(text)) for who, text in turns]
-    if is_prompt and not has_media and not turns[-1][1].strip():
+    elif not is_prompt:
+        turns = [(who, media_first(text, has_image, hears)) for who, text in turns]
+    if is_prompt and not has_image and not has_audio and not turns[-1][1].strip():
         raise OlaError("the prompt is empty: expected text, an image, a video or audio")
-    name = "" if record.get("id") is None else str(record["id"])
-    return Record(name, tuple(turns), images, video, audio, is_prompt)
+    if training and not any(who == "gpt" and _words(text, has_image, hears) for who, text in turns):
+        raise NothingToLearnError("'conversations': no answer of 'gpt' to learn from; expected at least one")
+    return Record(name_of(record), tuple(turns), images, video, audio, is_prompt, hears)
 
 
 def prompt_record(
@@ -114,24 +156,52 @@ def prompt_record(
     return record | {"conversations": [{"from": "human", "value": front + text}]}
 
 
-def _turns(record: dict[str, Any], spoken: Any) -> list[Turn]:
+def _turns(record: dict[Any, Any], spoken: Any) -> tuple[int, list[Turn]]:
+    """The messages that are used, and the number of the first of them."""
     conversations = record.get("conversations")
     if not isinstance(conversations, list) or not conversations:
-        raise OlaError("'conversations': expected a list of at least one message")
+        raise OlaError(
+            f"'conversations': expected a list of at least one message, found {quote(conversations)}"
+        )
     turns = []
     for number, message in enumerate(conversations):
         where = f"'conversations'[{number}]"
         if not isinstance(message, dict) or not isinstance(message.get("value"), str):
-            raise OlaError(f"{where}: expected an object with 'from' and a text 'value', found {message!r}")
-        if message.get("from") not in ROLES:
-            raise OlaError(f"{where}: 'from' is {message.get('from')!r}, expected 'human' or 'gpt'")
-        turns.append((message["from"], message["value"]))
-    if spoken is not None:
-        if not isinstance(spoken, str):
-            raise OlaError(f"'text_q': expected text, found {spoken!r}")
-        turns[0] = (turns[0][0], spoken)
-    if turns[0][0] == "gpt":  # as in the original, an opening answer is dropped
-        turns = turns[1:]
+            raise OlaError(
+                f"{where}: expected an object with 'from' and a text 'value', found {quote(message)}"
+            )
+        who = message.get("from")
+        if not isinstance(who, str) or who not in ROLES:
+            raise OlaError(f"{where}: 'from' is {quote(who)}, expected 'human' or 'gpt'")
+        turns.append((who, _text(message["value"], f"{where}: 'value'")))
+    first = int(turns[0][0] == "gpt")  # as in the original, an opening answer is dropped
+    turns = turns[first:]
     if not turns:
         raise OlaError("'conversations': expected a message from 'human'")
-    return turns
+    if spoken is not None:
+        if not isinstance(spoken, str):
+            raise OlaError(f"'text_q': expected text, found {quote(spoken)}")
+        turns[0] = (turns[0][0], _text(spoken, "'text_q'"))
+    return first, turns
+
+
+def _text(text: str, where: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start]
+        raise OlaError(
+            f"{where}: character {error.start} is half of a surrogate pair (U+{ord(half):04X}), which no "
+            "text may contain; write the whole character"
+        ) from error
+    return text
+
+
+def _count(turns: list[Turn], mark: str) -> int:
+    return sum(text.count(mark) for _, text in turns)
+
+
+def _words(text: str, has_image: bool, has_audio: bool) -> str:
+    """What a message says beside the placeholders."""
+    text = text.replace(IMAGE, "") if has_image else text
+    return text.replace(AUDIO, "") if has_audio else text

@@ -87,8 +87,13 @@ class Evaluation:
 
     def _loss(self, state: TrainState) -> float:
         sums = [self._total_loss(state.trainable, state.frozen, batch) for batch in self._batches()]
-        totals, counts = zip(*jax.device_get(sums), strict=True)
-        return float(sum(totals)) / max(int(sum(counts)), 1)
+        totals, counts = zip(*jax.device_get(sums), strict=True) if sums else ((), ())
+        if not (labelled := int(sum(counts))):
+            raise OlaError(
+                f"held_out of stage {self._stage.name!r}: no labelled token in {len(sums)} batches, so "
+                "there is no loss to take; give it records with answers that can be used"
+            )
+        return float(sum(totals)) / labelled
 
     def _batches(self) -> Iterator[OlaBatch]:
         """At most `eval_batches`; with several processes just as many, for theirs may end apart."""

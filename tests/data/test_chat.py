@@ -8,10 +8,12 @@ from ola_jax.data.chat import (
     IMAGE_ID,
     encode_conversation,
     encode_prompt,
+    encode_training,
     media_first,
     newline_after_audio,
 )
 from ola_jax.data.tokenizer import load_tokenizer
+from ola_jax.errors import OlaError
 from tests.golden import VISIBLE
 
 TOKENIZER = load_tokenizer(VISIBLE / "hf")
@@ -51,11 +53,18 @@ def test_a_tokenizer_of_vocabulary_and_merges_alone_gives_the_same_ids(tmp_path)
         ("a <image> b <image>\nc", "<image>\n<image>\na  b \nc"),
         ("Listen. <speech>", "<speech>\nListen."),
         ("<image>\nx <speech> y", "<speech><image>\nx  y"),
+        ("<image>\n<image>\nx <speech> y", "<speech><image>\n<image>\nx  y"),
         ("  no media ", "  no media "),
     ],
 )
 def test_training_moves_placeholders_to_the_front(text, moved):
     assert media_first(text) == moved
+
+
+def test_marks_of_media_that_are_not_there_stay_where_they_are():
+    assert media_first("a <speech> b <image>", has_image=True, has_audio=False) == "<image>\na <speech> b"
+    assert media_first("a <speech> b <image>", has_image=False, has_audio=True) == "<speech>\na  b <image>"
+    assert media_first(" a <speech> ", has_image=True, has_audio=False) == " a <speech> "
 
 
 def test_a_spoken_question_only_gets_its_newline():
@@ -68,6 +77,32 @@ def test_audio_in_front_is_followed_by_two_newlines_in_training():
     assert message("<speech><image>\nX") == [AUDIO_ID, NEWLINE, IMAGE_ID, NEWLINE, *ids("\nX")]
     assert message("<image>\nX") == [IMAGE_ID, NEWLINE, *ids("X")]
     assert message("<image>\nasked: <speech>\n") == [IMAGE_ID, NEWLINE, *ids("asked: "), AUDIO_ID, NEWLINE]
+
+
+def test_several_images_and_audio_are_all_found():
+    first = [AUDIO_ID, NEWLINE, IMAGE_ID, NEWLINE, *ids("\n"), IMAGE_ID, NEWLINE, *ids("X")]
+    assert message("<speech><image>\n<image>\nX") == first
+    last = [IMAGE_ID, NEWLINE, IMAGE_ID, NEWLINE, *ids("ask "), AUDIO_ID, NEWLINE]
+    assert message("<image>\n<image>\nask <speech>\n") == last
+    between = [IMAGE_ID, NEWLINE, *ids("X "), AUDIO_ID, NEWLINE, IMAGE_ID, NEWLINE, *ids("Y")]
+    assert message("<image>\nX <speech><image>\nY") == between
+
+
+@pytest.mark.parametrize(
+    "text", ["<image> X", "<image>\n<image> X", "<speech>\n <speech>X", "<speech> <image>X"]
+)
+def test_a_mark_is_never_learned_as_text(text):
+    with pytest.raises(OlaError, match="placeholder is not followed by a line end"):
+        message(text)
+
+
+def test_the_tokens_of_answers_are_known():
+    turns = [("human", "<image>\nhi"), ("gpt", "yo"), ("human", "x"), ("gpt", "<image>\nz"), ("human", "y")]
+    made = encode_training(turns, TOKENIZER, "s", True, False)
+    assert made.ids[made.answers].tolist() == [*ids("yo"), NEWLINE, *ids("z")]
+    assert (made.labels[made.answers] == made.ids[made.answers]).all()
+    silent = encode_training([("human", "x"), ("gpt", "")], TOKENIZER, "s", False, False)
+    assert not silent.answers.any()
 
 
 def test_an_image_that_ends_a_message_is_kept():

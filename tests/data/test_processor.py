@@ -8,6 +8,8 @@ from ola_jax.batch import IGNORE, TEXT, Budget
 from ola_jax.checkpoint import save
 from ola_jax.config import ProcessorConfig
 from ola_jax.data import Processor, prompt_record
+from ola_jax.data.failures import TooLargeError
+from ola_jax.data.media import BadMediaError
 from ola_jax.errors import OlaError
 from tests.data.clips import write_video
 from tests.data.golden_processor import golden_processor
@@ -231,6 +233,191 @@ def test_a_prompt_is_never_cut_short():
     with pytest.raises(OlaError, match=r"the prompt has \d+ tokens, at most 16 are allowed"):
         golden_processor(max_length=16).sample(prompt("hello"))
     assert len(golden_processor(max_length=16).sample(training("hello")).tokens) == 16
+
+
+def conversation(*messages, **keys):
+    who = ("human", "gpt")
+    return {"conversations": [{"from": who[i % 2], "value": m} for i, m in enumerate(messages)], **keys}
+
+
+def test_in_training_answers_before_a_last_question_are_learned():
+    processor = golden_processor()
+    asked = conversation("a", "the answer", "b")
+    assert (processor.sample(asked).targets == IGNORE).all()
+    sample = processor.sample(asked, training=True)
+    answered = processor.sample(conversation("a", "the answer"), training=True)
+    length = len(answered.tokens)
+    np.testing.assert_array_equal(sample.tokens[:length], answered.tokens)
+    np.testing.assert_array_equal(sample.targets[: length - 1], answered.targets[: length - 1])
+    end, newline = processor.tokenizer.encode("<|im_end|>\n").ids
+    last = sample.targets[length:]  # the marks of the last turn are learned, its words are not
+    assert last[-3:].tolist() == [end, newline, IGNORE]
+    assert (last[:-3] == IGNORE).all()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        conversation("<speech>\nx", "the answer", "b", audio="inputs/a_short.wav"),
+        conversation("X", "the answer", "b", audio_q="inputs/a_short.wav", text_q="Asked: <speech>"),
+        conversation("<image>\nx", "the answer", "b", image="inputs/img_tiny.png"),
+        conversation("<speech><image>\nx", "the answer", "b", video="inputs/clip.mp4"),
+    ],
+)
+def test_in_training_so_are_those_about_media(asked):
+    sample = golden_processor().sample(asked, ROOT, training=True)
+    answer = golden_processor().tokenizer.encode("the answer", add_special_tokens=False).ids
+    learned = sample.targets[sample.targets != IGNORE].tolist()
+    assert any(learned[i : i + len(answer)] == answer for i in range(len(learned)))
+
+
+def no_decoder(*_):
+    raise AssertionError("media were decoded")
+
+
+def room(record):
+    """The least max_length at which a token of an answer is left."""
+    whole = golden_processor().sample(record, ROOT, training=True)
+    answer = golden_processor().tokenizer.encode("the answer", add_special_tokens=False).ids[0]
+    return int(np.flatnonzero(whole.targets == answer)[0]) + 2
+
+
+LONG = [
+    conversation("x" * 40, "the answer"),
+    conversation("<image>\n<image>\nx", "the answer", image=["inputs/img_tiny.png", "inputs/img_rgb.png"]),
+    conversation("<image>\nx", "the answer", video="inputs/clip.mp4"),
+    conversation("<speech>\nx", "the answer", audio="inputs/a_short.wav"),
+    conversation("<speech><image>\nx", "the answer", video="inputs/clip.mp4"),
+    conversation(
+        "<speech><image>\nx", "the answer", "y", video="inputs/clip.mp4", audio="inputs/a_short.wav"
+    ),
+    conversation("<image>\nx", "the answer", "<image>\ny", "b", image=["inputs/img_tiny.png"] * 2),
+]
+
+
+@pytest.mark.parametrize("record", LONG)
+def test_media_that_leave_no_token_of_an_answer_are_too_large(record):
+    least = room(record)
+    sample = golden_processor(max_length=least).sample(record, ROOT, training=True)
+    assert len(sample.tokens) == least
+    with pytest.raises(TooLargeError, match=f"before the first answer, max_length is {least - 1}: no token"):
+        golden_processor(max_length=least - 1).sample(record, ROOT, training=True)
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_what_is_too_large_by_its_text_or_its_images_is_not_decoded(monkeypatch, number):
+    record = LONG[number]
+    least = room(record)
+    monkeypatch.setattr("ola_jax.data.processor.Processor._images", no_decoder)
+    monkeypatch.setattr("ola_jax.data.processor.Processor._audio", no_decoder)
+    limit = {0: least - 1, 1: least - 30, 3: 20}[number]  # images may be turned; sounds are not looked at
+    with pytest.raises(TooLargeError, match=f"max_length is {limit}"):
+        golden_processor(max_length=limit).sample(record, ROOT, training=True)
+
+
+def test_a_video_that_is_too_large_by_its_frames_is_not_heard(monkeypatch):
+    frames = room(LONG[2])
+    monkeypatch.setattr("ola_jax.data.processor.Processor._audio", no_decoder)
+    with pytest.raises(TooLargeError):
+        golden_processor(max_length=frames - 1).sample(LONG[4], ROOT, training=True)
+
+
+def test_a_silent_video_needs_no_room_for_its_mark(tmp_path):
+    write_video(tmp_path / "silent.mp4", frames=3)
+    video = str(tmp_path / "silent.mp4")
+    least = room(conversation("<image>\nx", "the answer", video=video))
+    record = conversation("<speech><image>\nx", "the answer", video=video)
+    golden_processor(max_length=least).sample(record, training=True)
+    with pytest.raises(TooLargeError):
+        golden_processor(max_length=least - 1).sample(record, training=True)
+
+
+def test_marks_may_be_plain_text():
+    processor = golden_processor()
+    record = conversation("What is <image>?", "the <video> and <speech> marks")
+    with pytest.raises(OlaError, match="'<image>' in the text and no image"):
+        processor.sample(record, training=True)
+    sample = processor.sample(record, training=True, marks_are_text=True)
+    assert (sample.source == TEXT).all()
+    assert "What is <image>?" in processor.tokenizer.decode(sample.tokens.tolist())
+    seen = conversation("<image>\nIs it <speech>?", "a", image="inputs/img_tiny.png")
+    sample = processor.sample(seen, ROOT, training=True, marks_are_text=True)
+    assert sample.counts["image"] > 0
+    assert "Is it <speech>?" in processor.tokenizer.decode(sample.tokens[sample.source == TEXT].tolist())
+
+
+def test_two_images_and_audio_are_placed():
+    images = ["inputs/img_tiny.png", "inputs/img_gray.png"]
+    for keys, text in (
+        ({"audio": "inputs/a_short.wav"}, "<image>\n<image>\n<speech>\nx"),
+        ({"audio_q": "inputs/a_short.wav"}, "<image>\r\n<image>\r\nAsked: <speech>\r\n"),
+    ):
+        record = conversation(text, "a", image=images, **keys)
+        sample = golden_processor().sample(record, ROOT, training=True)
+        assert sorted(i for i in sample.prompt_ids.tolist() if i < 0) == [-300, -300, -200]
+        assert len(sample.images) == 4
+        assert sample.counts["audio"] == 153
+
+
+class Failing(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (TypeError("not\nthis"), "TypeError: not"),
+        (MemoryError(), "MemoryError"),
+        (RecursionError("deep"), "RecursionError: deep"),
+        (Failing("x" * 9999), "Failing: xxx"),
+        (BaseException("a panic"), "BaseException: a panic"),
+        (StopIteration(), "StopIteration"),
+    ],
+)
+@pytest.mark.parametrize("reader", ["_images", "_audio"])
+def test_whatever_a_reader_raises_is_bad_media_of_that_record(monkeypatch, reader, error, found):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(f"ola_jax.data.processor.Processor.{reader}", fail)
+    key, name = {"_images": ("image", "img_tiny.png"), "_audio": ("audio", "a_short.wav")}[reader]
+    mark = {"_images": "<image>", "_audio": "<speech>"}[reader]
+    record = training(f"{mark}\nx", **{key: f"inputs/{name}"})
+    with pytest.raises(BadMediaError, match=rf"^record 'r1': '{key}' 'inputs/{name}'.*\({found}") as caught:
+        golden_processor().sample(record, ROOT)
+    assert len(str(caught.value)) <= 400
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_a_stop_is_not_caught(monkeypatch, stop):
+    def fail(*_):
+        raise stop
+
+    for reader in ("_images", "_encode"):
+        monkeypatch.setattr(f"ola_jax.data.processor.Processor.{reader}", fail)
+        with pytest.raises(stop):
+            golden_processor().sample(training("<image>\nx", image="inputs/img_tiny.png"), ROOT)
+
+
+def test_other_failures_name_the_record(monkeypatch):
+    def fail(*_):
+        raise ValueError("no\nway")
+
+    monkeypatch.setattr("ola_jax.data.processor.merge", fail)
+    with pytest.raises(OlaError, match=r"^record \['a', 1\]: cannot be made a sample \(ValueError: no\)$"):
+        golden_processor().sample(training("x") | {"id": ["a", 1]})
+
+
+def test_texts_that_no_tokenizer_takes_are_errors():
+    with pytest.raises(OlaError, match=r"record 'r1': 'conversations'\[0\]: 'value': character 1 is half"):
+        golden_processor().sample(training("x\ud83d"))
+    strange = dataclasses.replace(
+        golden_processor(), processor_config=ProcessorConfig(system_prompt="\ud83d")
+    )
+    with pytest.raises(OlaError, match="record 'r1': cannot be made a sample"):
+        strange.sample(training("x"))
+    assert len(golden_processor().sample(training("a\0b\x07")).tokens)
 
 
 def test_settings_that_cannot_work_are_errors():

@@ -84,3 +84,10 @@ def test_tasks_of_one_name_are_refused(tmp_path: pathlib.Path) -> None:
     task = Task("a", "a", written(tmp_path, [record("Hi", "Ho")]), "")
     with pytest.raises(OlaError, match="'a' is the name of several"):
         read_tasks([task, task], small.processor())
+
+
+def test_questions_are_asked_as_prompts_and_their_answers_kept(tmp_path: pathlib.Path) -> None:
+    (question,) = read_questions(written(tmp_path, [record("a", "b ") | {"id": "q1"}]), "", small.processor())
+    assert (question.sample.id, question.expected) == ("q1", "b ")
+    prompt = small.processor().sample({"conversations": record("a", "b")["conversations"][:1]})
+    assert question.sample.tokens.tolist() == prompt.tokens.tolist()

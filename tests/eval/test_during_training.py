@@ -1,6 +1,7 @@
 """Evaluation while a stage is trained: the same each time, and nothing else is touched."""
 
 import dataclasses
+import json
 import pathlib
 
 import jax
@@ -77,6 +78,25 @@ def test_as_few_batches_are_taken_as_asked(config: TrainConfig) -> None:
     _, (one, _) = evaluated(dataclasses.replace(config, eval_batches=1))
     _, (all_of_them, _) = evaluated(config)
     assert one["eval/loss"] != all_of_them["eval/loss"]
+
+
+@pytest.mark.parametrize("answers", [[], [{"from": "gpt", "value": ""}]], ids=["none", "empty"])
+def test_held_out_records_without_an_answer_are_an_error(
+    config: TrainConfig, answers: list[dict[str, str]]
+) -> None:
+    (stage,) = config.stages
+    records = [{"id": "q", "conversations": [{"from": "human", "value": "x"}, *answers]}] * 3
+    pathlib.Path(stage.held_out[0].records).write_text(json.dumps(records))
+    with pytest.raises(OlaError, match=r"heldout\.json.*record 'q': 'conversations': no answer of 'gpt'"):
+        evaluated(dataclasses.replace(config, max_skipped=100))
+
+
+def test_no_labelled_token_in_the_batches_is_an_error_and_no_loss_of_zero(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Evaluation, "_batches", lambda self: iter(()))
+    with pytest.raises(OlaError, match="held_out of stage 'tune': no labelled token in 0 batches"):
+        evaluated(config)
 
 
 def test_training_is_the_same_with_and_without_evaluation(

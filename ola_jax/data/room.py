@@ -1,0 +1,64 @@
+"""Whether an answer has room behind the media: as far as possible before these are decoded."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from ola_jax.config import PixelLimits
+from ola_jax.data.chat import AUDIO_ID, IMAGE_ID, Conversation
+from ola_jax.data.failures import TooLargeError
+from ola_jax.data.layout import Grid, image_rows
+from ola_jax.data.media import Media
+
+
+def check_room(text: Conversation, media: Sequence[int], max_length: int) -> None:
+    """Raise TooLargeError unless a token of an answer is among the first `max_length` tokens.
+
+    `media` are the tokens of the media, visuals first; those at the end that are not known yet count nothing.
+    """
+    first = int(np.argmax(text.answers)) if text.answers.any() else len(text.ids)
+    placeholders = int(np.isin(text.ids[:first], (IMAGE_ID, AUDIO_ID)).sum())
+    before = first - placeholders + sum(media[:placeholders])
+    if before >= max_length:
+        raise TooLargeError(
+            f"at least {before} tokens come before the first answer, max_length is {max_length}: no token of "
+            "an answer is left; shorten the media or the question, or raise max_length"
+        )
+
+
+def image_tokens(items: Sequence[Media], limits: PixelLimits, patch_size: int) -> list[int]:
+    """The fewest tokens that each of these images becomes, by their headers; none if one cannot be read."""
+    sizes = []
+    for media in items:
+        try:
+            with Image.open(media.open()) as image:
+                sizes.append(image.size)
+        except Exception:  # the reader says what is wrong with it
+            return []
+    block = 2 * patch_size
+    # A reader may turn an image upright: the fewer of both ways.
+    return [min(_tokens(size, limits, block), _tokens(size[::-1], limits, block)) for size in sizes]
+
+
+def may_fill(images: int, limits: PixelLimits, room: int) -> bool:
+    """Whether so many ordinary images may have as many tokens as this."""
+    return images * 2 * (limits.high_res_max_side // limits.image_multiple + 1) ** 2 >= room
+
+
+def _tokens(size: tuple[int, int], limits: PixelLimits, block: int) -> int:
+    """Tokens of an image of this width and height, in pixels; `block`: the side of two patches."""
+    width, height = size
+    multiple = limits.image_multiple
+    if width * height > limits.high_res_max_side**2:
+        high = _scaled(size, limits.high_res_max_side, multiple)
+    else:
+        high = (-(-width // multiple) * multiple, -(-height // multiple) * multiple)
+    low = _scaled(high, limits.low_res_side, multiple)
+    grids: list[Grid] = [(2 * (side[1] // block), 2 * (side[0] // block)) for side in (low, high)]
+    return len(image_rows((0, 0), (grids[0], grids[1]), 0))
+
+
+def _scaled(size: tuple[int, int], side: int, multiple: int) -> tuple[int, int]:
+    scale = np.sqrt(side * side / (size[0] * size[1]))
+    return tuple(max(int(length * scale / multiple) * multiple, multiple) for length in size)
