@@ -19,8 +19,10 @@ _SAME_FILE = {"path", "paths", "file", "files", "filename", "filenames", "url", 
 _OTHERS = {"list", "input", "inputs", "data", "ref", "refs", "q", "a", "question", "high", "low", "res"}
 _OTHERS |= {"base", "b", "bytes"}
 _KNOWN = {noun for nouns in _NOUNS.values() for noun in nouns} | _SAME_FILE | _OTHERS
-# Marks of other projects, and Ola's own in other spellings.
-_MARK = re.compile(r"<\|?(?:image|video|audio|speech)(?:_?\d+|_pad)?\|?>", re.IGNORECASE)
+# Marks of other projects, and Ola's own in other spellings: at the beginning or the end of a line, where marks
+# stand. Within a sentence they are words, such as HTML's <video>.
+_NAME = r"<\|?(?:image|video|audio|speech)(?:_?\d+|_pad)?\|?>"
+_MARK = re.compile(rf"^\s*({_NAME})|({_NAME})\s*$", re.IGNORECASE | re.MULTILINE)
 
 
 def check_keys(record: Mapping[Any, Any]) -> None:
@@ -57,9 +59,10 @@ def check_marks(turns: Sequence[Turn], first: int, has_image: bool, has_audio: b
 
 
 def check_foreign_marks(turns: Sequence[Turn], first: int) -> None:
-    """Raise OlaError for a mark in the text that other projects use."""
-    for number, (_, text) in enumerate(turns, start=first):
-        for mark in _MARK.findall(text) if "<" in text else ():
+    """Raise OlaError for a mark in a question that other projects use."""
+    for number, (who, text) in enumerate(turns, start=first):
+        found = _MARK.findall(text) if who == "human" and "<" in text else ()
+        for mark in ("".join(pair) for pair in found):
             if mark not in (IMAGE, AUDIO):
                 raise OlaError(
                     f"'conversations'[{number}]: {quote(mark)} in the text; the mark of an image or a video "

@@ -63,12 +63,12 @@ def test_further_media_beside_olas_own_are_named(record):
 )
 def test_marks_of_other_projects_are_named(mark):
     with pytest.raises(OlaError, match=r"'conversations'\[3\]: .* in the text; the mark of an image"):
-        check_foreign_marks([("human", "x"), ("gpt", f"a {mark}\nb")], 2)
+        check_foreign_marks([("gpt", "x"), ("human", f"a {mark}\nb")], 2)
 
 
 def test_other_angle_brackets_are_text():
     text = 'x <videos> <imagery> if a<image and b>c: <img src="a"> <|endoftext|> < video > <image>'
-    check_foreign_marks([("human", text)], 0)
+    check_foreign_marks([("human", text), ("human", "What is the <video> tag?"), ("gpt", "<video>")], 0)
 
 
 def test_marks_without_their_media_are_named():
