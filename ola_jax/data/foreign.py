@@ -19,8 +19,8 @@ _SAME_FILE = {"path", "paths", "file", "files", "filename", "filenames", "url", 
 _OTHERS = {"list", "input", "inputs", "data", "ref", "refs", "q", "a", "question", "high", "low", "res"}
 _OTHERS |= {"base", "b", "bytes"}
 _KNOWN = {noun for nouns in _NOUNS.values() for noun in nouns} | _SAME_FILE | _OTHERS
-# Marks of other projects, and Ola's own in other spellings: at the beginning or the end of a line, where marks
-# stand. Within a sentence they are words, such as HTML's <video>.
+# Marks of other projects, and Ola's own in other spellings: at the beginning or the end of a line, where
+# marks stand. Within a sentence they are words, such as HTML's <video>.
 _NAME = r"<\|?(?:image|video|audio|speech)(?:_?\d+|_pad)?\|?>"
 _MARK = re.compile(rf"^\s*({_NAME})|({_NAME})\s*$", re.IGNORECASE | re.MULTILINE)
 
