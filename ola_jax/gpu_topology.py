@@ -61,8 +61,14 @@ def find(name: str) -> Any:
             platform="cuda", target_config=GPUS[kind], topology=f"1x1x{int(count or 1)}"
         )
     except Exception as error:  # several kinds, by what is missing
-        reason = str(error).strip().splitlines()[0][:200]
         raise OlaError(
-            f'topology {name!r}: {reason}; expected the CUDA plugin (pip install "ola_jax[aot-cuda]"), '
+            f"topology {name!r}: {first_line(error)}; expected the CUDA plugin "
+            '(pip install "ola_jax[aot-cuda]"), '
             "and JAX_PLATFORMS=cpu where there is no GPU"
         ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, cut to 200 characters; its name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

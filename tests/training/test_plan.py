@@ -51,7 +51,7 @@ class Compiler:
         self.analyzed.append((config.model.remat, stage.rows))
         report = self.report(config, stage)
         if not report.fits:
-            raise OlaError(f"does not fit: {report.line()}")
+            raise compile_only.DoesNotFitError(f"does not fit: {report.line()}")
         return report
 
     def compile(self, config: TrainConfig, stage: Stage, topology: str) -> Report:
