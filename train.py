@@ -91,7 +91,7 @@ def train(config: TrainConfig, prepare: Callable[[TrainConfig], TrainConfig] | N
     for number, stage in enumerate(config.stages):
         folder = stage_folder(config, number)
         model_dir = folder / "model"
-        if is_finished(folder):
+        if is_finished(folder, console.print):
             before.append(stage.name)
             settings = stage_settings.describe(config, number, tokenizer_dir(config), generation)
             for line in stage_settings.check_finished(folder, settings):

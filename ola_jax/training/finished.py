@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+from collections.abc import Callable
 
 import jax
 from jax.experimental import multihost_utils
@@ -15,7 +16,7 @@ from ola_jax.training.stage_settings import last_step
 _CONTENT = {"config.json", "generation_config.json", "tokenizer", "params", "released.json"}
 
 
-def is_finished(folder: pathlib.Path) -> bool:
+def is_finished(folder: pathlib.Path, say: Callable[[str], None] = print) -> bool:
     """Whether the model of the stage in `folder` is whole. One that lacks something is to be written again.
 
     Raises OlaError for a model of another version, for one that is not whole where there is no checkpoint to
@@ -41,6 +42,7 @@ def is_finished(folder: pathlib.Path) -> bool:
             f"{reason}; there is no checkpoint to write the model from: restore it, or remove {folder} to "
             "train the stage again"
         )
+    say(f"{reason}; the stage's model is written again, from its newest checkpoint")
     return False
 
 

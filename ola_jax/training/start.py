@@ -16,6 +16,7 @@ from ola_jax.models.ola import abstract_params, init_params
 from ola_jax.training import stage_settings, state
 from ola_jax.training.checkpoint import is_training_checkpoint, restore_params
 from ola_jax.training.config import TrainConfig
+from ola_jax.training.digests import tokenizer_digest
 from ola_jax.training.settings import short
 from ola_jax.typing import Params
 
@@ -57,7 +58,7 @@ def check_start(config: TrainConfig, say: Callable[[str], None]) -> None:
     for path, (there, here) in differences(processor, config.processor).items() if processor else ():
         say(f"processor.{path}: {short(there)} in {source}, {short(here)} in this run")
     before, now = source / "tokenizer", pathlib.Path(config.tokenizer or source / "tokenizer")
-    if not before.is_dir() or stage_settings.tokenizer_digest(before) == stage_settings.tokenizer_digest(now):
+    if not before.is_dir() or tokenizer_digest(before) == tokenizer_digest(now):
         return
     old, new = (load_tokenizer(folder).get_vocab() for folder in (before, now))
     if len(old) != len(new):
@@ -105,8 +106,8 @@ def _check_model(source: pathlib.Path, found: OlaConfig, model: OlaConfig) -> No
         ]
         more = f" and {len(words) - 5} more" if len(words) > 5 else ""
         raise OlaError(
-            f"{source}: its model differs from the config's in {', '.join(words[:5])}{more}; they must be the "
-            "same"
+            f"{source}: its model differs from the config's in {', '.join(words[:5])}{more}; they "
+            "must be the same"
         )
 
 
