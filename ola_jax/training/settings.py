@@ -33,13 +33,13 @@ class Rule:
     expected: str
 
 
-def at_least(low: float, high: float = math.inf) -> Rule:
+def at_least(low: float | int, high: float | int = math.inf) -> Rule:
     """From `low` to `high`, both allowed."""
     words = f"{low} or more" if high == math.inf else f"{low} to {high}"
     return Rule(lambda value: low <= value <= high, words)
 
 
-def above(low: float) -> Rule:
+def above(low: float | int) -> Rule:
     """More than `low`."""
     return Rule(lambda value: value > low, f"more than {low}")
 

@@ -8,6 +8,7 @@ may move. Only the files of records are read for that, not the media: about a se
 """
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -16,7 +17,6 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-import ola_jax
 from ola_jax.config import to_dict
 from ola_jax.data.pipeline import Source
 from ola_jax.errors import OlaError
@@ -54,7 +54,7 @@ def describe(
         "seed": config.seed,
         "init_from": _beginning(config, number),
         "run": run,
-        "versions": {"ola_jax": ola_jax.__version__, "jax": jax.__version__},
+        "versions": {"ola_jax": _version("ola_jax"), "jax": _version("jax")},
     }
     return json.loads(json.dumps(values))
 
@@ -134,6 +134,13 @@ def last_step(folder: pathlib.Path) -> int | None:
     """The newest step in a stage's checkpoints; None where there are none."""
     states = (folder / "checkpoints").glob("*/state")
     return max((int(state.parent.name) for state in states if state.parent.name.isdecimal()), default=None)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None  # run from its folder
 
 
 def _source(source: Source) -> dict[str, Any]:
