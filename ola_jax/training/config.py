@@ -139,8 +139,8 @@ def check(config: TrainConfig, to_train: bool = True) -> None:
 
     Without `to_train` the step is only compiled: no data are needed.
     """
-    found = list(settings.broken(config, RULES))
-    found += _misfits(config, found, to_train)
+    broken = list(settings.broken(config, RULES))
+    found = broken + list(_misfits(config, broken, to_train))
     if found:
         more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise OlaError("; ".join(found[:SHOWN]) + more)
