@@ -134,12 +134,14 @@ def _knows(values: Any, path: str) -> bool:
 def _change(path: str, old: Any, new: Any) -> str:
     if path.endswith("sha256"):
         return f"other content ({old[:8]} -> {new[:8]})"
-    if isinstance(old, list) and isinstance(new, list) and len(old) != len(new) and "sources" in path:
-        return f"{len(old)} -> {len(new)}"
+    if any(isinstance(value, list) and any(isinstance(x, dict) for x in value) for value in (old, new)):
+        return f"{len(old)} -> {len(new)}"  # files, or rates of parts
     if isinstance(old, dict) or isinstance(new, dict):
         return f"{_presence(old)} -> {_presence(new)}"
     return f"{short(old)} -> {short(new)}"
 
 
 def _presence(value: Any) -> str:
-    return "none" if value is None else "a part of the model" if isinstance(value, dict) else short(value)
+    if isinstance(value, dict):
+        return short(value["path"]) if "path" in value else "a part of the model"
+    return short(value)

@@ -86,6 +86,6 @@ def test_train_opens_nothing_where_another_run_writes(
 @pytest.mark.parametrize("output", ["file", "file/below", "/proc/no/such/folder"])
 def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path: pathlib.Path, output: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OlaError, match=r"output: .* cannot be written \(.*\); expected a folder"):
-        with locked(tmp_path / output):
-            pass
+    expected = r"output: .* cannot be written \(.*\); expected a folder"
+    with pytest.raises(OlaError, match=expected), locked(tmp_path / output):
+        pass
