@@ -38,7 +38,13 @@ from ola_jax.training.load_config import is_help, load_config, usage
 from ola_jax.training.output_lock import locked
 from ola_jax.training.plan import plan
 from ola_jax.training.profile import Profile
-from ola_jax.training.start import check_stages, check_start, stage_folder, start_params
+from ola_jax.training.start import (
+    check_stages,
+    check_start,
+    make_stage_folder,
+    stage_folder,
+    start_params,
+)
 from ola_jax.training.step import make_train_step
 from ola_jax.training.stop import StopRequest
 from ola_jax.training.watch import Watch
@@ -90,7 +96,6 @@ def train(config: TrainConfig, prepare: Callable[[TrainConfig], TrainConfig] | N
     stop = StopRequest(console.print)
     for number, stage in enumerate(config.stages):
         folder = stage_folder(config, number)
-        model_dir = folder / "model"
         if is_finished(folder, console.print):
             before.append(stage.name)
             settings = stage_settings.describe(config, number, tokenizer_dir(config), generation)
@@ -101,11 +106,7 @@ def train(config: TrainConfig, prepare: Callable[[TrainConfig], TrainConfig] | N
                 check_start(config, console.print)
             with jax.set_mesh(mesh):
                 params = train_stage(config, number, processor, generation, mesh, stop)
-            make_way(folder)
-            released = checkpoint.load_released(config.init_from) if config.init_from else None
-            checkpoint.save(
-                model_dir, config.model, config.processor, params, tokenizer_dir(config), generation, released
-            )
+            write_model(config, folder, params, generation)
             del params
         if config.tasks:
             last = number == len(config.stages) - 1
@@ -140,8 +141,7 @@ def train_stage(
     """Train one stage to its end, from its newest checkpoint if there is one."""
     stage = config.stages[number]
     sharding.check(mesh, config.model, stage.rows // stage.microbatches, stage.budget)
-    folder = stage_folder(config, number)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_stage_folder(config, number)
     settings = stage_settings.describe(config, number, tokenizer_dir(config), generation)
     changes = stage_settings.check_resumed(folder, settings, stage.steps)
     part, parts = sharding.rows_of_process(mesh, jax.process_index())
@@ -225,6 +225,22 @@ def train_stage(
             train_state = checkpoints.restore_best(abstract, shardings)
             console.print(f"the model is that of step {int(train_state.step)}, the best {config.best}")
     return lora.merge(train_state.params, stage.lora)
+
+
+def write_model(
+    config: TrainConfig, folder: pathlib.Path, params: Params, generation: dict[str, Any]
+) -> None:
+    """The model that the stage in `folder` ended with; its last state is saved already."""
+    released = checkpoint.load_released(config.init_from) if config.init_from else None
+    about = config.model, config.processor, params, tokenizer_dir(config), generation, released
+    try:
+        make_way(folder)
+        checkpoint.save(folder / "model", *about)
+    except OSError as error:
+        raise OlaError(
+            f"{folder / 'model'}: cannot be written ({error.strerror or error}); the trained state is saved: "
+            "make room, and the same command writes the model"
+        ) from error
 
 
 def open_tokenizer(config: TrainConfig) -> tuple[Processor, dict[str, Any]]:

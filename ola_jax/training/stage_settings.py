@@ -92,8 +92,11 @@ def _write(file: pathlib.Path, settings: dict[str, Any], changes: Changes, step:
         history.append({"after_step": step} | {path: list(pair) for path, pair in changes.reported.items()})
     beside = file.with_name(file.name + ".new")
     values = {"format": FORMAT, "settings": settings, "changes": history}
-    beside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, file)
+    try:
+        beside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        os.replace(beside, file)
+    except OSError as error:
+        raise OlaError(f"{file}: cannot be written ({error.strerror or error}); make room there") from error
 
 
 def check_resumed(folder: pathlib.Path, settings: dict[str, Any], steps: int) -> Changes:

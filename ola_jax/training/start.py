@@ -26,6 +26,16 @@ def stage_folder(config: TrainConfig, number: int) -> pathlib.Path:
     return pathlib.Path(config.output) / f"{number}_{config.stages[number].name}"
 
 
+def make_stage_folder(config: TrainConfig, number: int) -> pathlib.Path:
+    """The stage's folder, made where it is not there. Raises OlaError where it cannot be."""
+    folder = stage_folder(config, number)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OlaError(f"{folder}: cannot be made ({error.strerror or error}); expected a folder") from error
+    return folder
+
+
 def start_params(config: TrainConfig, number: int, shardings: Params) -> Params:
     """The parameters that a stage starts from, split as `shardings` say.
 

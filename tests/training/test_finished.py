@@ -178,7 +178,7 @@ def test_a_full_disk_at_the_model_loses_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(train.checkpoint, "save", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OlaError, match=r"No space left on device\); the trained state is saved"):
             train.train(config)
     assert stage_settings.last_step(train.stage_folder(config, 1)) == STEPS
     monkeypatch.setattr(train, "make_train_step", lambda *_: None)  # no step is left
