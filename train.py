@@ -1,7 +1,8 @@
 """Trains Ola, stage after stage: `python train.py --config=configs/digits_omni.py`.
 
 Fields are overridden by path: `--config.seed=1 --config.stages.0.steps=500`. A run that was stopped
-(Ctrl-C, SIGTERM) goes on where it was when it is started again.
+(Ctrl-C, SIGTERM) is resumed where it was by the same command; settings that make another model or other
+data are refused then, others are reported.
 
 `--compile_only --topology=v5p:4x4x4` trains nothing: it compiles the step of every stage for TPUs that are
 not there, and tells what it needs and can reach; `--plan` also looks for the batch and the remat policy
@@ -25,7 +26,7 @@ from ola_jax import checkpoint, sharding
 from ola_jax.data.pipeline import make_train_iterator
 from ola_jax.data.processor import Processor
 from ola_jax.data.tokenizer import load_tokenizer
-from ola_jax.errors import OlaError, run
+from ola_jax.errors import OlaError, first_line, run
 from ola_jax.eval import report
 from ola_jax.eval.during_training import Evaluation
 from ola_jax.eval.tasks import read_tasks, score_tasks
@@ -265,8 +266,15 @@ def tokenizer_dir(config: TrainConfig) -> pathlib.Path:
 
 def start_processes(config: DistributedConfig) -> None:
     """Meet the other processes of the run, if there are any."""
-    if config.enabled:
+    if not config.enabled:
+        return
+    try:
         jax.distributed.initialize(config.coordinator, config.process_count, config.process_id)
+    except (ValueError, RuntimeError) as error:
+        raise OlaError(
+            f"distributed: {first_line(error)}; outside a cluster that JAX knows, set coordinator, "
+            "process_count and process_id"
+        ) from error
 
 
 def accuracy(config: TrainConfig, folder: pathlib.Path, limit: int | None) -> dict[str, Any]:

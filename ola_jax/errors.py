@@ -19,3 +19,9 @@ def run(main: Callable[[], None]) -> None:
     except OlaError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, cut to 200 characters; its name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

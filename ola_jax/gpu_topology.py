@@ -14,7 +14,7 @@ from typing import Any
 
 from jax.experimental import topologies
 
-from ola_jax.errors import OlaError
+from ola_jax.errors import OlaError, first_line
 
 # Autotuning measures on the device, and there is none.
 OPTIONS = {"xla_gpu_autotune_level": 0}
@@ -66,9 +66,3 @@ def find(name: str) -> Any:
             '(pip install "ola_jax[aot-cuda]"), '
             "and JAX_PLATFORMS=cpu where there is no GPU"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an exception says, cut to 200 characters; its name where it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -22,8 +22,7 @@ from jax.sharding import Mesh
 from ola_jax import gpu_topology, hardware, sharding
 from ola_jax.batch import Budget, OlaBatch
 from ola_jax.config import OlaConfig
-from ola_jax.errors import OlaError
-from ola_jax.gpu_topology import first_line
+from ola_jax.errors import OlaError, first_line
 from ola_jax.models.ola import Ola
 from ola_jax.training import buffers, flops, hlo, optimizer, state
 from ola_jax.training.config import Stage, TrainConfig

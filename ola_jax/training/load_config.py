@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import tyro
 
 from ola_jax.errors import OlaError
+from ola_jax.training import settings
 from ola_jax.training.config import TrainConfig
+from ola_jax.training.settings import short
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +52,16 @@ def load_config(arguments: Sequence[str]) -> Loaded:
         if re.match(r"-(?![0-9.])", override) and not override.startswith(("--config.", "--help", "-h")):
             raise OlaError(f"{override}: fields are overridden as --config.FIELD=VALUE")
     module = _module(pathlib.Path(file))
-    takes = len(inspect.signature(module.get_config).parameters)
-    if argument and not takes:
+    parameters = inspect.signature(module.get_config).parameters.values()
+    if argument and not parameters:
         raise OlaError(f"{file}: takes no argument, found {argument!r}")
+    if not argument and any(of.default is of.empty for of in parameters):
+        raise OlaError(f"{file}: takes an argument, given as --config={file}:ARGUMENT")
     config = module.get_config(argument) if argument else module.get_config()
+    if not isinstance(config, TrainConfig):
+        raise OlaError(f"{file}: get_config() returned {short(config)}, expected a TrainConfig")
+    if wrong := next(settings.broken(config, {}), None):  # of types: before tyro, whose words are many lines
+        raise OlaError(f"{file}: {wrong}")
     config = tyro.cli(
         TrainConfig,
         default=config,
