@@ -40,6 +40,7 @@ from ola_jax.training.output_lock import locked
 from ola_jax.training.plan import plan
 from ola_jax.training.profile import Profile
 from ola_jax.training.start import (
+    check_begun,
     check_stages,
     check_start,
     make_stage_folder,
@@ -91,6 +92,7 @@ def train(config: TrainConfig, prepare: Callable[[TrainConfig], TrainConfig] | N
     if prepare:
         config = prepare(config)
     processor, generation = open_tokenizer(config)
+    check_begun(config, tokenizer_dir(config), generation)
 
     results: dict[str, Any] = {}
     before = []  # the stages that were finished already

@@ -32,9 +32,16 @@ _APART = ("output", "model", "processor", "stages", "tokenizer", "generation", "
 
 
 def describe(
-    config: TrainConfig, number: int, tokenizer: pathlib.Path, generation: dict[str, Any]
+    config: TrainConfig,
+    number: int,
+    tokenizer: pathlib.Path,
+    generation: dict[str, Any],
+    before: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The settings of a stage as JSON values. A file that is not there has None for its digest."""
+    """The settings of a stage as JSON values. A file that is not there has None for its digest.
+
+    `before` are those of the stage before; None: those of its record.
+    """
     stage = config.stages[number]
     run = {k: v for k, v in to_dict(config).items() if k not in _APART}
     values = {
@@ -52,7 +59,7 @@ def describe(
         "microbatches": stage.microbatches,
         "steps": stage.steps,
         "seed": config.seed,
-        "init_from": _beginning(config, number),
+        "init_from": _beginning(config, number, before),
         "run": run,
         "versions": {"ola_jax": _version("ola_jax"), "jax": _version("jax")},
     }
@@ -157,11 +164,11 @@ def _source(source: Source) -> dict[str, Any]:
     }
 
 
-def _beginning(config: TrainConfig, number: int) -> dict[str, Any] | None:
+def _beginning(config: TrainConfig, number: int, before: dict[str, Any] | None) -> dict[str, Any] | None:
     """What the stage begins with: the stage before by its settings, a checkpoint by its config.json."""
     if number > 0:
         name = f"{number - 1}_{config.stages[number - 1].name}"
-        before = read(pathlib.Path(config.output) / name)
+        before = before or read(pathlib.Path(config.output) / name)
         return {"path": name, "sha256": _of_result(before) if before else None}
     if config.init_from is None:
         return None

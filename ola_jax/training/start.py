@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,6 +18,7 @@ from ola_jax.training import stage_settings, state
 from ola_jax.training.checkpoint import is_training_checkpoint, restore_params
 from ola_jax.training.config import TrainConfig
 from ola_jax.training.digests import tokenizer_digest
+from ola_jax.training.finished import is_finished
 from ola_jax.training.settings import short
 from ola_jax.typing import Params
 
@@ -92,6 +94,27 @@ def check_stages(config: TrainConfig, mesh: Mesh) -> None:
             jax.eval_shape(create, abstract)
         except OlaError as error:
             raise OlaError(f"stages.{number}: {error}") from error
+
+
+def check_begun(config: TrainConfig, tokenizer: pathlib.Path, generation: dict[str, Any]) -> None:
+    """Raises OlaError if any stage that has begun did so with another model or other data than it would now.
+
+    So that this is not found when the stages before it have been trained: one of them may be about to be
+    trained again.
+    """
+    before: dict[str, Any] | None = None
+    begun = [number for number in range(len(config.stages)) if stage_folder(config, number).exists()]
+    for number in range(max(begun, default=-1) + 1):
+        folder, steps = stage_folder(config, number), config.stages[number].steps
+        settings = stage_settings.describe(config, number, tokenizer, generation, before)
+        finished, recorded = is_finished(folder, lambda _: None), stage_settings.read(folder)
+        if finished:
+            stage_settings.check_finished(folder, settings)
+        else:
+            stage_settings.check_resumed(folder, settings, steps)
+        # What the stage ends with, which the next one is to begin with.
+        trained = finished or (recorded and (stage_settings.last_step(folder) or 0) >= steps)
+        before = recorded if trained else settings
 
 
 def _found(source: pathlib.Path) -> tuple[OlaConfig | None, ProcessorConfig | None]:

@@ -120,6 +120,32 @@ def test_a_finished_stage_of_another_model_is_refused(
     assert expected in str(caught.value)
 
 
+def test_a_stage_that_is_trained_again_in_another_way_is_refused_where_a_later_one_began_with_it(
+    config: TrainConfig, done: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is trained. In the same way it may be: it ends with the same parameters."""
+    shutil.rmtree(train.stage_folder(config, 0))
+    other = changed(config, "stages.0.optimizer.learning_rate", 1e-9)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_stage", None)
+        with pytest.raises(OlaError, match=r"1_two: the stage is finished, and .*: init_from: other content"):
+            train.train(other)
+    train.train(config)
+    same(model(config, 0), model(done, 0))
+    assert steps_of(config, 1) == list(range(1, STEPS + 1))
+
+
+def test_a_model_written_again_is_what_the_next_stage_began_with(
+    config: TrainConfig, capsys: pytest.CaptureFixture
+) -> None:
+    """Also where the rate was changed since: it has no effect."""
+    shutil.rmtree(model(config, 0))
+    train.train(changed(config, "stages.0.optimizer.learning_rate", 1e-9))
+    out = said(capsys)
+    assert "optimizer.learning_rate: 0.003 -> 1e-09 has no effect: all steps are done" in out
+    assert "finished before this run: two" in out
+
+
 @pytest.mark.parametrize("damage", ["gone", "empty", "no config", "cut off", "no tokenizer"])
 def test_a_model_that_is_not_whole_is_written_again_from_the_checkpoint(
     config: TrainConfig, done: TrainConfig, damage: str
