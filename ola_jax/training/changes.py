@@ -63,6 +63,8 @@ MEANINGS: tuple[tuple[str, Meaning], ...] = (
     ("versions*", REPORTED),
 )
 
+SHOWN = 3  # refused changes that a message gives with both values; of others the names
+
 # Of the reported: what would have made other parameters.
 _TRAINING = ("model", "optimizer", "microbatches", "steps", "processor", "sources", "held_out")
 
@@ -111,11 +113,12 @@ def refuse(folder: pathlib.Path, changes: Changes, state: str) -> None:
     """Raises OlaError if the changes make another model or other data of the stage in `folder`."""
     if not changes.refused:
         return
-    shown = lines(changes.refused)
-    more = f"; and {len(shown) - 5} more" if len(shown) > 5 else ""
+    shown, others = lines(changes.refused)[:SHOWN], list(changes.refused)[SHOWN:]
+    more = f"; also {', '.join(others[:5])}" if others else ""
+    more += f" and {len(others) - 5} more" if len(others) > 5 else ""
     raise OlaError(
-        f"{folder}: the stage {state}, and began with other settings: {'; '.join(shown[:5])}{more}; restore "
-        "them, choose another output, or remove this folder to train the stage from its start"
+        f"{folder}: the stage {state}, and began with other settings: {'; '.join(shown)}{more}; restore "
+        "them or choose another output (removing this folder trains the stage again)"
     )
 
 
@@ -138,7 +141,7 @@ def _change(path: str, old: Any, new: Any) -> str:
         return f"{len(old)} -> {len(new)}"  # files, or rates of parts
     if isinstance(old, dict) or isinstance(new, dict):
         return f"{_presence(old)} -> {_presence(new)}"
-    return f"{short(old)} -> {short(new)}"
+    return f"{short(old, 30)} -> {short(new, 30)}"
 
 
 def _presence(value: Any) -> str:

@@ -122,6 +122,16 @@ def test_all_that_differs_is_named_at_once(config: TrainConfig) -> None:
         resumed(folder, changed(changed(config, "seed", 1), "model.llm.rope_theta", 1.0))
 
 
+def test_of_many_the_first_have_their_values_and_others_their_names(config: TrainConfig) -> None:
+    folder = begun(config)
+    other = changed(config, "processor.train", dataclasses.replace(config.processor.infer, image_multiple=64))
+    with pytest.raises(OlaError) as caught:
+        resumed(folder, changed(changed(other, "seed", 1), "processor.system_prompt", "x" * 300))
+    assert "; also " in str(caught.value)
+    assert "processor.system_prompt, seed; restore them" in str(caught.value)
+    assert len(str(caught.value)) < 360 + len(str(folder))
+
+
 def test_other_records_of_the_same_name_and_number_are_refused(config: TrainConfig) -> None:
     folder = begun(config)
     file = pathlib.Path(config.stages[0].sources[0].records)
