@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 MAX_MESSAGE = 400  # characters of an OlaError
 MAX_VALUE = 80  # characters of a value that a message quotes
@@ -22,8 +22,16 @@ class OlaError(Exception):
     Command-line tools print it and leave with exit status 2.
     """
 
+    longest: ClassVar[int] = MAX_MESSAGE
+
     def __init__(self, message: object = ""):
-        super().__init__(shortened(one_line(str(message)), MAX_MESSAGE))
+        super().__init__(shortened(one_line(str(message)), self.longest))
+
+
+class SettingsError(OlaError):
+    """Settings that cannot work: all that is wrong with them, in one line."""
+
+    longest: ClassVar[int] = 4000
 
 
 def one_line(text: str) -> str:

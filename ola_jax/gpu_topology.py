@@ -14,7 +14,7 @@ from typing import Any
 
 from jax.experimental import topologies
 
-from ola_jax.errors import OlaError
+from ola_jax.errors import OlaError, first_line
 
 # Autotuning measures on the device, and there is none.
 OPTIONS = {"xla_gpu_autotune_level": 0}
@@ -61,8 +61,8 @@ def find(name: str) -> Any:
             platform="cuda", target_config=GPUS[kind], topology=f"1x1x{int(count or 1)}"
         )
     except Exception as error:  # several kinds, by what is missing
-        reason = str(error).strip().splitlines()[0][:200]
         raise OlaError(
-            f'topology {name!r}: {reason}; expected the CUDA plugin (pip install "ola_jax[aot-cuda]"), '
+            f"topology {name!r}: {first_line(error)}; expected the CUDA plugin "
+            '(pip install "ola_jax[aot-cuda]"), '
             "and JAX_PLATFORMS=cpu where there is no GPU"
         ) from error

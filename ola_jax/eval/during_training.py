@@ -53,6 +53,8 @@ class Evaluation:
                 process_index=part,
                 process_count=self._parts,
                 max_skipped=config.max_skipped,
+                num_threads=config.data_threads,
+                prefetch=config.prefetch,
             )
             self._start = self._data.get_state()
         if not self._data and not (config.eval_tasks and config.tasks):

@@ -5,7 +5,9 @@ program, kernels included.
 Nothing is run, so times are bounds: what the chip's peaks allow, not what was measured.
 """
 
+import json
 import multiprocessing
+import os
 import pathlib
 import tempfile
 import time
@@ -20,7 +22,7 @@ from jax.sharding import Mesh
 from ola_jax import gpu_topology, hardware, sharding
 from ola_jax.batch import Budget, OlaBatch
 from ola_jax.config import OlaConfig
-from ola_jax.errors import OlaError
+from ola_jax.errors import OlaError, first_line
 from ola_jax.models.ola import Ola
 from ola_jax.training import buffers, flops, hlo, optimizer, state
 from ola_jax.training.config import Stage, TrainConfig
@@ -30,7 +32,11 @@ from ola_jax.training.step_report import Report
 _LAST_FILE = (
     "*after_optimizations_after_buffer_assignment.txt"  # the compiler writes it after those read here
 )
-_ERROR_FILE = "error.txt"
+_ERROR_FILE = "error.json"
+
+
+class DoesNotFitError(OlaError):
+    """The step needs more memory than a device has."""
 
 
 def find_topology(name: str) -> Any:
@@ -40,7 +46,12 @@ def find_topology(name: str) -> Any:
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name)
     except Exception as error:  # several kinds, by what is missing
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = first_line(error)
+        if "lockfile" in reason:
+            raise OlaError(
+                f"topology {name!r}: another process has loaded libtpu; wait for it, or set "
+                "ALLOW_MULTIPLE_LIBTPU_LOAD=1 if it only compiles as well"
+            ) from error
         raise OlaError(
             f"topology {name!r}: {reason}; expected a name such as v5e:2x2, v5p:4x4x4 or h100:8, for TPUs "
             "libtpu installed (pip install libtpu), and TPU_SKIP_MDS_QUERY=1 set outside Google's cloud"
@@ -48,7 +59,7 @@ def find_topology(name: str) -> Any:
 
 
 def compile_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
-    """Compile the step of `stage` for `topology`. Raises OlaError where it does not fit the memory."""
+    """Compile the step of `stage` for `topology`. Raises DoesNotFitError where the memory is too small."""
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         memory = _compile(config, stage, topology, folder).memory_analysis()
@@ -64,8 +75,8 @@ def analyze_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
     """As `compile_stage`, but without code: minutes less.
 
     The compiler is stopped, in a process of its own, when the program is optimized and scheduled and all
-    memory assigned. What fails later, when code is generated, is not found. Raises OlaError where the
-    step does not fit the memory.
+    memory assigned. What fails later, when code is generated, is not found. Raises DoesNotFitError where the
+    memory is too small.
     """
     if gpu_topology.is_gpu(topology):
         return compile_stage(config, stage, topology)  # has no such point to stop at, and needs seconds more
@@ -83,9 +94,13 @@ def analyze_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
             process.kill()
             process.join()
         if (error := pathlib.Path(folder, _ERROR_FILE)).exists():
-            raise OlaError(error.read_text())
+            kind, reason = json.loads(error.read_text())
+            raise (DoesNotFitError if kind == DoesNotFitError.__name__ else OlaError)(reason)
         if not list(pathlib.Path(folder).glob(_LAST_FILE)):
-            raise OlaError(f"{stage.name} on {topology}: the compiler ended with status {process.exitcode}")
+            raise OlaError(
+                f"{stage.name} on {topology}: the compiler's process ended with status {process.exitcode} "
+                "and said no more; see its output above"
+            )
         program = hlo.Program(_dumped(folder, "after_optimizations.txt"))
         sizes = buffers.read(_dumped(folder, "after_optimizations-buffer-assignment.txt"))
     seconds = time.perf_counter() - begin
@@ -120,17 +135,28 @@ def _compile(config: TrainConfig, stage: Stage, topology: str, folder: str) -> A
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             reason = " ".join(str(error).split())[:300]
-            raise OlaError(
+            raise DoesNotFitError(
                 f"{stage.name} on {topology}, {stage.rows} rows, remat {config.model.remat}: {reason}"
             ) from error
 
 
 def _compile_or_tell(config: TrainConfig, stage: Stage, topology: str, folder: str) -> None:
-    """`_compile` in a process of its own, which leaves an OlaError as a file."""
+    """`_compile` in a process of its own, which leaves what went wrong as a file."""
+    # The parent has loaded libtpu, which keeps other processes from the TPUs; none is used here.
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
     try:
         _compile(config, stage, topology, folder)
     except OlaError as error:
-        pathlib.Path(folder, _ERROR_FILE).write_text(str(error))
+        _leave(folder, type(error).__name__, str(error))
+    except Exception as error:  # the compiler's own kinds
+        where = f"{stage.name} on {topology}, {stage.rows} rows, remat {config.model.remat}"
+        _leave(folder, OlaError.__name__, f"{where}: the compiler failed: {first_line(error)}")
+
+
+def _leave(folder: str, kind: str, reason: str) -> None:
+    beside = pathlib.Path(folder, "error.partial")
+    beside.write_text(json.dumps([kind, reason]))
+    beside.rename(pathlib.Path(folder, _ERROR_FILE))
 
 
 def _dumped(folder: str, suffix: str) -> str:
@@ -139,9 +165,9 @@ def _dumped(folder: str, suffix: str) -> str:
 
 
 def _checked(report: Report) -> Report:
-    """The report. Raises OlaError where the step does not fit: the compiler for GPUs does not mind."""
+    """The report. Raises DoesNotFitError where it says so: the compiler for GPUs does not mind."""
     if not report.fits:
-        raise OlaError(f"{report.stage} on {report.topology} does not fit: {report.line()}")
+        raise DoesNotFitError(f"{report.stage} on {report.topology} does not fit: {report.line()}")
     return report
 
 

@@ -1,15 +1,20 @@
 """What a training run is: model, data, and its stages. Files in configs/ build a TrainConfig."""
 
+import collections
 import dataclasses
+import re
+from collections.abc import Iterator
 from typing import Literal
 
 from ola_jax.batch import Budget
 from ola_jax.config import OlaConfig, ProcessorConfig
 from ola_jax.data.pipeline import Source
-from ola_jax.errors import OlaError
+from ola_jax.errors import SettingsError
 from ola_jax.sharding import MeshConfig
+from ola_jax.training import settings
 from ola_jax.training.lora import LoraConfig
 from ola_jax.training.optimizer import OptimizerConfig
+from ola_jax.training.settings import ANY, COUNT, GIVEN, NATURAL, REGEX, SHARE, Rule, Rules, above, at_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +84,8 @@ class TrainConfig:
     spike_factor: float | None = None  # a loss this many times its running mean is a bad step
     max_skipped: int = 0  # bad samples of a stage
     cache_samples: bool = False  # keep all processed samples in memory
+    data_threads: int = 4  # that decode, in each process
+    prefetch: int = 2  # batches prepared in advance
     eval_every: int = 0  # steps between evaluations during training; 0: none
     eval_batches: int = 8  # of the held-out records, as large as a stage's own
     eval_tasks: bool = False  # answer the tasks in these evaluations, too
@@ -86,17 +93,137 @@ class TrainConfig:
     eval_limit: int | None = None  # held-out records of each task, but after the last stage
 
 
-def check(config: TrainConfig) -> None:
-    """Raises OlaError where settings of a run need others that are not there."""
-    if config.keep_best and not config.eval_every:
-        raise OlaError(f"keep_best is {config.keep_best}, and nothing is evaluated: set eval_every as well")
-    if config.final_model == "best" and not config.keep_best:
-        raise OlaError("final_model is 'best', and no best checkpoint is kept: set keep_best to 1 or more")
-    for stage in config.stages if config.keep_best else ():
-        if config.best == "loss" and not stage.held_out:
-            raise OlaError(f"keep_best: stage {stage.name!r} has no held_out records to take the loss of")
-    if config.keep_best and config.best == "accuracy" and not (config.eval_tasks and config.tasks):
-        raise OlaError("best is 'accuracy': that needs tasks, and eval_tasks")
-    if config.profile and not 1 <= config.profile[0] <= config.profile[1]:
+FOLDER = Rule(
+    lambda name: bool(re.fullmatch(r"[^/\\\x00-\x1f]{1,100}", name)) and name.strip(" .") != "",
+    "a name that can be a folder's",
+)
+LOCAL = Rule(
+    lambda path: bool(path.strip()) and "\0" not in path and not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path),
+    "a folder (mount a bucket, for example with gcsfuse, and give the folder)",
+)
+ADDRESS = Rule(lambda text: bool(re.fullmatch(r"\S+:[0-9]+", text)), "HOST:PORT")
+
+RULES: Rules = settings.RULES | {
+    Stage: {"name": FOLDER, "trainable": REGEX, "steps": COUNT, "rows": COUNT, "microbatches": COUNT},
+    Task: {"name": GIVEN, "title": ANY, "records": GIVEN, "root": ANY, "chance": SHARE},
+    DistributedConfig: {"coordinator": ADDRESS, "process_count": COUNT, "process_id": NATURAL},
+    TrainConfig: {
+        "output": LOCAL,
+        "tokenizer": GIVEN,
+        "generation": GIVEN,
+        "example": ANY,
+        "init_from": GIVEN,
+        "seed": at_least(0, 2**32 - 1),
+        "save_every": COUNT,
+        "keep": COUNT,
+        "keep_best": NATURAL,
+        "log_every": COUNT,
+        "wandb": GIVEN,
+        "profile": COUNT,
+        "max_bad_steps": NATURAL,
+        "spike_factor": above(1),
+        "max_skipped": NATURAL,
+        "data_threads": NATURAL,
+        "prefetch": NATURAL,
+        "eval_every": NATURAL,
+        "eval_batches": COUNT,
+        "eval_rows": COUNT,
+        "eval_limit": COUNT,
+    },
+}
+SHOWN = 30  # problems that one message names
+
+
+def check(config: TrainConfig, to_train: bool = True) -> None:
+    """Raises OlaError that names all settings that are impossible, or need others that are not there.
+
+    Without `to_train` the step is only compiled: no data are needed.
+    """
+    broken = list(settings.broken(config, RULES))
+    found = broken + list(_misfits(config, broken, to_train))
+    if found:
+        more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        raise SettingsError("; ".join(found[:SHOWN]) + more)
+
+
+def _misfits(config: TrainConfig, broken: list[str], to_train: bool) -> Iterator[str]:
+    """What settings need of each other; asked of those only that are possible each by itself."""
+    possible = lambda *parts: not any(problem.startswith(parts) for problem in broken)
+    if possible("model"):
+        yield from settings.of_model(config.model)
+    if possible("model", "processor"):
+        yield from settings.of_processor(config.processor, config.model)
+    if possible("stages:"):
+        for number, stage in enumerate(config.stages):
+            if possible(f"stages.{number}"):
+                yield from _of_stage(stage, f"stages.{number}", to_train)
+    if possible("stages", "tasks"):
+        if not config.stages:
+            yield "stages: none, expected at least one"
+        for kind, named in (("stages", config.stages), ("tasks", config.tasks)):
+            for name, count in collections.Counter(each.name for each in named).items():
+                if count > 1:
+                    yield f"{kind}: {count} are named {settings.short(name)}, expected names that differ"
+    if possible("seed", "stages") and config.seed + len(config.stages) > 2**32:
+        yield f"seed: {config.seed}, expected at most {2**32 - len(config.stages)}, for each stage adds 1"
+    if possible("mesh"):
+        sizes = [getattr(config.mesh, field.name) for field in dataclasses.fields(config.mesh)]
+        if sizes.count(-1) > 1:
+            yield "mesh: several axes are -1, expected one at most"
+    if possible("stages", "tasks", "keep", "best", "final", "eval"):
+        yield from _of_evaluation(config)
+    if possible("stages", "profile") and config.profile:
         first, last = config.profile
-        raise OlaError(f"profile: steps {first} to {last}; expected 1 <= first <= last")
+        if first > last:
+            yield f"profile: steps {first} to {last}, expected 1 <= first <= last"
+        elif first > max((stage.steps for stage in config.stages), default=first):
+            yield f"profile: begins at step {first}, and no stage has so many steps"
+    if possible("distributed"):
+        yield from _of_processes(config.distributed)
+
+
+def _of_stage(stage: Stage, path: str, to_train: bool) -> Iterator[str]:
+    if not stage.trainable and not stage.lora.rank:
+        yield f"{path}.trainable: empty, expected what is trained (or lora.rank above 0)"
+    if stage.lora.dora and not stage.lora.rank:
+        yield f"{path}.lora.dora: set, and lora.rank is 0; set the rank as well"
+    if stage.rows % stage.microbatches:
+        yield f"{path}.rows: {stage.rows}, expected a multiple of microbatches ({stage.microbatches})"
+    if bool(stage.budget.windows) > bool(stage.budget.window_patches):
+        yield f"{path}.budget: {stage.budget.windows} windows of 0 patches, expected window_patches above 0"
+    if to_train and not stage.sources:
+        yield f"{path}.sources: none, expected at least one file of records"
+    for name, sources in (("sources", stage.sources), ("held_out", stage.held_out)):
+        weighted = [source.weight is not None for source in sources]
+        if any(weighted) and not all(weighted):
+            yield f"{path}.{name}: {sum(weighted)} of {len(sources)} have a weight, expected all or none"
+
+
+def _of_evaluation(config: TrainConfig) -> Iterator[str]:
+    if config.eval_tasks and not config.tasks:
+        yield "eval_tasks: set, and there are no tasks"
+    if config.eval_tasks and not config.eval_every:
+        yield "eval_tasks: set, and eval_every is 0, so nothing is evaluated during training"
+    if config.keep_best and not config.eval_every:
+        yield f"keep_best is {config.keep_best}, and nothing is evaluated: set eval_every as well"
+    if config.final_model == "best" and not config.keep_best:
+        yield "final_model is 'best', and no best checkpoint is kept: set keep_best to 1 or more"
+    if config.keep_best and config.best == "accuracy" and not (config.eval_tasks and config.tasks):
+        yield "best is 'accuracy': that needs tasks, and eval_tasks"
+    for stage in config.stages:
+        if stage.held_out:
+            continue
+        if config.keep_best and config.best == "loss":
+            yield f"keep_best: stage {stage.name!r} has no held_out records to take the loss of"
+        elif config.eval_every and not (config.eval_tasks and config.tasks):
+            yield f"eval_every: stage {stage.name!r} has nothing to evaluate, neither held_out nor eval_tasks"
+
+
+def _of_processes(config: DistributedConfig) -> Iterator[str]:
+    count, number = config.process_count, config.process_id
+    if count is not None and number is not None and number >= count:
+        yield f"distributed.process_id: {number}, expected less than process_count ({count})"
+    if not config.enabled:
+        given = [f.name for f in dataclasses.fields(config)[1:] if getattr(config, f.name) is not None]
+        if given:
+            yield f"distributed.{given[0]}: set, and distributed.enabled is False"

@@ -4,13 +4,16 @@ import dataclasses
 import importlib.util
 import inspect
 import pathlib
+import re
 import types
 from collections.abc import Sequence
 
 import tyro
 
 from ola_jax.errors import OlaError
+from ola_jax.training import settings
 from ola_jax.training.config import TrainConfig
+from ola_jax.training.settings import short
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,33 +24,67 @@ class Loaded:
     module: types.ModuleType
 
 
+def usage() -> str:
+    """How train.py is called."""
+    return """usage: train.py --config=FILE[:ARGUMENT] [--config.PATH.TO.FIELD=VALUE ...]
+       train.py --config=FILE[:ARGUMENT] --compile_only|--plan --topology=NAME [--config.FIELD=VALUE ...]
+
+Trains the stages of a config, for example --config=configs/digits_omni.py; the same command resumes a run
+that was stopped. All fields of a config with their values: train.py --config=FILE --help"""
+
+
+def is_help(arguments: Sequence[str]) -> bool:
+    """Whether usage alone is asked for, without a config."""
+    return not _split(arguments)[0] and bool({"-h", "--help"} & set(arguments))
+
+
 def load_config(arguments: Sequence[str]) -> Loaded:
-    """From `--config=FILE[:ARGUMENT] [--config.PATH.TO.FIELD=VALUE]...`.
+    """From `--config=FILE[:ARGUMENT] [--config.PATH.TO.FIELD=VALUE]...`, or with blanks in place of "=".
 
     FILE defines `get_config()`, which takes ARGUMENT if one is given. A wrong type or an unknown
     name ends the program with what was meant, as tyro does. Raises OlaError if FILE is none.
     """
-    named = [a for a in arguments if a.startswith("--config=")]
-    if len(named) != 1:
+    named, overrides = _split(arguments)
+    if len(named) != 1 or not named[0]:
         raise OlaError("give one --config=FILE, for example --config=configs/digits_omni.py")
-    file, _, argument = named[0].removeprefix("--config=").partition(":")
-    overrides = [a for a in arguments if a not in named]
+    file, _, argument = named[0].partition(":")
     for override in overrides:
-        if override.startswith("-") and not override.startswith(("--config.", "--help", "-h")):
+        if re.match(r"-(?![0-9.])", override) and not override.startswith(("--config.", "--help", "-h")):
             raise OlaError(f"{override}: fields are overridden as --config.FIELD=VALUE")
     module = _module(pathlib.Path(file))
-    takes = len(inspect.signature(module.get_config).parameters)
-    if argument and not takes:
+    parameters = inspect.signature(module.get_config).parameters.values()
+    if argument and not parameters:
         raise OlaError(f"{file}: takes no argument, found {argument!r}")
+    if not argument and any(of.default is of.empty for of in parameters):
+        raise OlaError(f"{file}: takes an argument, given as --config={file}:ARGUMENT")
     config = module.get_config(argument) if argument else module.get_config()
+    if not isinstance(config, TrainConfig):
+        raise OlaError(f"{file}: get_config() returned {short(config)}, expected a TrainConfig")
+    if wrong := next(settings.broken(config, {}), None):  # of types: before tyro, whose words are many lines
+        raise OlaError(f"{file}: {wrong}")
     config = tyro.cli(
         TrainConfig,
         default=config,
         args=[a.replace("--config.", "--", 1) for a in overrides],
         config=(tyro.conf.FlagConversionOff,),
-        prog=f"train.py --config={file}",
+        prog=f"train.py --config={named[0]}",
+        description="Fields of this config; each is overridden as --config.FIELD=VALUE.",
     )
     return Loaded(config, module)
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(values of --config, all other arguments)."""
+    named, others = [], []
+    left = iter(arguments)
+    for argument in left:
+        if argument == "--config":
+            named.append(next(left, ""))
+        elif argument.startswith("--config="):
+            named.append(argument.removeprefix("--config="))
+        else:
+            others.append(argument)
+    return named, others
 
 
 def _module(file: pathlib.Path) -> types.ModuleType:

@@ -19,7 +19,8 @@ def plan(config: TrainConfig, stage: Stage, topology: str, show: Callable[[str],
 
     Rows of each policy are doubled until they gain nothing or do not fit. Candidates are compiled without
     code; those that cannot fit are left out: by state and batch alone, where fewer rows or a policy with
-    less memory did not fit, or by the memory of the last two. Raises OlaError where none fits.
+    less memory did not fit, or by the memory of the last two. Raises OlaError where none fits, or where the
+    compiler fails for another reason than memory.
     """
     devices = compile_only.find_topology(topology).devices
     mesh = sharding.make_mesh(config.mesh, devices)
@@ -41,7 +42,7 @@ def plan(config: TrainConfig, stage: Stage, topology: str, show: Callable[[str],
             try:
                 candidate = dataclasses.replace(config, model=model)
                 report = compile_only.analyze_stage(candidate, of_rows(rows), topology)
-            except OlaError as error:
+            except compile_only.DoesNotFitError as error:
                 show(str(error))
                 too_many = rows
                 break

@@ -1,21 +1,41 @@
 """Where a stage starts from: the model of the stage before, a checkpoint, or random parameters."""
 
-import dataclasses
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
+import jax
+import optax
+from jax.sharding import Mesh
 
-from ola_jax import checkpoint
+from ola_jax import checkpoint, sharding
+from ola_jax.config import OlaConfig, ProcessorConfig, architecture, differences, from_dict
+from ola_jax.data.tokenizer import load_tokenizer
 from ola_jax.errors import OlaError
 from ola_jax.models.ola import abstract_params, init_params
+from ola_jax.training import stage_settings, state
 from ola_jax.training.checkpoint import is_training_checkpoint, restore_params
 from ola_jax.training.config import TrainConfig
+from ola_jax.training.digests import tokenizer_digest
+from ola_jax.training.finished import is_finished
+from ola_jax.training.settings import short
 from ola_jax.typing import Params
 
 
 def stage_folder(config: TrainConfig, number: int) -> pathlib.Path:
     """Of the stage's checkpoints, figures and model."""
     return pathlib.Path(config.output) / f"{number}_{config.stages[number].name}"
+
+
+def make_stage_folder(config: TrainConfig, number: int) -> pathlib.Path:
+    """The stage's folder, made where it is not there. Raises OlaError where it cannot be."""
+    folder = stage_folder(config, number)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OlaError(f"{folder}: cannot be made ({error.strerror or error}); expected a folder") from error
+    return folder
 
 
 def start_params(config: TrainConfig, number: int, shardings: Params) -> Params:
@@ -27,10 +47,102 @@ def start_params(config: TrainConfig, number: int, shardings: Params) -> Params:
     source = stage_folder(config, number - 1) / "model" if number > 0 else config.init_from
     if not source:
         return init_params(config.model, config.seed, shardings)
-    if is_training_checkpoint(pathlib.Path(source)):
-        return restore_params(pathlib.Path(source), nn.unbox(abstract_params(config.model)), shardings)
-    found = checkpoint.load_configs(source)[0]
-    how = {name: getattr(config.model, name) for name in ("dtype", "remat", "attention")}
-    if dataclasses.replace(found, **how) != config.model:
-        raise OlaError(f"{source}: its model differs from the config's; they must be the same")
+    source = pathlib.Path(source)
+    found, _ = _found(source)
+    if found is not None:
+        _check_model(source, found, config.model)
+    if is_training_checkpoint(source):
+        return restore_params(source, nn.unbox(abstract_params(config.model)), shardings)
     return checkpoint.load(source, shardings=shardings)[1]
+
+
+def check_start(config: TrainConfig, say: Callable[[str], None]) -> None:
+    """Compares the model, processor and tokenizer of `init_from` with the config's; tells what may differ.
+
+    Raises OlaError for another model, and for a tokenizer of another size.
+    """
+    if not config.init_from:
+        return
+    source = pathlib.Path(config.init_from)
+    model, processor = _found(source)
+    if model is not None:
+        _check_model(source, model, config.model)
+    for path, (there, here) in differences(processor, config.processor).items() if processor else ():
+        say(f"processor.{path}: {short(there)} in {source}, {short(here)} in this run")
+    before, now = source / "tokenizer", pathlib.Path(config.tokenizer or source / "tokenizer")
+    if not before.is_dir() or tokenizer_digest(before) == tokenizer_digest(now):
+        return
+    old, new = (load_tokenizer(folder).get_vocab() for folder in (before, now))
+    if len(old) != len(new):
+        raise OlaError(
+            f"tokenizer: {now} has {len(new)} tokens, and that of {source} has {len(old)}; leave "
+            "tokenizer unset to take the model's own"
+        )
+    differ = sum(new.get(token) != number for token, number in old.items())
+    say(f"tokenizer: {now} is not that of {source}; {differ} of {len(old)} tokens have another number")
+
+
+def check_stages(config: TrainConfig, mesh: Mesh) -> None:
+    """Raises OlaError if a stage does not fit the mesh, or a pattern of it matches no parameter."""
+    abstract = nn.unbox(abstract_params(config.model))
+    for number, stage in enumerate(config.stages):
+        try:
+            sharding.check(mesh, config.model, stage.rows // stage.microbatches, stage.budget)
+            create = lambda params, stage=stage: state.create(
+                params, stage.trainable, optax.identity(), None, stage.lora
+            )
+            jax.eval_shape(create, abstract)
+        except OlaError as error:
+            raise OlaError(f"stages.{number}: {error}") from error
+
+
+def check_begun(config: TrainConfig, tokenizer: pathlib.Path, generation: dict[str, Any]) -> None:
+    """Raises OlaError if any stage that has begun did so with another model or other data than it would now.
+
+    So that this is not found when the stages before it have been trained: one of them may be about to be
+    trained again.
+    """
+    before: dict[str, Any] | None = None
+    begun = [number for number in range(len(config.stages)) if stage_folder(config, number).exists()]
+    for number in range(max(begun, default=-1) + 1):
+        folder, steps = stage_folder(config, number), config.stages[number].steps
+        settings = stage_settings.describe(config, number, tokenizer, generation, before)
+        finished, recorded = is_finished(folder, lambda _: None), stage_settings.read(folder)
+        if finished:
+            stage_settings.check_finished(folder, settings)
+        else:
+            stage_settings.check_resumed(folder, settings, steps)
+        # What the stage ends with, which the next one is to begin with.
+        trained = finished or (recorded and (stage_settings.last_step(folder) or 0) >= steps)
+        before = recorded if trained else settings
+
+
+def _found(source: pathlib.Path) -> tuple[OlaConfig | None, ProcessorConfig | None]:
+    """The configs of what is at `source`; of a stage's checkpoints by the record of its settings."""
+    if not is_training_checkpoint(source):
+        return checkpoint.load_configs(source)[:2]
+    for folder in source.absolute().parents[:2]:
+        if (record := stage_settings.read(folder)) is not None:
+            where = str(folder / stage_settings.FILE)
+            return (
+                from_dict(OlaConfig, record["model"], f"{where}: model"),
+                from_dict(ProcessorConfig, record["processor"], f"{where}: processor"),
+            )
+    return None, None  # older than these records
+
+
+def _check_model(source: pathlib.Path, found: OlaConfig, model: OlaConfig) -> None:
+    differ = differences(architecture(found), architecture(model))
+    if differ:
+        words = [
+            f"{path} ({_value(there)} there, {_value(here)} here)" for path, (there, here) in differ.items()
+        ]
+        more = f" and {len(words) - 5} more" if len(words) > 5 else ""
+        raise OlaError(
+            f"{source}: its model differs from the config's in {', '.join(words[:5])}{more}; they "
+            "must be the same"
+        )
+
+
+def _value(value: object) -> str:
+    return "none" if value is None else "some" if isinstance(value, dict) else short(value)

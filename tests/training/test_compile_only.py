@@ -11,6 +11,13 @@ from typing import Any
 
 import pytest
 
+from ola_jax.batch import Budget
+from ola_jax.config import ProcessorConfig
+from ola_jax.errors import OlaError
+from ola_jax.training import compile_only as compile_only_module
+from ola_jax.training.config import Stage, TrainConfig
+from tests import tiny as tiny_model
+
 REPOSITORY = pathlib.Path(__file__).parents[2]
 CONFIG = """
 import dataclasses
@@ -109,6 +116,81 @@ def test_a_compilation_without_a_topology_says_what_to_give(tmp_path: pathlib.Pa
     out = compile_only(tmp_path / "tiny.py")
     assert (out.returncode, out.stderr.count("\n")) == (2, 1), out.stderr
     assert "--topology=NAME" in out.stderr
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_the_search_works_as_documented(tmp_path: pathlib.Path) -> None:
+    """Its processes load libtpu beside their parent, which nothing in the environment allows."""
+    (tmp_path / "tiny.py").write_text(CONFIG)
+    command = [sys.executable, "train.py", f"--config={tmp_path / 'tiny.py'}", "--plan", "--topology=v5e:2x2"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
+    out = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+    )
+    assert out.returncode == 0, out.stdout + out.stderr
+    assert re.search(r"fastest: --config\.model\.remat=\w+, \d+ rows", out.stdout), out.stdout
+
+
+def tiny() -> tuple[TrainConfig, Stage]:
+    stage = Stage("tune", ("llm/",), (), steps=10, rows=2, budget=Budget(tokens=64))
+    return TrainConfig("runs/none", tiny_model.CONFIG, ProcessorConfig(), (stage,)), stage
+
+
+def test_a_compiler_may_load_libtpu_beside_its_parent(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "ALLOW_MULTIPLE_LIBTPU_LOAD"
+    monkeypatch.setenv(name, "")
+    seen = []
+    monkeypatch.setattr(compile_only_module, "_compile", lambda *_: seen.append(os.environ[name]))
+    compile_only_module._compile_or_tell(*tiny(), "v5e:2x2", str(tmp_path))
+    assert seen == ["1"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (compile_only_module.DoesNotFitError("needs more"), ["DoesNotFitError", "needs more"]),
+        (OlaError("no such topology"), ["OlaError", "no such topology"]),
+        (ValueError(""), ["OlaError", "the compiler failed: ValueError"]),
+        (RuntimeError("one\ntwo"), ["OlaError", "the compiler failed: one"]),
+    ],
+)
+def test_a_compiler_leaves_what_went_wrong(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, expected: list[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "")
+    monkeypatch.setattr(compile_only_module, "_compile", fail)
+    compile_only_module._compile_or_tell(*tiny(), "v5e:2x2", str(tmp_path))
+    (file,) = tmp_path.iterdir()
+    kind, reason = json.loads(file.read_text())
+    assert kind == expected[0]
+    assert reason.endswith(expected[1])
+
+
+def test_what_failed_in_the_process_of_the_compiler_is_told() -> None:
+    with pytest.raises(OlaError, match="topology 'nonsense:2x2'") as caught:
+        compile_only_module.analyze_stage(*tiny(), "nonsense:2x2")
+    assert not isinstance(caught.value, compile_only_module.DoesNotFitError)
+
+
+@pytest.mark.parametrize("message", ["", "\n", "lost\nin two lines", "Internal error: libtpu lockfile"])
+def test_an_unknown_topology_is_one_line_whatever_the_compiler_says(
+    monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    def fail(**_: object) -> None:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(compile_only_module.topologies, "get_topology_desc", fail)
+    for name in ("v5e:2x2", "h100:2"):
+        with pytest.raises(OlaError, match=f"topology '{name}'") as caught:
+            compile_only_module.find_topology(name)
+        assert "\n" not in str(caught.value)
 
 
 @needs_libtpu

@@ -51,7 +51,7 @@ class Compiler:
         self.analyzed.append((config.model.remat, stage.rows))
         report = self.report(config, stage)
         if not report.fits:
-            raise OlaError(f"does not fit: {report.line()}")
+            raise compile_only.DoesNotFitError(f"does not fit: {report.line()}")
         return report
 
     def compile(self, config: TrainConfig, stage: Stage, topology: str) -> Report:
@@ -94,3 +94,16 @@ def test_a_policy_that_needs_more_memory_is_not_tried_where_a_thrifty_one_failed
     with pytest.raises(OlaError, match="no batch fits"):
         plan.plan(config(), STAGE, "v5e:1x1", str)
     assert compiler.analyzed == [("full", 1)]
+
+
+def test_a_compiler_that_fails_for_another_reason_is_not_a_batch_that_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Compiler(monkeypatch)
+
+    def fail(*_: object) -> Report:
+        raise OlaError("tune on v5e:1x1: the compiler failed: libtpu cannot be loaded")
+
+    monkeypatch.setattr(compile_only, "analyze_stage", fail)
+    with pytest.raises(OlaError, match="the compiler failed: libtpu cannot be loaded"):
+        plan.plan(config(), STAGE, "v5e:1x1", str)

@@ -83,6 +83,9 @@ def test_all_processes_stop_after_the_same_step_and_go_on_from_there(
     outputs = [process.communicate()[0] for process in processes]
     assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
     assert f"going on at step {step}" in outputs[0].replace("\n", " ")
+    assert f"steps: 10000 -> {step + 2}, from step {step + 1} on" in outputs[0].replace("\n", " ")
+    assert json.loads((tmp_path / "0_tune" / "settings.json").read_text())["settings"]["steps"] == step + 2
+    assert not (tmp_path / ".run.json").exists()
     lines = written(metrics)
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, step + 3))
     assert "eval/loss" in lines[-1]

@@ -1,0 +1,150 @@
+"""What it means where a stage is resumed with other settings than it began with."""
+
+import dataclasses
+import enum
+import fnmatch
+import pathlib
+from typing import Any
+
+from ola_jax.config import differences
+from ola_jax.errors import SettingsError
+from ola_jax.training.settings import short
+
+
+class Meaning(enum.Enum):
+    """What it means that a setting differs from what the stage began with."""
+
+    REFUSED = "another model or other data"
+    REPORTED = "allowed, and reported"
+    IGNORED = "of no interest"
+
+
+REFUSED, REPORTED, IGNORED = Meaning.REFUSED, Meaning.REPORTED, Meaning.IGNORED
+
+# The first pattern that a setting's path matches decides; "*" also matches dots.
+MEANINGS: tuple[tuple[str, Meaning], ...] = (
+    ("model.dtype", REPORTED),
+    ("model.remat", REPORTED),
+    ("model.attention", REPORTED),
+    ("model.pooling", REPORTED),
+    ("model*", REFUSED),
+    ("processor.media*", REPORTED),  # the largest media that are decoded
+    ("processor*", REFUSED),
+    ("tokenizer.path", IGNORED),
+    ("tokenizer*", REFUSED),
+    ("generation*", REPORTED),
+    ("sources*.path", IGNORED),  # the same data at another place
+    ("sources*.bytes", IGNORED),  # the digest says more
+    ("sources*.root", REPORTED),
+    ("sources*", REFUSED),
+    ("held_out*.path", IGNORED),
+    ("held_out*.bytes", IGNORED),
+    ("held_out*", REPORTED),  # nothing is trained on them
+    ("trainable*", REFUSED),
+    ("lora*", REFUSED),
+    ("optimizer.kind", REFUSED),
+    ("optimizer.momentum_dtype", REFUSED),  # of what the checkpoint holds
+    ("optimizer*", REPORTED),
+    ("rows", REFUSED),
+    ("budget*", REFUSED),
+    ("seed", REFUSED),
+    ("init_from.path", IGNORED),  # decided by its digest, where there is one
+    ("init_from*", REFUSED),
+    ("microbatches", REPORTED),
+    ("steps", REPORTED),
+    ("run.mesh*", REPORTED),
+    ("run.bad_step", REPORTED),
+    ("run.max_bad_steps", REPORTED),
+    ("run.spike_factor", REPORTED),
+    ("run.max_skipped", REPORTED),
+    ("run.best", REPORTED),
+    ("run.final_model", REPORTED),
+    ("run*", IGNORED),
+    ("versions*", REPORTED),
+)
+
+SHOWN = 3  # refused changes that a message gives with both values; of others the names
+
+# Of the reported: what would have made other parameters.
+_TRAINING = ("model", "optimizer", "microbatches", "steps", "processor", "sources", "held_out")
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """How settings differ from those that a stage was last trained with: {path: (old, new)}."""
+
+    refused: dict[str, tuple[Any, Any]]
+    reported: dict[str, tuple[Any, Any]]
+
+
+def meaning(path: str) -> Meaning:
+    """Of a difference in the setting at `path`."""
+    return next((of for pattern, of in MEANINGS if fnmatch.fnmatchcase(path, pattern)), REFUSED)
+
+
+def compare(before: dict[str, Any], now: dict[str, Any]) -> Changes:
+    """How the settings of `now` differ from those of `before`; what one of them does not know is left out."""
+    changes = Changes({}, {})
+    for path, (old, new) in differences(before, now).items():
+        if not (_knows(before, path) and _knows(now, path)):
+            continue  # a setting that an older or newer version of ola_jax has not
+        if path.endswith("sha256") and None in (old, new):
+            continue  # nothing is known of one of them
+        if (of := meaning(path)) is not IGNORED:
+            (changes.refused if of is REFUSED else changes.reported)[path] = (old, new)
+    # A checkpoint of a stage in training has no digest; its path must do.
+    (old, new) = (values["init_from"] for values in (before, now))
+    if old and new and None in (old["sha256"], new["sha256"]) and old["path"] != new["path"]:
+        changes.refused["init_from.path"] = (old["path"], new["path"])
+    return changes
+
+
+def lines(changes: dict[str, tuple[Any, Any]]) -> list[str]:
+    """Each change in words: "optimizer.learning_rate: 1e-05 -> 2e-05"."""
+    return [f"{path.removesuffix('.sha256')}: {_change(path, *pair)}" for path, pair in changes.items()]
+
+
+def of_training(changes: Changes) -> dict[str, tuple[Any, Any]]:
+    """Of the reported changes those that would have made other parameters."""
+    return {path: of for path, of in changes.reported.items() if path.startswith(_TRAINING)}
+
+
+def refuse(folder: pathlib.Path, changes: Changes, state: str) -> None:
+    """Raises OlaError if the changes make another model or other data of the stage in `folder`."""
+    if not changes.refused:
+        return
+    shown, others = lines(changes.refused)[:SHOWN], list(changes.refused)[SHOWN:]
+    more = f"; also {', '.join(others[:5])}" if others else ""
+    more += f" and {len(others) - 5} more" if len(others) > 5 else ""
+    raise SettingsError(
+        f"{folder}: the stage {state}, and began with other settings: {'; '.join(shown)}{more}; restore "
+        "them or choose another output (removing this folder trains the stage again)"
+    )
+
+
+def _knows(values: Any, path: str) -> bool:
+    """Whether `values` has the setting at `path`, or a part above it is None or a list as a whole."""
+    for name in path.split("."):
+        if isinstance(values, dict):
+            if name not in values:
+                return False
+            values = values[name]
+        elif isinstance(values, list) and name.isdecimal() and int(name) < len(values):
+            values = values[int(name)]
+    return True
+
+
+def _change(path: str, old: Any, new: Any) -> str:
+    if path.endswith("sha256"):
+        return f"other content ({old[:8]} -> {new[:8]})"
+    if any(isinstance(value, list) and any(isinstance(x, dict) for x in value) for value in (old, new)):
+        return f"{len(old)} -> {len(new)}"  # files, or rates of parts
+    if isinstance(old, dict) or isinstance(new, dict):
+        return f"{_presence(old)} -> {_presence(new)}"
+    return f"{short(old, 30)} -> {short(new, 30)}"
+
+
+def _presence(value: Any) -> str:
+    if isinstance(value, dict):
+        return short(value["path"]) if "path" in value else "a part of the model"
+    return short(value)

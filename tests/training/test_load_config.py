@@ -1,0 +1,101 @@
+"""The command line of train.py."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import train
+from ola_jax.errors import OlaError
+from ola_jax.training.load_config import is_help, load_config
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+DEMO = str(REPOSITORY / "configs" / "digits_omni.py")
+
+
+def test_values_may_follow_a_blank_or_an_equals_sign() -> None:
+    one = load_config([f"--config={DEMO}:runs/x", "--config.mesh.fsdp=-1", "--config.profile", "20", "25"])
+    other = load_config(
+        ["--config", f"{DEMO}:runs/x", "--config.mesh.fsdp", "-1", "--config.profile", "20", "25"]
+    )
+    assert one.config == other.config
+    assert (one.config.mesh.fsdp, one.config.profile, one.config.output) == (-1, (20, 25), "runs/x")
+    assert load_config(["--config", DEMO, "--config.stages.0.optimizer.eps", "1e-3"]).config.stages[
+        0
+    ].optimizer.eps == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--config"], "give one --config=FILE"),
+        (["--config", DEMO, "--config", DEMO], "give one --config=FILE"),
+        (["--config", DEMO, "--mesh.fsdp", "-1"], "--config.FIELD=VALUE"),
+        (["--config", DEMO, "-x"], "--config.FIELD=VALUE"),
+    ],
+)
+def test_other_options_are_refused(arguments: list[str], expected: str) -> None:
+    with pytest.raises(OlaError, match=expected):
+        load_config(arguments)
+
+
+def test_help_alone_shows_the_usage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    for option in ("--help", "-h"):
+        monkeypatch.setattr(sys, "argv", ["train.py", option])
+        train.main()
+        shown = capsys.readouterr().out
+        assert "usage: train.py --config=FILE" in shown
+        assert "--topology=NAME" in shown
+        assert "--config=FILE --help" in shown
+    assert not is_help([f"--config={DEMO}", "--help"])
+
+
+def test_help_with_a_config_shows_its_fields(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", f"{DEMO}:runs/x", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    assert ended.value.code in (0, None)
+    shown = capsys.readouterr().out
+    for expected in ("--save-every", "runs/x", "--stages.0.optimizer.learning-rate", "--config.FIELD=VALUE"):
+        assert expected in shown
+
+
+@pytest.mark.parametrize(
+    ("returned", "expected"),
+    [
+        ("None", r"get_config\(\) returned None, expected a TrainConfig"),
+        ("dataclasses.replace(config, stages=list(config.stages))", r"stages: \[.*, expected a tuple"),
+        ("dataclasses.replace(config, seed=1.5)", r"seed: 1\.5, expected a whole number"),
+    ],
+)
+def test_a_config_of_other_types_is_one_line(tmp_path: pathlib.Path, returned: str, expected: str) -> None:
+    """As train.py reads it, without the types that the tests check."""
+    file = tmp_path / "config.py"
+    file.write_text(
+        "import dataclasses, runpy\ndef get_config():\n"
+        f"    config = runpy.run_path({DEMO!r})['get_config']()\n    return {returned}\n"
+    )
+    script = (
+        "import sys\nfrom ola_jax.errors import run\nfrom ola_jax.training.load_config import load_config\n"
+        "run(lambda: load_config(sys.argv[1:]))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", script, f"--config={file}"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (out.returncode, out.stderr.count("\n")) == (2, 1), out.stderr
+    assert re.search(expected, out.stderr), out.stderr
+
+
+def test_a_config_that_needs_an_argument_says_so(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "config.py"
+    file.write_text("def get_config(output): ...")
+    with pytest.raises(OlaError, match=r"takes an argument, given as --config=.*config\.py:ARGUMENT"):
+        load_config(["--config", str(file)])
