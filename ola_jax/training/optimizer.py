@@ -106,7 +106,7 @@ def check_rates(config: OptimizerConfig, paths: Sequence[str]) -> None:
         )
 
 
-def decays(params: dict[str, jax.Array]) -> dict[str, bool]:
+def decays(params: dict[str, Any]) -> dict[str, bool]:
     """Which parameters decay: kernels, embeddings and all of an adapter.
 
     PyTorch's Trainer decays all but biases and norms: of PEFT's adapters a, b and DoRA's magnitude. Unlike
@@ -134,7 +134,7 @@ def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.chain(_with_fused_apart(muon), optax.scale(-1.0))
 
 
-def muon_axes(params: dict[str, jax.Array]) -> dict[str, optax.contrib.MuonDimensionNumbers | None]:
+def muon_axes(params: dict[str, Any]) -> dict[str, optax.contrib.MuonDimensionNumbers | None]:
     """The axes of each kernel that Muon makes orthogonal, layer by layer; None: Adam's part.
 
     Fused kernels are apart ([..., in, 3, out]); the taps of a convolution are inputs, as in Muon's own

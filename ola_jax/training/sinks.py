@@ -124,8 +124,12 @@ def _drop_after(file: pathlib.Path, start: int) -> None:
     kept = [line for line, step in zip(lines, steps, strict=True) if step is not None and step <= start]
     if len(kept) < len(lines) or _half:
         beside = file.with_name(file.name + ".new")
-        beside.write_bytes(b"".join(line + b"\n" for line in kept))
-        os.replace(beside, file)
+        try:
+            beside.write_bytes(b"".join(line + b"\n" for line in kept))
+            os.replace(beside, file)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
 
 
 def _step(line: bytes) -> int | None:
