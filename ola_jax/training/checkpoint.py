@@ -1,9 +1,11 @@
 """Checkpoints of a training in progress: state and data position, from which it is resumed exactly."""
 
 import contextlib
+import errno
 import json
 import logging
 import math
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -65,6 +67,9 @@ class TrainCheckpoints:
         self._closed = False
         self._quiet = contextlib.ExitStack()
         try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            if not os.access(self._directory, os.W_OK):
+                raise PermissionError(errno.EACCES, "Permission denied", str(directory))
             self._set_metrics_aside()
             self._manager = ocp.CheckpointManager(self._directory, options=options)
         except Exception as error:
@@ -204,8 +209,12 @@ class TrainCheckpoints:
     def _abandon(self) -> None:
         """End, and remove what was being written: it must not be finished by chance, nor fill the disk."""
         self._closed = True
-        with contextlib.suppress(Exception):  # the first error is raised
-            self._manager.close()
+        for _ in range(5):  # each wait ends with the error of one of the threads; the first is raised
+            try:
+                self._manager.close()
+                break
+            except Exception as error:
+                logger.debug("%s: %s", self._directory, error)
         if jax.process_index() == 0:
             for folder in self._directory.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
                 shutil.rmtree(folder, ignore_errors=True)

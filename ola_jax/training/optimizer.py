@@ -81,7 +81,7 @@ def build(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
         optax.scale_by_learning_rate(schedule(config, steps)),
     )
 
-    def init(params: dict[str, jax.Array]) -> optax.OptState:
+    def init(params: dict[str, Any]) -> optax.OptState:
         check_rates(config, tuple(params))
         return chain.init(params)
 

@@ -66,7 +66,8 @@ def test_adapters_decay_as_in_pytorchs_trainer() -> None:
     names = {"lora_A.default": "a", "lora_B.default": "b", "lora_magnitude_vector.default": "magnitude"}
     theirs = Trainer.get_decay_parameter_names(None, Layer())
     assert {names[name] for name in theirs} == {"a", "b", "magnitude"}
-    adapters = lora.init({"llm/mlp/kernel": np.ones((3, 3), np.float32)}, LoraConfig(rank=2, dora=True))
+    config = LoraConfig(rank=2, dora=True, pattern="llm/mlp/kernel")
+    adapters = lora.init({"llm/mlp/kernel": np.ones((3, 3), np.float32)}, config)
     assert optimizer.decays(adapters) == dict.fromkeys(
         (f"lora/llm/mlp/kernel/{n}" for n in names.values()), True
     )

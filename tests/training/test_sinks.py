@@ -2,8 +2,6 @@
 
 import json
 import pathlib
-import resource
-import signal
 import struct
 import sys
 
@@ -11,6 +9,7 @@ import pytest
 
 from ola_jax.errors import OlaError
 from ola_jax.training.sinks import JsonLines, TensorBoard, WeightsAndBiases
+from tests.full_disk import files_of_at_most
 
 
 def lines(file: pathlib.Path) -> list[dict]:
@@ -81,16 +80,10 @@ def test_a_file_that_cannot_be_written_is_an_error_of_one_line(tmp_path: pathlib
         JsonLines(tmp_path / "m.jsonl", 0)
     sink = JsonLines(tmp_path / "n.jsonl", 0)
     sink.write(1, {"loss": 0.5})
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "n.jsonl").stat().st_size + 7, hard))
-    try:
+    with files_of_at_most((tmp_path / "n.jsonl").stat().st_size + 7):
         with pytest.raises(OlaError, match=r"n.jsonl: cannot be written \(File too large\)"):
             sink.write(2, {"loss": 0.5})
         sink.close()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, ignored)
     JsonLines(tmp_path / "n.jsonl", 2).close()
     assert lines(tmp_path / "n.jsonl") == [{"step": 1, "loss": 0.5}]
 

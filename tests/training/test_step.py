@@ -41,15 +41,15 @@ def test_microbatches_equal_the_whole_batch(images: bool, sounds: bool) -> None:
     batch, found = make_batch(images, sounds), []
     assert (batch.patches.size > 0, batch.audio.size > 0) == (images, sounds)
     tx = optimizer.build(OptimizerConfig(learning_rate=1e-3, warmup_ratio=0.0, eps=1e-4), steps=2)
-    params = init_params(CONFIG, seed=0)
-    for microbatches in (1, 2, 4):
+    params = jax.tree.map(np.asarray, init_params(CONFIG, seed=0))  # steps take the state
+    for microbatches in (1, 2):
         train_state = state.create(params, ("llm/", "vision_projector/", "speech_projector/"), tx)
         train_state, metrics = make_train_step(Ola(CONFIG), tx, microbatches)(train_state, batch)
         figures = [float(metrics[name]) for name in ("loss", "targets", "tokens", "grad_norm", "bad_step")]
         found.append((figures, jax.tree.map(np.asarray, train_state.trainable)))
     assert found[0][0][1] > 1
     assert found[0][0][4] == 0
-    for figures, trainable in found[1:]:
-        np.testing.assert_allclose(figures, found[0][0], rtol=1e-5)
-        for path, value in found[0][1].items():
-            np.testing.assert_allclose(trainable[path], value, atol=2e-6, err_msg=path)
+    (figures, trainable) = found[1]
+    np.testing.assert_allclose(figures, found[0][0], rtol=1e-5)
+    for path, value in found[0][1].items():
+        np.testing.assert_allclose(trainable[path], value, atol=2e-6, err_msg=path)
