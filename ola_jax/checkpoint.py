@@ -17,6 +17,7 @@ import pathlib
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -235,7 +236,7 @@ def replacing(directory: pathlib.Path) -> Iterator[pathlib.Path]:
     except BaseException as error:
         if old.exists() and not place.exists():
             old.rename(place)
-        shutil.rmtree(build, ignore_errors=True)
+        remove_unfinished(build)
         if not isinstance(error, OlaError) and (why := storage_trouble(error, writing=True)):
             raise OlaError(
                 f"{directory}: cannot be written ({why}); nothing there was changed: make room for it, or "
@@ -281,12 +282,22 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         todo += [e for e in (*more, each.__cause__, each.__context__) if e is not None]
 
 
+def remove_unfinished(directory: pathlib.Path, seconds: float = 10.0) -> None:
+    """Remove what a save that failed left, until it stays away: some of its threads may still write."""
+    end, absent = time.monotonic() + seconds, 0
+    while absent < 4 and time.monotonic() < end:
+        absent = 0 if directory.exists() else absent + 1
+        shutil.rmtree(directory, ignore_errors=True)
+        time.sleep(0.05)
+
+
 @contextlib.contextmanager
 def quiet_storage() -> Iterator[None]:
     """Within the block, Orbax does not print the errors that it raises as well.
 
     A failed save is printed with a traceback by each of its threads, and once more for each array that
-    was still on its way to the disk ("Event loop is closed").
+    was still on its way to the disk ("Event loop is closed"). After an error it stays quiet: its threads
+    end later.
     """
     logger, hook = logging.getLogger("absl"), sys.unraisablehook
 
@@ -299,12 +310,10 @@ def quiet_storage() -> Iterator[None]:
 
     logger.addFilter(keep)
     sys.unraisablehook = quiet_hook
-    try:
-        yield
-    finally:
-        logger.removeFilter(keep)
-        if sys.unraisablehook is quiet_hook:
-            sys.unraisablehook = hook
+    yield
+    logger.removeFilter(keep)
+    if sys.unraisablehook is quiet_hook:
+        sys.unraisablehook = hook
 
 
 def _sync(directory: pathlib.Path) -> None:

@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
-from ola_jax.checkpoint import quiet_storage, storage_trouble
+from ola_jax.checkpoint import quiet_storage, remove_unfinished, storage_trouble
 from ola_jax.errors import OlaError
 from ola_jax.training.state import TrainState
 from ola_jax.training.stored import (
@@ -217,8 +216,7 @@ class TrainCheckpoints:
                 logger.debug("%s: %s", self._directory, error)
         if jax.process_index() == 0:
             for folder in self._directory.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
-                shutil.rmtree(folder, ignore_errors=True)
-        self._quiet.close()
+                remove_unfinished(folder)
 
     def wait(self) -> None:
         """Wait until all is on disk. Raises OlaError where it cannot be written."""
@@ -232,7 +230,7 @@ class TrainCheckpoints:
             self.wait()
             self._manager.close()
             self._closed = True
-        self._quiet.close()
+            self._quiet.close()
 
 
 def _free(path: pathlib.Path) -> pathlib.Path:
