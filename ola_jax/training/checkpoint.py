@@ -1,12 +1,11 @@
 """Checkpoints of a training in progress: state and data position, from which it is resumed exactly."""
 
 import contextlib
-import errno
 import json
 import logging
 import math
-import os
 import pathlib
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -67,8 +66,7 @@ class TrainCheckpoints:
         self._quiet = contextlib.ExitStack()
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            if not os.access(self._directory, os.W_OK):
-                raise PermissionError(errno.EACCES, "Permission denied", str(directory))
+            tempfile.TemporaryFile(dir=self._directory).close()  # whether it can be written
             self._set_metrics_aside()
             self._manager = ocp.CheckpointManager(self._directory, options=options)
         except Exception as error:
