@@ -191,13 +191,16 @@ def is_checkpoint(directory: StrPath) -> bool:
 def check_destination(directory: StrPath) -> pathlib.Path:
     """The path, if a checkpoint may be written there: nothing, an empty directory, or a checkpoint."""
     directory = pathlib.Path(directory)
-    if directory.exists() and not directory.is_dir():
-        raise OlaError(f"{directory}: found a file, expected a directory to write; choose another name")
-    if directory.is_dir() and any(directory.iterdir()) and not is_checkpoint(directory):
-        raise OlaError(
-            f"{directory}: holds {_listing(directory)}, not an ola_jax checkpoint, and is not overwritten; "
-            "choose another directory"
-        )
+    try:
+        if directory.exists() and not directory.is_dir():
+            raise OlaError(f"{directory}: found a file, expected a directory to write; choose another name")
+        if directory.is_dir() and any(directory.iterdir()) and not is_checkpoint(directory):
+            raise OlaError(
+                f"{directory}: holds {_listing(directory)}, not an ola_jax checkpoint, and is not "
+                "overwritten; choose another directory"
+            )
+    except OSError as error:  # a name too long, a folder that may not be read
+        raise OlaError(f"{directory}: cannot be written ({error.strerror}); choose another name") from error
     return directory
 
 
@@ -366,7 +369,7 @@ def _write_json(file: pathlib.Path, values: dict[str, Any]) -> None:
 def _read_json(file: pathlib.Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise OlaError(f"{file}: not readable as JSON ({error})") from error
     if not isinstance(values, dict):
         raise OlaError(f"{file}: expected a JSON object, found a {type(values).__name__}")

@@ -6,9 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+from ola_jax import sharding
 from ola_jax.batch import IGNORE, TEXT, Budget, OlaBatch
 from ola_jax.config import OlaConfig, OryxViTConfig, Qwen2Config, WhisperConfig
 from ola_jax.models.ola import Ola, init_params
+from ola_jax.sharding import MeshConfig
 from ola_jax.training import optimizer, state
 from ola_jax.training.optimizer import OptimizerConfig
 from ola_jax.training.step import make_train_step
@@ -26,13 +28,13 @@ CONFIG = OlaConfig(
 
 
 def make_batch(images: bool, sounds: bool) -> OlaBatch:
-    """Four rows, one of them without labelled tokens; features of the media that there are, and marks."""
+    """Four rows, every second without labelled tokens; features of the media that there are, and marks."""
     budget = Budget(tokens=16, windows=int(images), window_patches=16, audio_chunks=int(sounds))
     batch = tiny.make_batch(4, 0, budget)
     if not (images or sounds):
         batch = batch.replace(source=np.full_like(batch.source, TEXT))
     targets = batch.targets.copy()
-    targets[1], targets[2, 0] = IGNORE, 3
+    targets[1::2], targets[2, 0] = IGNORE, 3
     return batch.replace(targets=targets)
 
 
@@ -53,3 +55,18 @@ def test_microbatches_equal_the_whole_batch(images: bool, sounds: bool) -> None:
     np.testing.assert_allclose(figures, found[0][0], rtol=1e-5)
     for path, value in found[0][1].items():
         np.testing.assert_allclose(trainable[path], value, atol=2e-6, err_msg=path)
+
+
+def test_microbatches_without_media_equal_the_whole_batch_on_a_mesh() -> None:
+    batch, found = make_batch(images=False, sounds=False), []
+    tx = optimizer.build(OptimizerConfig(), steps=2)
+    mesh = sharding.make_mesh(MeshConfig(fsdp=2, tensor=2))
+    with jax.set_mesh(mesh):
+        _, shardings = state.shard(CONFIG, ("llm/norm",), tx, mesh)
+        for microbatches in (1, 2):
+            params = jax.tree.map(np.asarray, init_params(CONFIG, seed=0))
+            train_state = state.create(params, ("llm/norm",), tx, shardings)
+            step = make_train_step(Ola(CONFIG), tx, microbatches, shardings)
+            metrics = step(train_state, sharding.global_batch(batch, mesh))[1]
+            found.append([float(metrics[name]) for name in ("loss", "targets", "tokens", "grad_norm")])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
