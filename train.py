@@ -180,7 +180,8 @@ def train_stage(
         else:
             places = sharding.parameter_shardings(abstract_params(config.model), mesh)
             params = start_params(config, number, places)
-            train_state = state.create(params, stage.trainable, tx, shardings, stage.lora)
+            seed = config.seed + number
+            train_state = state.create(params, stage.trainable, tx, shardings, stage.lora, seed)
             del params
         start = int(train_state.step)
         for line in stage_settings.keep(folder, settings, changes, start, stage.steps):

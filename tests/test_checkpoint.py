@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import pathlib
 import shutil
@@ -6,12 +7,14 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from ola_jax import checkpoint
 from ola_jax.config import OlaConfig, PixelLimits, ProcessorConfig, Qwen2Config
 from ola_jax.errors import OlaError
 from tests import golden
+from tests.full_disk import files_of_at_most
 
 TOKENIZER = golden.VISIBLE / "hf"
 CONFIG = OlaConfig(llm=Qwen2Config(num_layers=2), whisper=None, beats=None, dtype="bfloat16")
@@ -97,6 +100,58 @@ def test_failed_save_leaves_the_old_checkpoint_and_no_rest(tmp_path: pathlib.Pat
         save(directory, {"a": object()})
     assert checkpoint.load(directory)[0] == CONFIG
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("size", [100, 1_000])
+def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(
+    tmp_path: pathlib.Path, capfd: pytest.CaptureFixture, size: int
+) -> None:
+    for directory, left in ((tmp_path / "new", []), (tmp_path / "model", ["model"])):
+        if left:
+            save(directory)
+        with files_of_at_most(size), pytest.raises(OlaError) as raised:
+            save(directory, random_params(1) | {"large": np.arange(9999.0)})
+        assert str(raised.value).startswith(
+            f"{directory}: cannot be written (File too large); nothing there "
+        )
+        assert "\n" not in str(raised.value)
+        assert "Traceback" not in "".join(capfd.readouterr())
+        assert [path.name for path in tmp_path.iterdir()] == left
+    np.testing.assert_array_equal(
+        np.asarray(checkpoint.load(directory)[1]["llm"]["scale"]), random_params()["llm"]["scale"]
+    )
+
+
+def test_a_save_that_was_killed_between_its_renames_is_undone(tmp_path: pathlib.Path) -> None:
+    save(tmp_path / "model")
+    (tmp_path / "model").rename(tmp_path / ".model.old")
+    with pytest.raises(OlaError, match="cannot be written"), files_of_at_most(100):
+        save(tmp_path / "model", random_params(1))
+    assert checkpoint.load(tmp_path / "model")[0] == CONFIG
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "out of memory"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), "out of memory"),
+        (ValueError("Error reading [os_error_code='24']"), "Too many open files"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_keeps_parameters_from_being_read_is_not_called_damage(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    save(tmp_path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "restore", fail)
+    with pytest.raises(OlaError, match=rf"/params: the parameters cannot be read now \({reason}\); they are"):
+        checkpoint.load(tmp_path)
 
 
 def test_rest_of_a_killed_save_is_cleared(tmp_path: pathlib.Path) -> None:

@@ -1,22 +1,32 @@
-"""Checkpoints of a training in progress: state and data position, from which it goes on exactly."""
+"""Checkpoints of a training in progress: state and data position, from which it is resumed exactly."""
 
+import contextlib
 import json
 import logging
 import math
 import pathlib
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from flax import traverse_util
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
+from ola_jax.checkpoint import quiet_storage, remove_unfinished, storage_trouble
 from ola_jax.errors import OlaError
 from ola_jax.training.state import TrainState
-from ola_jax.typing import Params
+from ola_jax.training.stored import (
+    is_training_checkpoint,
+    read_data_state,
+    read_state,
+    restore_params,
+)
+
+__all__ = ["TrainCheckpoints", "is_training_checkpoint", "restore_params"]
+Restored = tuple[TrainState, dict[str, Any]]
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +34,9 @@ logger = logging.getLogger(__name__)
 class TrainCheckpoints:
     """The checkpoints of one stage, written in the background: the newest are kept, and the best.
 
-    The best have the largest `metric`, or the smallest with `smallest`.
+    The best have the largest `metric`, or the smallest with `smallest`. Where the disk is full or the folder
+    cannot be written, `save`, `wait` or `close` raises OlaError: nothing is left of what was being written,
+    and the checkpoints before it are as they were.
     """
 
     def __init__(
@@ -46,19 +58,41 @@ class TrainCheckpoints:
             best_fn=goodness,
             preservation_policy=managers.AnyPreservationPolicy(policies),
             enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,  # of a run that was killed while it saved
         )
         self._directory, self._metric = directory.absolute(), metric
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        self._saving: int | None = None  # the step that is, or was last, being written
+        self._closed = False
+        self._quiet = contextlib.ExitStack()
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self._directory).close()  # whether it can be written
+            self._set_metrics_aside()
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
+        except Exception as error:
+            if why := storage_trouble(error, writing=True):
+                raise OlaError(
+                    f"{directory}: cannot hold checkpoints ({why}); make the folder writable, or choose "
+                    "another output"
+                ) from error
+            raise
+        self._quiet.enter_context(quiet_storage())
 
     def save(
         self, state: TrainState, data_state: dict[str, Any], metrics: Mapping[str, float] | None = None
     ) -> None:
-        """Save after a step; returns before it is on disk. `data_state` is this process's own."""
+        """Save after a step; returns before it is on disk. `data_state` is this process's own.
+
+        Raises OlaError where this checkpoint, or the one before it in the background, cannot be written.
+        """
         items = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state), data=ocp.args.JsonSave({"processes": _of_all(data_state)})
         )
-        # Forced: it is decided already, and Orbax's own decision would ask for preemption once more.
-        self._manager.save(int(state.step), args=items, metrics=dict(metrics or {}), force=True)
+        self.wait()
+        self._saving = int(state.step)
+        with self._writing():
+            # Forced: it is decided already, and Orbax's own decision would ask for preemption once more.
+            self._manager.save(self._saving, args=items, metrics=dict(metrics or {}), force=True)
 
     @property
     def best_step(self) -> int | None:
@@ -68,112 +102,169 @@ class TrainCheckpoints:
         return step if known else None
 
     def restore_best(self, like: TrainState, shardings: TrainState) -> TrainState:
-        """The state of the best checkpoint. Raises OlaError if no checkpoint has the metric."""
+        """The state of the best checkpoint. Raises OlaError if none has the metric, or it is damaged."""
         self.wait()
-        if (step := self.best_step) is None:
+        step = _of_all(self.best_step)[0]
+        if step is None:
             raise OlaError(f"{self._directory}: no checkpoint has {self._metric!r}; evaluate during training")
-        return self._restore(step, like, shardings)[0]
+        restored, damage = self._restore(step, like, shardings)
+        if restored is None:
+            raise OlaError(
+                f"{self._directory / str(step)}: the best checkpoint cannot be read ({damage}); set "
+                "final_model='last', or remove it to take the next best"
+            )
+        return restored[0]
 
-    def restore(self, like: TrainState, shardings: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+    def restore(self, like: TrainState, shardings: TrainState) -> Restored | None:
         """The newest state, split as `shardings` say, and this process's data position; None if none.
 
-        `like` has the structure of the state; shapes alone are enough. The mesh may be another than
-        the one it was saved on, the number of processes may not. A checkpoint that cannot be read is
-        told, set aside as STEP.damaged, and the one before it taken; raises OlaError if none can be read.
+        `like` has the structure of the state; shapes alone are enough, and each array has the dtype it was
+        stored in. The mesh may be another than the one it was saved on, the number of processes may not. A
+        damaged checkpoint is reported, set aside as STEP.damaged, and the one before it taken: the same by
+        all processes. Raises OlaError if all are damaged, and where one is not damaged but is of another
+        model or optimizer, or cannot be read for want of memory or by an error of the disk.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        seen = [set(steps) for steps in _of_all(sorted(self._manager.all_steps()))]
+        steps = sorted(set.intersection(*seen), reverse=True)
         for number, step in enumerate(steps):
-            try:
-                restored = self._restore(step, like, shardings)
+            restored, damage = self._restore(step, like, shardings)
+            if restored is not None:
                 self._set_aside(steps[:number])
                 return restored
-            except OlaError:
-                raise
-            except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged store
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-                logger.warning("%s: cannot be read (%s)", self._directory / str(step), reason)
+            logger.warning("%s: cannot be read (%s)", self._directory / str(step), damage)
         if steps:
             raise OlaError(
-                f"{self._directory}: none of the checkpoints {steps} can be read (the last: {reason}); "
-                "expected states of this config's model, stage and optimizer: remove the folder to start anew"
+                f"{self._directory}: none of the checkpoints {steps} can be read (the last: {damage}); "
+                "remove the folder to start the stage again"
             )
         return None
 
-    def _restore(
-        self, step: int, like: TrainState, shardings: TrainState
-    ) -> tuple[TrainState, dict[str, Any]]:
-        restore_args = jax.tree.map(lambda sharding: ocp.ArrayRestoreArgs(sharding=sharding), shardings)
-        items = ocp.args.Composite(
-            state=ocp.args.PyTreeRestore(item=like, restore_args=restore_args),
-            data=ocp.args.JsonRestore(),
-        )
-        restored = self._manager.restore(step, args=items)
-        of_processes = restored["data"]["processes"]
-        if len(of_processes) != jax.process_count():
-            raise OlaError(
-                f"{self._directory / str(step)}: saved by {len(of_processes)} processes, now "
-                f"{jax.process_count()}; the data position needs the same number"
-            )
-        return restored["state"], of_processes[jax.process_index()]
+    def _restore(self, step: int, like: TrainState, shardings: TrainState) -> tuple[Restored | None, str]:
+        """The checkpoint, or None and how it is damaged; by all processes the same, OlaErrors too."""
+        path = self._directory / str(step)
+        restored, damage, refusal, cause = None, "", "", None
+        try:
+            positions = read_data_state(path / "data")
+            if len(positions) != jax.process_count():
+                raise OlaError(
+                    f"{path}: saved by {len(positions)} processes, now {jax.process_count()}; the data "
+                    "position needs the same number"
+                )
+            restored = read_state(path / "state", like, shardings), positions[jax.process_index()]
+        except OlaError as error:
+            refusal, cause = str(error), error
+        except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged store
+            cause = error
+            if why := storage_trouble(error):
+                refusal = (
+                    f"{path}: cannot be read now ({why}); it is not changed: see to that and start again"
+                )
+            else:
+                damage = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        found = _of_all({"refusal": refusal, "damage": damage})
+        if refusals := [of["refusal"] for of in found if of["refusal"]]:
+            raise OlaError(refusals[0]) from cause
+        damages = [of["damage"] for of in found if of["damage"]]
+        return (None, damages[0]) if damages else (restored, "")
 
     def _set_aside(self, steps: list[int]) -> None:
-        if steps and jax.process_index() == 0:
+        """Rename damaged checkpoints: their steps are done, and saved, again."""
+
+        def rename() -> None:
             for step in steps:
-                (self._directory / str(step)).rename(self._directory / f"{step}.damaged")
-        if steps and jax.process_count() > 1:
-            multihost_utils.sync_global_devices("ola_jax.training.checkpoint.set_aside")
+                (self._directory / str(step)).rename(_free(self._directory / f"{step}.damaged"))
+
         if steps:
+            _by_first_process(rename)
             self._manager.reload()
 
+    def _set_metrics_aside(self) -> None:
+        """Metrics that cannot be read would keep all checkpoints from being listed."""
+
+        def rename() -> None:
+            for file in sorted(self._directory.glob("*/metrics/metrics")):
+                if not _are_metrics(file):
+                    logger.warning("%s: cannot be read; this checkpoint cannot be the best", file)
+                    file.parent.rename(_free(file.parent.with_name("metrics.damaged")))
+
+        _by_first_process(rename)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._abandon()
+            if why := storage_trouble(error, writing=True):
+                raise OlaError(
+                    f"{self._directory}: the checkpoint of step {self._saving} cannot be written ({why}); "
+                    "those before it are kept: make room or make the folder writable, then start the same "
+                    "command again"
+                ) from error
+            raise
+
+    def _abandon(self) -> None:
+        """End, and remove what was being written: it must not be finished by chance, nor fill the disk."""
+        self._closed = True
+        for _ in range(5):  # each wait ends with the error of one of the threads; the first is raised
+            try:
+                self._manager.close()
+                break
+            except Exception as error:
+                logger.debug("%s: %s", self._directory, error)
+        if jax.process_index() == 0:
+            for folder in self._directory.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
+                remove_unfinished(folder)
+
     def wait(self) -> None:
-        """Wait until all is on disk."""
-        self._manager.wait_until_finished()
+        """Wait until all is on disk. Raises OlaError where it cannot be written."""
+        if not self._closed:
+            with self._writing():
+                self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait until all is on disk, and end."""
-        self.wait()
-        self._manager.close()
+        """Wait until all is on disk, and end. Raises OlaError where it cannot be written, but only once."""
+        if not self._closed:
+            self.wait()
+            self._manager.close()
+            self._closed = True
+            self._quiet.close()
 
 
-def is_training_checkpoint(path: pathlib.Path) -> bool:
-    """Whether `path` holds the checkpoints of a stage, or is one of them."""
-    return (path / "state").is_dir() or bool(_steps(path))
+def _free(path: pathlib.Path) -> pathlib.Path:
+    """The path, or the first of PATH-2, PATH-3, ... that is not there yet."""
+    number, found = 1, path
+    while found.exists():
+        number += 1
+        found = path.with_name(f"{path.name}-{number}")
+    return found
 
 
-def restore_params(path: pathlib.Path, like: Params, shardings: Params) -> Params:
-    """The parameters alone of a training checkpoint, whatever was trained in it, split as `shardings` say.
-
-    `path` is one checkpoint, or a folder of them whose newest is taken. `like` has their shapes. Raises
-    OlaError for a model of another shape, and where adapters are not merged yet.
-    """
-    if steps := _steps(path):
-        path = path / str(steps[-1])
-    wanted = {p: x.shape for p, x in traverse_util.flatten_dict(like, sep="/").items()}
-    places = traverse_util.flatten_dict(shardings, sep="/")
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        saved = checkpointer.metadata(path.absolute() / "state").item_metadata.tree
-        groups = {group: saved[group] for group in ("trainable", "frozen")}
-        found = {p: tuple(x.shape) for of_group in groups.values() for p, x in of_group.items()}
-        if any(p.startswith("lora/") for p in found):
-            raise OlaError(f"{path}: holds adapters; take the model that the stage ended with")
-        for p in sorted(wanted.keys() | found.keys()):
-            if wanted.get(p) != found.get(p):
-                raise OlaError(f"{path}: {p} has shape {found.get(p)}, the config's model {wanted.get(p)}")
-        args = {g: {p: ocp.ArrayRestoreArgs(sharding=places[p]) for p in of} for g, of in groups.items()}
-        items = ocp.args.PyTreeRestore(item=groups, restore_args=args, partial_restore=True)
-        restored = checkpointer.restore(path.absolute() / "state", args=items)
-    return traverse_util.unflatten_dict(restored["trainable"] | restored["frozen"], sep="/")
+def _are_metrics(file: pathlib.Path) -> bool:
+    try:
+        values = json.loads(file.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(values, dict) and all(isinstance(value, int | float) for value in values.values())
 
 
-def _steps(path: pathlib.Path) -> list[int]:
-    return sorted(int(folder.parent.name) for folder in path.glob("*/state") if folder.parent.name.isdigit())
+def _by_first_process(change: Callable[[], None]) -> None:
+    """Process 0 makes a change of the files; all wait for it, and raise OlaError if it fails."""
+    failure, cause = "", None
+    if jax.process_index() == 0:
+        try:
+            change()
+        except OSError as error:
+            failure, cause = f"{error.filename}: cannot be renamed or read ({error.strerror})", error
+    if failure := _of_all(failure)[0]:
+        raise OlaError(f"{failure}; make the folder writable, and start again") from cause
 
 
-def _of_all(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """The states (JSON values) of all processes."""
+def _of_all(value: Any) -> list[Any]:
+    """The values (JSON) of all processes."""
     if jax.process_count() == 1:
-        return [state]
-    mine = np.frombuffer(json.dumps(state).encode(), np.uint8)
+        return [value]
+    mine = np.frombuffer(json.dumps(value).encode(), np.uint8)
     sizes = np.asarray(multihost_utils.process_allgather(np.array(mine.size)))
     padded = np.pad(mine, (0, int(sizes.max()) - mine.size))
     rows = np.asarray(multihost_utils.process_allgather(padded))

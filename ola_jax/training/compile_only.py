@@ -184,8 +184,8 @@ def _report(
     mesh = sharding.make_mesh(config.mesh, devices)
     chip = hardware.chip(devices[0].device_kind)
     found = hlo.collectives(program)
-    of_parts = flops.step(config.model, stage.budget, stage.rows, stage.trainable)
-    again = flops.recomputed(config.model, stage.budget, stage.rows, stage.trainable)
+    of_parts = flops.step(config.model, stage.budget, stage.rows, stage.trainable, stage.lora)
+    again = flops.recomputed(config.model, stage.budget, stage.rows, stage.trainable, stage.lora)
     return Report(
         stage=stage.name,
         topology=topology,
@@ -212,7 +212,11 @@ def _report(
 def _abstract_state(
     config: OlaConfig, stage: Stage, tx: optax.GradientTransformation, mesh: Mesh
 ) -> tuple[state.TrainState, state.TrainState]:
-    """The state's shapes with shardings, frozen parameters in the model's dtype."""
+    """The state's shapes with shardings, frozen parameters in the model's dtype.
+
+    In a run they have the dtype they are stored in: that of `init_from` (a release's is bfloat16), and
+    float32 for what an earlier stage trained or started at random, which then takes twice this memory.
+    """
     abstract, shardings = state.shard(config, stage.trainable, tx, mesh, stage.lora, stage.optimizer.offload)
     frozen = {p: jax.ShapeDtypeStruct(x.shape, config.dtype) for p, x in abstract.frozen.items()}
     place = lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to)

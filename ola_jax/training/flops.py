@@ -5,10 +5,18 @@ counted, so that the share of a chip's peak that these make is the model's (MFU)
 over whole windows and chunks, and over half of each row of the decoder, for it is causal.
 """
 
+import dataclasses
+import functools
+import math
 import re
+
+import flax.linen as nn
+from flax import traverse_util
 
 from ola_jax.batch import Budget
 from ola_jax.config import OlaConfig
+from ola_jax.models.ola import abstract_params
+from ola_jax.training.lora import LoraConfig
 
 
 def forward(config: OlaConfig, budget: Budget) -> dict[str, float]:
@@ -47,39 +55,89 @@ def forward(config: OlaConfig, budget: Budget) -> dict[str, float]:
     return flops
 
 
-def step(config: OlaConfig, budget: Budget, rows: int, trainable: tuple[str, ...]) -> dict[str, float]:
+def step(
+    config: OlaConfig,
+    budget: Budget,
+    rows: int,
+    trainable: tuple[str, ...],
+    adapters: LoraConfig = LoraConfig(),  # noqa: B008 - frozen
+) -> dict[str, float]:
     """FLOPs of a step in each part.
 
     Once for the forward pass; once more where gradients flow through the part to what is trained
-    before it or in it; once more where its own weights are trained. Attention's scores have no weights:
-    their backward pass is counted as that of a product.
+    before it or in it; once more where its own matrices are trained, or the share of them that is.
+    Attention's scores have no weights: their backward pass is counted as that of a product. `trainable`
+    are the stage's patterns; adapters add three times their own small products.
     """
     upstream = {
         "llm": ("vision", "vision_projector", "whisper", "beats", "speech_projector"),
         "vision_projector": ("vision",),
         "speech_projector": ("whisper", "beats"),
     }
+    trained = _trained(config, tuple(trainable), adapters)
     flops = {}
     for part, once in forward(config, budget).items():
-        own = trains(part, trainable)
-        through = own or any(trains(before, trainable) for before in upstream.get(part, ()))
+        through = any(_trains(trained, before) for before in (part, *upstream.get(part, ())))
+        own = trained[part].matrices + 3 * trained[part].adapters
         flops[part] = rows * once * (1 + through + own)
     return flops
 
 
-def recomputed(config: OlaConfig, budget: Budget, rows: int, trainable: tuple[str, ...]) -> float:
-    """FLOPs that the backward pass does again: logits always, layers where `remat` is "full"."""
+def recomputed(
+    config: OlaConfig,
+    budget: Budget,
+    rows: int,
+    trainable: tuple[str, ...],
+    adapters: LoraConfig = LoraConfig(),  # noqa: B008 - frozen
+) -> float:
+    """FLOPs of a step that are not the model's.
+
+    The backward pass computes again logits always, and layers where `remat` is "full". With adapters, the
+    gradients of adapted kernels are computed whole.
+    """
     once = forward(config, budget)
+    trained = _trained(config, tuple(trainable), adapters)
     logits = 2.0 * budget.tokens * config.llm.hidden_size * config.llm.vocab_size
-    again = logits
+    again = logits + sum(of * trained[part].adapted for part, of in once.items())
     if config.remat == "full":
         again += once["llm"] - logits
-        again += sum(
-            once.get(part, 0.0) for part in ("vision", "whisper", "beats") if trains(part, trainable)
-        )
+        again += sum(once.get(part, 0.0) for part in ("vision", "whisper", "beats") if _trains(trained, part))
     return rows * again
 
 
-def trains(part: str, trainable: tuple[str, ...]) -> bool:
-    """Whether any parameter of a part may be trained."""
-    return any(re.match(pattern, f"{part}/") or pattern.startswith(f"{part}/") for pattern in trainable)
+@dataclasses.dataclass(frozen=True)
+class _Trained:
+    """What is trained of a part."""
+
+    any: bool
+    matrices: float  # share of the matrices' weights that are trained
+    adapted: float  # share that have adapters
+    adapters: float  # weights of adapters, as a share of the matrices'
+
+
+@functools.cache
+def _trained(config: OlaConfig, trainable: tuple[str, ...], adapters: LoraConfig) -> dict[str, _Trained]:
+    """Of each part, from its parameters as the patterns match them."""
+    of_parts: dict[str, list[tuple[bool, int, int, int]]] = {}
+    for path, leaf in traverse_util.flatten_dict(nn.unbox(abstract_params(config)), sep="/").items():
+        chosen = any(re.match(pattern, path) for pattern in trainable)
+        size = leaf.size if path.endswith(("/kernel", "/weight_v")) else 0
+        has_adapter = bool(adapters.rank) and not chosen and re.fullmatch(adapters.pattern, path) is not None
+        inputs_and_outputs = sum(leaf.shape[-2:])
+        narrow = adapters.rank * inputs_and_outputs * size // math.prod(leaf.shape[-2:]) if has_adapter else 0
+        of_parts.setdefault(path.split("/")[0], []).append((chosen, size, size * has_adapter, narrow))
+    found = {}
+    for part, leaves in of_parts.items():
+        matrices = sum(size for _, size, _, _ in leaves)
+        found[part] = _Trained(
+            any=any(chosen or adapted for chosen, _, adapted, _ in leaves),
+            matrices=sum(size for chosen, size, _, _ in leaves if chosen) / matrices,
+            adapted=sum(adapted for _, _, adapted, _ in leaves) / matrices,
+            adapters=sum(narrow for _, _, _, narrow in leaves) / matrices,
+        )
+    return found
+
+
+def _trains(trained: dict[str, _Trained], part: str) -> bool:
+    """Whether any parameter of a part, or an adapter in it, is trained."""
+    return part in trained and trained[part].any

@@ -1,10 +1,11 @@
-"""Bad steps: a loss or gradient that is not finite, or a loss far above its running mean.
+"""Bad steps: no labelled token, a loss or gradient that is not finite, or a loss far above its running mean.
 
 Decided within the compiled step, from numbers that are the same on all devices, so that the update of a
-bad step is never applied. What the decision needs is part of the training state: a run that goes on decides
-the same.
+bad step is never applied. What the decision needs is part of the training state: a resumed run decides the
+same.
 """
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -29,13 +30,21 @@ def start() -> Health:
     return Health(loss_mean=jnp.float32(0), good_steps=jnp.int32(0), bad_steps=jnp.int32(0))
 
 
+def reason(loss: float, grad_norm: float, targets: int) -> str:
+    """Why a bad step is one, from its figures."""
+    if not targets:
+        return "no labelled token in the batch"
+    finite = math.isfinite(loss) and math.isfinite(grad_norm)
+    return f"loss {loss:.4g}, gradient norm {grad_norm:.4g}" + (" (a spike)" if finite else "")
+
+
 def judge(
     health: Health, loss: Float[Array, ""], grad_norm: Float[Array, ""], spike_factor: float | None
 ) -> tuple[Bool[Array, ""], Health]:
     """(whether the step is good, the health after it).
 
-    With `spike_factor`, a loss above that many times the running mean is bad, once WINDOW good steps were
-    seen.
+    A step without labelled tokens has the loss NaN. With `spike_factor`, a loss above that many times the
+    running mean is bad, once WINDOW good steps were seen.
     """
     good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     if spike_factor is not None:

@@ -29,14 +29,23 @@ class LoraConfig:
 def init(frozen: dict[str, Array], config: LoraConfig, seed: int = 0) -> dict[str, Float[Array, "..."]]:
     """Adapters {"lora/PATH/a": [..., in, rank], ".../b": [..., rank, out]} that change nothing yet.
 
-    With DoRA also ".../magnitude": [..., out]. Raises OlaError where the pattern matches no frozen kernel.
+    With DoRA also ".../magnitude": [..., out]. Raises OlaError where the pattern matches no frozen kernel,
+    or matches what is no kernel.
     """
     if not config.rank:
         return {}
     paths = [path for path in frozen if re.fullmatch(config.pattern, path)]
     if not paths:
+        kernels = [path for path in frozen if path.endswith("/kernel")]
+        examples = ", ".join(kernels[:: max(1, len(kernels) // 3)][:3]) or "no kernel"
         raise OlaError(
-            f"lora.pattern: {config.pattern!r} matches no frozen parameter; freeze what adapters change"
+            f"lora.pattern: {config.pattern!r} matches no frozen parameter; freeze what adapters change; "
+            f"frozen is {examples}{', ...' if len(kernels) > 3 else ''}"
+        )
+    if others := [path for path in paths if not path.endswith("/kernel")]:
+        raise OlaError(
+            f"lora.pattern: {config.pattern!r} also matches {others[0]}, which is no kernel; expected a "
+            r"pattern of the kernels' whole paths, such as 'llm/layers/.*_proj/kernel'"
         )
     adapters = {}
     for number, path in enumerate(paths):

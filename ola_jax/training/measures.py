@@ -48,9 +48,7 @@ def seconds_at_peak(config: OlaConfig, stage: Stage, mesh: Mesh) -> dict[str, fl
     if not peak_is_known(mesh):
         return {}
     peak = hardware.chip(mesh.devices.flat[0].device_kind).flops * mesh.size
-    # Gradients of merged kernels are computed whole, as if these were trained themselves.
-    adapted = (stage.lora.pattern,) if stage.lora.rank else ()
-    of_parts = flops.step(config, stage.budget, stage.rows, stage.trainable + adapted)
+    of_parts = flops.step(config, stage.budget, stage.rows, stage.trainable, stage.lora)
     llm = of_parts.pop("llm")
     return {"llm": llm / peak} | ({"encoders": sum(of_parts.values()) / peak} if of_parts else {})
 

@@ -3,14 +3,18 @@
 import dataclasses
 import math
 import re
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from ola_jax.errors import OlaError
 from ola_jax.typing import Array, Float, Int
+
+FUSED = "/qkv/kernel"  # queries, keys and values in one kernel: [..., in, 3 * out]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +37,7 @@ class OptimizerConfig:
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
-    weight_decay: float = 0.0  # of matrices; norms, biases and marks are never decayed
+    weight_decay: float = 0.0  # of matrices and adapters; norms, biases and marks are never decayed
     clip_norm: float | None = 1.0  # of all gradients together
     momentum_dtype: Literal["float32", "bfloat16"] = "float32"  # of the first moment of AdamW and Muon
     muon_momentum: float = 0.95
@@ -60,20 +64,55 @@ def learning_rate(config: OptimizerConfig, path: str) -> float:
 
 
 def build(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """The optimizer for flat dicts {path: array} of trainable parameters."""
-    is_matrix = lambda params: {path: path.endswith(("/kernel", "/embedding")) for path in params}
+    """The optimizer for flat dicts {path: array} of trainable parameters.
+
+    Its `init` raises OlaError where a pattern of `part_rates` is the rate of no parameter.
+    """
 
     def scale_parts(updates: dict[str, jax.Array], _: object = None) -> dict[str, jax.Array]:
         return {path: update * learning_rate(config, path) for path, update in updates.items()}
 
     clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
-    return optax.chain(
+    chain = optax.chain(
         clip,
         _direction(config),
-        optax.add_decayed_weights(config.weight_decay, is_matrix),
+        optax.add_decayed_weights(config.weight_decay, decays),
         optax.stateless(scale_parts),
         optax.scale_by_learning_rate(schedule(config, steps)),
     )
+
+    def init(params: dict[str, Any]) -> optax.OptState:
+        check_rates(config, tuple(params))
+        return chain.init(params)
+
+    return optax.GradientTransformation(init, chain.update)
+
+
+def check_rates(config: OptimizerConfig, paths: Sequence[str]) -> None:
+    """Raises OlaError where a pattern of `part_rates` is the rate of none of the trained parameters."""
+    used = {next((p for p in config.part_rates if re.match(p.pattern, path)), None) for path in paths}
+    for part in config.part_rates:
+        if part in used:
+            continue
+        if any(re.match(part.pattern, path) for path in paths):
+            raise OlaError(
+                f"part_rates: all that {part.pattern!r} matches has the rate of a pattern before it; "
+                "put it first"
+            )
+        parts = ", ".join(sorted({path.split("/")[0] for path in paths}))
+        raise OlaError(
+            f"part_rates: {part.pattern!r} matches no trained parameter; trained is {parts}, "
+            f"for example {next(iter(paths), 'nothing')}"
+        )
+
+
+def decays(params: dict[str, Any]) -> dict[str, bool]:
+    """Which parameters decay: kernels, embeddings and all of an adapter.
+
+    PyTorch's Trainer decays all but biases and norms: of PEFT's adapters a, b and DoRA's magnitude. Unlike
+    there, learned marks and tables of positions do not decay here.
+    """
+    return {path: path.endswith(("/kernel", "/embedding")) or path.startswith("lora/") for path in params}
 
 
 def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -92,14 +131,54 @@ def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
         muon_weight_dimension_numbers=muon_axes,
         consistent_rms=0.2,  # as large as Adam's steps (arXiv 2502.16982, section 2.2)
     )
-    return optax.chain(muon, optax.scale(-1.0))
+    return optax.chain(_with_fused_apart(muon), optax.scale(-1.0))
 
 
-def muon_axes(params: dict[str, jax.Array]) -> dict[str, optax.contrib.MuonDimensionNumbers | None]:
-    """The two axes of each kernel that Muon makes orthogonal, layer by layer; None: Adam's part.
+def muon_axes(params: dict[str, Any]) -> dict[str, optax.contrib.MuonDimensionNumbers | None]:
+    """The axes of each kernel that Muon makes orthogonal, layer by layer; None: Adam's part.
 
-    As usual with Muon, embeddings, the output matrix, norms and biases are Adam's.
+    Fused kernels are apart ([..., in, 3, out]); the taps of a convolution are inputs, as in Muon's own
+    code. As usual with Muon, embeddings, the output matrix, norms and biases are Adam's; so are adapters,
+    whose narrow factors are no matrices of the model.
     """
-    of_kernel = optax.contrib.MuonDimensionNumbers(reduction_axis=(-2,), output_axis=(-1,))
-    is_kernel = lambda path: path.endswith("/kernel") and not path.endswith("lm_head/kernel")
-    return {path: of_kernel if is_kernel(path) else None for path in params}
+    axes = optax.contrib.MuonDimensionNumbers
+
+    def of(path: str) -> optax.contrib.MuonDimensionNumbers | None:
+        if not path.endswith("/kernel") or path.endswith("lm_head/kernel"):
+            return None
+        if path.endswith(FUSED):
+            return axes(reduction_axis=(-3,), output_axis=(-1,))
+        if re.search(r"/conv\d+/kernel$", path):
+            return axes(reduction_axis=(-3, -2), output_axis=(-1,))
+        return axes(reduction_axis=(-2,), output_axis=(-1,))
+
+    return {path: of(path) for path in params}
+
+
+def _with_fused_apart(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`inner` sees the three kernels of a fused one apart: [..., in, 3, out].
+
+    Its state is kept in the shape of the parameters, and so split over the mesh as they are.
+    """
+
+    def apart(tree: Any) -> Any:
+        return _map_fused(lambda x: x.reshape(*x.shape[:-1], 3, x.shape[-1] // 3), tree)
+
+    def together(tree: Any) -> Any:
+        return _map_fused(lambda x: x.reshape(*x.shape[:-2], -1), tree)
+
+    def init(params: Any) -> optax.OptState:
+        return together(inner.init(apart(params)))
+
+    def update(updates: Any, state: optax.OptState, params: Any = None) -> tuple[Any, optax.OptState]:
+        updates, state = inner.update(apart(updates), apart(state), apart(params))
+        return together(updates), together(state)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _map_fused(function: Callable[[Array], Array], tree: Any) -> Any:
+    """`function` of the leaves that belong to a fused kernel."""
+    is_fused = lambda keys: any(str(getattr(key, "key", "")).endswith(FUSED) for key in keys)
+    of = lambda keys, x: function(x) if is_fused(keys) else x
+    return jax.tree_util.tree_map_with_path(of, tree)

@@ -1,31 +1,42 @@
 """Where the figures of a run go: JSON lines always, TensorBoard and Weights & Biases if asked for."""
 
+import contextlib
 import importlib
 import json
+import logging
 import math
 import os
 import pathlib
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ola_jax.errors import OlaError
+
+logger = logging.getLogger(__name__)
 
 
 class JsonLines:
     """One JSON object a line, each on disk when `write` returns; what is not finite becomes null.
 
-    Where a run goes on after `start`, lines of later steps (they are done again) and a half-written
-    line are removed.
+    Where a run is resumed after `start`, lines of later steps (they are done again) and a half-written
+    line are removed; so are lines that are broken, which is reported. Raises OlaError where the file
+    cannot be read or written.
     """
 
     def __init__(self, file: pathlib.Path, start: int):
-        _drop_after(file, start)
-        self._file = file.open("a", encoding="utf-8", buffering=1)
+        self._path = file
+        with _writing(file):
+            _drop_after(file, start)
+            self._file = file.open("ab", buffering=0)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """A line for the step."""
-        self._file.write(json.dumps({"step": step} | _finite(dict(values)), allow_nan=False) + "\n")
+        line = json.dumps({"step": step} | _finite(dict(values)), allow_nan=False) + "\n"
+        left = line.encode()
+        with _writing(self._path):
+            while left:
+                left = left[self._file.write(left) :]
 
     def close(self) -> None:
         """Close the file."""
@@ -89,15 +100,46 @@ def _library(name: str, option: str) -> types.ModuleType:
         ) from error
 
 
+@contextlib.contextmanager
+def _writing(file: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OlaError(
+            f"{file}: cannot be written ({error.strerror}); make room or make it writable, then start the "
+            "same command again"
+        ) from error
+
+
 def _drop_after(file: pathlib.Path, start: int) -> None:
     if not file.exists():
         return
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= start]
-    if kept != lines:
+    *lines, _half = file.read_bytes().split(b"\n")
+    steps = [_step(line) for line in lines]
+    if broken := [number for number, step in enumerate(steps, 1) if step is None]:
+        logger.warning(
+            "%s: %d broken line%s left out (the first: line %d)",
+            *(file, len(broken), " was" if len(broken) == 1 else "s were", broken[0]),
+        )
+    kept = [line for line, step in zip(lines, steps, strict=True) if step is not None and step <= start]
+    if len(kept) < len(lines) or _half:
         beside = file.with_name(file.name + ".new")
-        beside.write_text("".join(kept), encoding="utf-8")
-        os.replace(beside, file)
+        try:
+            beside.write_bytes(b"".join(line + b"\n" for line in kept))
+            os.replace(beside, file)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
+
+
+def _step(line: bytes) -> int | None:
+    """The step that a line is of; None for a broken line."""
+    try:
+        values = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):  # no UTF-8, no JSON; nested too deep
+        return None
+    step = values.get("step") if isinstance(values, dict) else None
+    return step if isinstance(step, int) and not isinstance(step, bool) else None
 
 
 def _finite(value: Any) -> Any:

@@ -67,15 +67,19 @@ def create(
     optimizer: optax.GradientTransformation,
     shardings: TrainState | None = None,
     adapters: LoraConfig = LoraConfig(),  # noqa: B008 - frozen
+    seed: int = 0,
 ) -> TrainState:
-    """State of step 0, split as `shardings` say. Trainable parameters become float32."""
+    """State of step 0, split as `shardings` say. Trainable parameters become float32.
+
+    `seed`: of what adapters start with.
+    """
     chosen, frozen = split(params, trainable)
 
     def start(
         chosen: dict[str, Array], frozen: dict[str, Array]
     ) -> tuple[Array, dict[str, Array], optax.OptState]:
         chosen = {path: jnp.asarray(value, jnp.float32) for path, value in chosen.items()}
-        chosen |= lora.init(frozen, adapters)
+        chosen |= lora.init(frozen, adapters, seed)
         return jnp.int32(0), chosen, optimizer.init(chosen)
 
     if shardings is not None:
@@ -97,6 +101,7 @@ def shard(
 ) -> tuple[TrainState, TrainState]:
     """(abstract state, its shardings): what a state will be, before any of it exists.
 
+    Frozen parameters have the dtype they are stored in, which is not known here: float32 stands for it.
     What the optimizer keeps for a parameter, in the parameter's shape, is split as the parameter; with
     `offload` it is in the memory of the device's host.
     """

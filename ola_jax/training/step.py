@@ -47,7 +47,7 @@ def make_train_step(
     """The compiled step: gradients of the trainable parameters only, then one update.
 
     A bad step (see `health`, which `spike_factor` belongs to) changes neither parameters nor the
-    optimizer's state; it is counted.
+    optimizer's state; it is counted. So is one without a labelled token, whose loss is NaN.
 
     With `microbatches`, the rows of a batch go through the model in that many parts, one after the
     other, and gradients are summed: the same loss and update (each labelled token counts the same),
@@ -78,6 +78,8 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: OlaBatch) -> tuple[TrainState, Metrics]:
         grads, metrics = gradients(state, batch)
+        # There is no mean over no tokens: such a step is bad, and its loss is not 0.
+        metrics["loss"] = jnp.where(metrics["targets"] > 0, metrics["loss"], jnp.nan)
         metrics |= grad_norms(grads)
         good, now = health.judge(state.health, metrics["loss"], metrics["grad_norm"], spike_factor)
         metrics |= {"bad_step": ~good, "bad_steps": now.bad_steps}
@@ -103,5 +105,6 @@ def make_train_step(
 
 def _split_rows(x: Array, parts: int) -> Array:
     """[B ...] to [parts, B / parts ...], each device's rows shared out evenly among the parts."""
-    split = jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
+    # Not reshape(-1, ...): what a batch has none of (windows, chunks) has size 0.
+    split = jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
     return constrain(split, None, "rows", *[None] * (x.ndim - 1))

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from ola_jax.data.pipeline import TrainBatch
-from ola_jax.training import measures
+from ola_jax.training import health, measures
 from ola_jax.training.config import Stage, TrainConfig
 from ola_jax.training.measures import Compilations
 from ola_jax.training.progress import Progress
@@ -131,10 +131,10 @@ class Watch:
 
     def _tell_bad(self, step: _Step, metrics: Mapping[str, float | int]) -> None:
         rows = [[dataclasses.asdict(record) for record in row] for row in step.batch.records]
-        self._bad.write(
-            step.number, {"loss": metrics["loss"], "grad_norm": metrics["grad_norm"], "records": rows}
-        )
-        what = f"step {step.number}: loss {metrics['loss']:.4g}, gradient norm {metrics['grad_norm']:.4g}"
+        reason = health.reason(metrics["loss"], metrics["grad_norm"], metrics["targets"])
+        figures = {name: metrics[name] for name in ("loss", "grad_norm", "targets")}
+        self._bad.write(step.number, {"reason": reason, **figures, "records": rows})
+        what = f"step {step.number}: {reason}"
         self._progress.say(f"warning: {what}: the update was left out; its records are in {self._bad_file}")
         count, allowed = metrics["bad_steps"], self._config.max_bad_steps
         if self._config.bad_step == "stop":
@@ -149,7 +149,7 @@ class Watch:
             self._shown_seconds += seconds
         if step.number % self._config.log_every and step.number != self._stage.steps:
             return
-        figures = f"loss {metrics['loss']:.3f}"
+        figures = f"loss {metrics['loss']:.3f}" if metrics["targets"] else "no labelled token"
         if self._shown_seconds:
             figures += f"  {self._shown_tokens / self._shown_seconds:,.0f} tokens/s"
         if self._at_peak and not step.compiled:

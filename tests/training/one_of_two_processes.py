@@ -3,6 +3,7 @@
 import json
 import pathlib
 import sys
+import unittest.mock
 
 import jax
 import numpy as np
@@ -11,9 +12,10 @@ from ola_jax import checkpoint, sharding
 from ola_jax.config import ProcessorConfig
 from ola_jax.models.ola import Ola
 from ola_jax.sharding import MeshConfig
-from ola_jax.training import optimizer, state
+from ola_jax.training import optimizer, state, stored
 from ola_jax.training.checkpoint import TrainCheckpoints
 from ola_jax.training.optimizer import OptimizerConfig
+from ola_jax.training.state import TrainState
 from ola_jax.training.step import make_train_step
 from tests import tiny
 
@@ -41,8 +43,19 @@ def main(port: str, process: int, folder: pathlib.Path) -> None:
 
     checkpoints = TrainCheckpoints(folder / "checkpoints")
     checkpoints.save(train_state, {"at": [process] * (1 + process)})
+    checkpoints.save(train_state.replace(step=train_state.step + 1), {"at": "later"})
     checkpoints.close()
-    restored, data = TrainCheckpoints(folder / "checkpoints").restore(abstract, shardings)
+
+    def damaged_for_one(path: pathlib.Path, *arguments: object) -> TrainState:
+        """The newest checkpoint cannot be read by the second process."""
+        if process == 1 and path.parent.name == str(STEPS + 1):
+            raise ValueError("cannot be decompressed")
+        return stored.read_state(path, *arguments)
+
+    with unittest.mock.patch("ola_jax.training.checkpoint.read_state", damaged_for_one):
+        restored, data = TrainCheckpoints(folder / "checkpoints").restore(abstract, shardings)
+    assert int(restored.step) == STEPS
+    assert (folder / "checkpoints" / f"{STEPS + 1}.damaged").is_dir()
     assert data == {"at": [process] * (1 + process)}
     for path, value in restored.trainable.items():
         for mine, saved in zip(

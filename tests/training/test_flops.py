@@ -10,7 +10,8 @@ import pytest
 
 from ola_jax.batch import Budget
 from ola_jax.models.ola import Ola, abstract_params
-from ola_jax.training import flops
+from ola_jax.training import flops, state
+from ola_jax.training.lora import LoraConfig
 from tests import tiny
 
 BUDGET = Budget(tokens=64, windows=3, window_patches=16, audio_chunks=2)
@@ -88,6 +89,51 @@ def test_a_step_counts_what_gradients_need(trainable: tuple[str, ...], times: di
     once, step = flops.forward(tiny.CONFIG, BUDGET), flops.step(tiny.CONFIG, BUDGET, 5, trainable)
     for part, factor in times.items():
         np.testing.assert_allclose(step[part], 5 * factor * once[part], err_msg=part)
+
+
+def test_patterns_count_by_the_parameters_they_match() -> None:
+    once = flops.forward(tiny.CONFIG, BUDGET)
+    step = lambda *trainable: flops.step(tiny.CONFIG, BUDGET, 1, trainable)
+    # Norms, marks and biases have no products of their own, but gradients flow to them.
+    for part, value in step(r".*(norm|ln|bias|newline|begin|end)").items():
+        np.testing.assert_allclose(value, 2 * once[part], err_msg=part)
+    # A pattern that names the part within a group counts as the part.
+    for pattern in ("(llm|vision)/", "llm/|vision/", "l{2}m/.*|v", ".*"):
+        some = step(pattern)
+        assert {part: some[part] for part in ("llm", "vision")} == {
+            part: pytest.approx(3 * once[part]) for part in ("llm", "vision")
+        }
+    assert step("llm/layers/mlp_of_another_name") == once
+    # Of the decoder's matrices half are trained: their gradients are half of a third.
+    sizes = {p: x.size for p, x in state.split(tiny.params(), ())[1].items() if p.endswith("/kernel")}
+    llm = sum(size for p, size in sizes.items() if p.startswith("llm/"))
+    mlp = sum(size for p, size in sizes.items() if p.startswith("llm/layers/mlp/"))
+    assert step("llm/layers/mlp/")["llm"] == pytest.approx((2 + mlp / llm) * once["llm"])
+
+
+def test_adapters_count_their_own_products_and_not_those_of_the_kernels_they_change() -> None:
+    once, adapters = flops.forward(tiny.CONFIG, BUDGET), LoraConfig(rank=2)
+    step = flops.step(tiny.CONFIG, BUDGET, 5, ("vision_projector/",), adapters)
+    sizes = {p: x.shape for p, x in state.split(tiny.params(), ())[1].items() if p.endswith("/kernel")}
+    llm = {p: shape for p, shape in sizes.items() if p.startswith("llm/")}
+    weights = sum(math.prod(shape) for shape in llm.values())
+    narrow = sum(
+        2 * shape[0] * (shape[1] + shape[2]) for p, shape in llm.items() if p.startswith("llm/layers/")
+    )
+    assert step["llm"] == pytest.approx(5 * (2 + 3 * narrow / weights) * once["llm"])
+    # Not the model's: the whole gradient of each adapted kernel, and the logits again.
+    logits = 2 * BUDGET.tokens * tiny.CONFIG.llm.hidden_size * tiny.CONFIG.llm.vocab_size
+    adapted = sum(math.prod(shape) for p, shape in llm.items() if p.startswith("llm/layers/"))
+    again = flops.recomputed(tiny.CONFIG, BUDGET, 2, ("vision_projector/",), adapters)
+    assert again == pytest.approx(2 * (logits + once["llm"] * adapted / weights))
+    # In an encoder, gradients flow through what comes after it.
+    of_vision = LoraConfig(rank=2, pattern="vision/.*/kernel")
+    step = flops.step(tiny.CONFIG, BUDGET, 1, ("speech_projector/",), of_vision)
+    assert 2 * once["vision"] < step["vision"] < 3 * once["vision"]
+    assert step["vision_projector"] == pytest.approx(2 * once["vision_projector"])
+    full = dataclasses.replace(tiny.CONFIG, remat="full")
+    again = flops.recomputed(full, BUDGET, 1, ("speech_projector/",), of_vision)
+    assert again > flops.recomputed(full, BUDGET, 1, ("speech_projector/",)) + once["vision"]
 
 
 def test_recomputed_layers_count_apart() -> None:

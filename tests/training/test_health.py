@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import Mesh
 
 from ola_jax import sharding
-from ola_jax.batch import OlaBatch
+from ola_jax.batch import IGNORE, OlaBatch
 from ola_jax.models.ola import Ola
 from ola_jax.sharding import MeshConfig
 from ola_jax.training import health, optimizer, state
@@ -31,7 +31,7 @@ def poisoned(batch: OlaBatch) -> OlaBatch:
     return batch.replace(audio=audio, source=source)
 
 
-TX = optimizer.build(OptimizerConfig(learning_rate=1e-3, warmup_ratio=0.0), steps=10)
+TX = optimizer.build(OptimizerConfig(learning_rate=1e-3, warmup_ratio=0.0, weight_decay=0.1), steps=10)
 
 
 @functools.cache
@@ -65,6 +65,25 @@ def test_a_run_with_a_bad_batch_is_one_without_it(mesh: MeshConfig) -> None:
     assert (int(with_bad.step), int(with_bad.health.bad_steps)) == (4, 1)
     kept = lambda s: (s.trainable, s.frozen, s.opt_state, s.health.loss_mean, s.health.good_steps)
     jax.tree.map(np.testing.assert_array_equal, kept(with_bad), kept(without))
+
+
+@pytest.mark.parametrize("mesh", [MeshConfig(), MeshConfig(fsdp=4, tensor=2)], ids=["one", "mesh"])
+def test_a_batch_without_labelled_tokens_changes_nothing_and_has_no_loss(mesh: MeshConfig) -> None:
+    good = [tiny.make_batch(8, seed) for seed in range(2)]
+    empty = good[1].replace(targets=np.full_like(good[1].targets, IGNORE))
+    with_empty, found = run([good[0], empty, good[1]], mesh)
+    without, expected = run(good, mesh)
+    assert (found[1]["targets"], found[1]["bad_step"]) == (0, 1)
+    assert np.isnan(found[1]["loss"])
+    assert [m["loss"] for m in (found[0], found[2])] == [m["loss"] for m in expected]
+    kept = lambda s: (s.trainable, s.frozen, s.opt_state, s.health.loss_mean, s.health.good_steps)
+    jax.tree.map(np.testing.assert_array_equal, kept(with_empty), kept(without))
+
+
+def test_the_reason_of_a_bad_step_is_what_it_is() -> None:
+    assert health.reason(np.nan, 0.0, 0) == "no labelled token in the batch"
+    assert health.reason(np.nan, 0.5, 3) == "loss nan, gradient norm 0.5"
+    assert health.reason(9.0, 0.5, 3) == "loss 9, gradient norm 0.5 (a spike)"
 
 
 def test_the_norms_of_parts_make_up_the_norm_of_all() -> None:

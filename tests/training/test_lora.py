@@ -70,3 +70,27 @@ def test_a_step_on_a_mesh_moves_adapters_and_no_kernel() -> None:
 def test_adapters_of_trained_kernels_are_refused() -> None:
     with pytest.raises(OlaError, match="matches no frozen parameter"):
         lora.init({"vision/norm": KERNEL}, LoraConfig(rank=2))
+
+
+def test_adapters_start_from_the_seed() -> None:
+    tx = optimizer.build(OptimizerConfig(), steps=1)
+    starts = [
+        state.create({"llm": {"norm": KERNEL[0, 0], "kernel": KERNEL}}, ("llm/norm",), tx, None, config, seed)
+        for config in [LoraConfig(rank=2, pattern="llm/kernel")]
+        for seed in (0, 0, 1)
+    ]
+    first, same, other = (np.asarray(s.trainable["lora/llm/kernel/a"]) for s in starts)
+    np.testing.assert_array_equal(first, same)
+    assert (first != other).mean() > 0.9
+
+
+@pytest.mark.parametrize("pattern", ["llm/.*", "llm/(kernel|norm)", "llm/.*m"])
+def test_a_pattern_that_matches_more_than_kernels_is_refused(pattern: str) -> None:
+    frozen = {"llm/kernel": KERNEL, "llm/norm": KERNEL[0]}  # stacked scales look like a matrix
+    with pytest.raises(OlaError, match=r"lora.pattern: '.*' also matches llm/norm, which is no kernel"):
+        lora.init(frozen, LoraConfig(rank=2, pattern=pattern))
+
+
+def test_a_pattern_that_matches_nothing_names_what_is_frozen() -> None:
+    with pytest.raises(OlaError, match=r"'llm/' matches no frozen parameter.* frozen is llm/kernel$"):
+        lora.init({"llm/kernel": KERNEL, "llm/norm": KERNEL[0]}, LoraConfig(rank=2, pattern="llm/"))

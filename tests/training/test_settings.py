@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 import math
 import pathlib
 import types
@@ -174,15 +175,22 @@ def test_several_are_named_in_one_message_those_that_depend_on_others_too() -> N
         assert expected in said
 
 
-def test_of_many_the_first_are_named_and_the_others_counted() -> None:
+def test_all_that_is_wrong_is_named_up_to_a_number_that_can_be_read() -> None:
     config = CONFIG
-    for name in ("seed", "save_every", "keep", "keep_best", "log_every", "max_bad_steps", "max_skipped"):
-        config = changed(config, name, -1)
-    for name in ("eval_every", "eval_rows", "eval_batches"):
+    names = ["seed", "save_every", "keep", "keep_best", "log_every", "max_bad_steps", "max_skipped"]
+    names += ["eval_every", "eval_rows", "eval_batches"]
+    for name in names:
         config = changed(config, name, -1)
     said = message(config)
-    assert said.count("; ") == training_config.SHOWN
-    assert said.endswith("and 2 more")
+    assert all(f"{name}: -1, expected" in said for name in names)
+
+    many = dataclasses.replace(config, stages=config.stages * 20)
+    for number in range(20):
+        for name in ("rows", "steps"):
+            many = changed(many, f"stages.{number}.{name}", -1)
+    said = message(many)
+    assert said.count(", expected ") == training_config.SHOWN
+    assert re.search(r"; and \d+ more$", said)
     assert len(message(changed(CONFIG, "output", ["x" * 500]))) < 120
 
 

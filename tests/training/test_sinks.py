@@ -9,6 +9,7 @@ import pytest
 
 from ola_jax.errors import OlaError
 from ola_jax.training.sinks import JsonLines, TensorBoard, WeightsAndBiases
+from tests.full_disk import files_of_at_most
 
 
 def lines(file: pathlib.Path) -> list[dict]:
@@ -40,6 +41,51 @@ def test_steps_that_are_done_again_and_a_half_line_are_dropped(tmp_path: pathlib
     again.close()
     assert [line["step"] for line in lines(file)] == [1, 2, 3, 4, 5, 6, 7]
     assert not list(tmp_path.glob("*.new"))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"\0" * 40,
+        b'\0\0\0{"step": 2}',
+        b'{"step": 2, "lo',
+        b'{"step": 2, "loss": "\xff\xfe"}',
+        b"[2]",
+        b"null",
+        b'{"loss": 0.5}',
+        b'{"step": null}',
+        b'{"step": "2"}',
+        b'{"step": true}',
+        b"",
+        b"[" * 100_000,
+    ],
+)
+def test_broken_lines_are_left_out_and_reported_once(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, broken: bytes
+) -> None:
+    file = tmp_path / "m.jsonl"
+    whole = [json.dumps({"step": step}).encode() for step in range(1, 6)]
+    file.write_bytes(b"\n".join([whole[0], broken, *whole[1:], broken]) + b"\n")
+    for _ in range(2):
+        sink = JsonLines(file, 3)
+        sink.close()
+    assert file.read_bytes() == b"\n".join(whole[:3]) + b"\n"
+    (message,) = caplog.messages
+    assert message == f"{file}: 2 broken lines were left out (the first: line 2)"
+
+
+def test_a_file_that_cannot_be_written_is_an_error_of_one_line(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "m.jsonl").mkdir()
+    with pytest.raises(OlaError, match=r"m.jsonl: cannot be written \(Is a directory\)"):
+        JsonLines(tmp_path / "m.jsonl", 0)
+    sink = JsonLines(tmp_path / "n.jsonl", 0)
+    sink.write(1, {"loss": 0.5})
+    with files_of_at_most((tmp_path / "n.jsonl").stat().st_size + 7):
+        with pytest.raises(OlaError, match=r"n.jsonl: cannot be written \(File too large\)"):
+            sink.write(2, {"loss": 0.5})
+        sink.close()
+    JsonLines(tmp_path / "n.jsonl", 2).close()
+    assert lines(tmp_path / "n.jsonl") == [{"step": 1, "loss": 0.5}]
 
 
 def test_figures_that_are_not_finite_become_null(tmp_path: pathlib.Path) -> None:

@@ -20,7 +20,7 @@ from ola_jax.data.pipeline import TrainIterator, make_train_iterator
 from ola_jax.errors import OlaError
 from ola_jax.models.ola import Ola, init_params
 from ola_jax.sharding import MeshConfig
-from ola_jax.training import flops, measures, optimizer, state
+from ola_jax.training import flops, health, measures, optimizer, state
 from ola_jax.training.config import TrainConfig
 from ola_jax.training.measures import Compilations
 from ola_jax.training.step import make_train_step
@@ -254,6 +254,30 @@ def test_a_bad_step_ends_the_run_with_one_line_and_a_good_state_saved(tmp_path: 
     params = run_stage(dataclasses.replace(config, bad_step="skip"))
     expected, _ = without_the_bad_batch(config)
     jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+def test_a_step_without_labelled_tokens_is_reported_as_one(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    config = tiny_run.get_config(str(tmp_path))
+    (tmp_path / "0_tune").mkdir()
+    now = state.TrainState(
+        step=0, trainable={"llm/norm/scale": 0}, frozen={}, opt_state=(), health=health.start()
+    )
+    data, mesh = iterator(config), sharding.make_mesh(config.mesh)
+    watch = Watch(config, config.stages[0], mesh, now, tmp_path / "0_tune")
+    figures = {"loss": np.nan, "grad_norm": 0.0, "targets": 0, "tokens": 5, "bad_step": True, "bad_steps": 1}
+    watch.step(1, jax.tree.map(jax.numpy.asarray, figures), watch.take(data))
+    watch.flush()
+    watch.close()
+    data.close()
+    assert watch.failed.startswith("step 1: no labelled token in the batch; its records are in ")
+    out = capsys.readouterr().out
+    assert "warning: step 1: no labelled token in the batch: the update was left out" in out
+    assert "loss 0" not in out
+    (bad,) = lines(config, "bad_batches.jsonl")
+    assert (bad["reason"], bad["loss"], bad["targets"]) == ("no labelled token in the batch", None, 0)
+    assert lines(config)[0]["loss"] is None
 
 
 def test_a_killed_run_leaves_figures_that_go_on(tmp_path: pathlib.Path) -> None:
