@@ -2,9 +2,9 @@
 
 import copy
 import dataclasses
-import re
 import math
 import pathlib
+import re
 import types
 import typing
 from typing import Any
