@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ola_jax.config import BeatsConfig, OlaConfig, OryxViTConfig, ProcessorConfig, WhisperConfig
+from ola_jax.convert import rope
 from ola_jax.convert.released_config import BEATS_FLAGS, assumed_vision_heads
 
 WHISPER_NAME, BEATS_NAME = "large-v3.pt", "BEATs.pt"  # where no released config names the files
@@ -34,10 +35,7 @@ def released_values(
         "tie_word_embeddings": tied,
         "dtype" if "dtype" in values and "torch_dtype" not in values else "torch_dtype": dtype,
     }
-    if isinstance(values.get("rope_parameters"), Mapping) and "rope_theta" not in values:
-        values["rope_parameters"] = dict(values["rope_parameters"]) | {"rope_theta": llm.rope_theta}
-    else:
-        values["rope_theta"] = llm.rope_theta
+    values = rope.write(values, llm)
     if values.get("tokenizer_model_max_length") or processor_config != ProcessorConfig():
         values["tokenizer_model_max_length"] = processor_config.max_length
     if config.vision and (

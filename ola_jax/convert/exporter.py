@@ -95,6 +95,8 @@ def plan(
             "the original reads Whisper and BEATs from files of their own even so; --speech-encoder separate "
             "writes them"
         )
+    if config.llm.rope_scaling:
+        notes.append("the original's code leaves rope_scaling (YaRN) aside; transformers' Qwen2 computes it")
     for line in export_config.built_in_sizes(config):
         notes.append(f"the original's code cannot load this model: {line}")
     return Plan(
