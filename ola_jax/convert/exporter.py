@@ -13,6 +13,7 @@ import numpy as np
 from ola_jax import checkpoint
 from ola_jax.config import OlaConfig, ProcessorConfig
 from ola_jax.convert import export_config, pickles
+from ola_jax.convert.casting import overflowed
 from ola_jax.convert.layouts import copy
 from ola_jax.convert.matching import abstract_params
 from ola_jax.convert.names import BEATS, BEATS_FILE, BY_PATH, TABLE, WHISPER, WHISPER_FILE, num_layers
@@ -234,8 +235,10 @@ def _empty(spec: Spec) -> np.ndarray:
 def _cast(plan: Plan, key: str, values: np.ndarray, out: np.ndarray) -> None:
     with np.errstate(over="ignore"):
         copy(values, out)
-    if out.dtype == np.float16 and values.dtype != np.float16 and np.any(np.isinf(out) & np.isfinite(values)):
-        raise OlaError(f"{plan.source}: {key} has values beyond float16's range; choose another --dtype")
+    if overflowed(values, out):
+        raise OlaError(
+            f"{plan.source}: {key} has values beyond {out.dtype.name}'s range; choose another --dtype"
+        )
 
 
 def _write_speech(plan: Plan, directory: pathlib.Path, apart: Mapping[str, np.ndarray]) -> None:
