@@ -5,7 +5,7 @@ from typing import Any
 
 from ola_jax.config import BeatsConfig, OlaConfig, OryxViTConfig, ProcessorConfig, WhisperConfig
 from ola_jax.convert import rope
-from ola_jax.convert.released_config import BEATS_FLAGS, assumed_vision_heads
+from ola_jax.convert.released_config import BEATS_FLAGS, NO_LIMIT, assumed_vision_heads
 
 WHISPER_NAME, BEATS_NAME = "large-v3.pt", "BEATs.pt"  # where no released config names the files
 
@@ -36,7 +36,9 @@ def released_values(
         "dtype" if "dtype" in values and "torch_dtype" not in values else "torch_dtype": dtype,
     }
     values = rope.write(values, llm)
-    if values.get("tokenizer_model_max_length") or processor_config != ProcessorConfig():
+    said = values.get("tokenizer_model_max_length") or 0
+    unlimited = said > NO_LIMIT == processor_config.max_length  # stays as the file says it
+    if not unlimited and (said or processor_config != ProcessorConfig()):
         values["tokenizer_model_max_length"] = processor_config.max_length
     if config.vision and (
         "mm_vision_num_heads" in values

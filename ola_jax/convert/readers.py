@@ -93,7 +93,10 @@ def loads_unique(text: str | bytes) -> Any:
             raise ValueError(f"key {next(n for n in names if names.count(n) > 1)!r} stands twice")
         return values
 
-    return json.loads(text, object_pairs_hook=unique)
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except RecursionError as error:
+        raise ValueError("too many brackets within brackets") from error
 
 
 def read_json(file: pathlib.Path) -> dict[str, Any]:

@@ -58,7 +58,9 @@ def processor_config(values: Mapping[str, Any], where: str) -> ProcessorConfig:
     length = values.get("tokenizer_model_max_length")
     if length is None:
         return ProcessorConfig()
-    if isinstance(length, int) and length > NO_LIMIT:  # 1e30 is what transformers writes for "no limit"
+    if (
+        isinstance(length, int | float) and length > NO_LIMIT
+    ):  # 1e30 is what transformers writes for "no limit"
         length = NO_LIMIT
     return ProcessorConfig(
         max_length=_number({"tokenizer_model_max_length": length}, "tokenizer_model_max_length", where)
