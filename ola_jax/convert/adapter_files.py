@@ -44,9 +44,9 @@ def read(directory: pathlib.Path, tensors: Mapping[str, Tensor]) -> Adapter:
     if not (directory / CONFIG).is_file():
         others = sorted(path.parent.name for path in directory.glob(f"*/{CONFIG}"))
         if others:
-            raise OlaError(
-                f"{directory}: holds {len(others)} adapters: {', '.join(others[:5])}; name one of them"
-            )
+            names = ", ".join(others[:5])
+            raise OlaError(f"{directory}: holds {len(others)} adapters: {names}; name one of them")
+        raise OlaError(f"{directory / CONFIG}: no such file; expected an adapter in PEFT's layout")
     config = read_json(directory / CONFIG)
     adapter_config.check(config, directory / CONFIG)
     found, names = _tensors(directory), set()

@@ -40,7 +40,7 @@ class Change:
 
     def matrices(self) -> tuple[Float[np.ndarray, "r in"], Float[np.ndarray, "out r"]]:
         """A and B, for a linear layer's [out, in]."""
-        a, b = (tensor.read().astype(np.float32) for tensor in (self.a, self.b))
+        a, b = (cast(tensor.read(), "float32", "an adapter", tensor.file) for tensor in (self.a, self.b))
         return (b.T, a.T) if self.embedding else (a, b)
 
 
@@ -153,14 +153,16 @@ def _merged(key: str, base: Tensor, changes: tuple[Change, ...], initial: str | 
         by_column = None
         if magnitude is not None and changes[0].embedding:
             squares = sum(np.sum(np.square(changed(rows), dtype=np.float64), axis=0) for rows in blocks)
-            by_column = magnitude / np.sqrt(squares).astype(np.float32)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                by_column = magnitude / np.sqrt(squares).astype(np.float32)
         out = np.empty_like(values)  # the values may be a file's own memory
         for rows in blocks:
             weight = changed(rows)
-            if by_column is not None:
-                weight = by_column * weight
-            elif magnitude is not None:
-                weight = (magnitude[rows] / np.linalg.norm(weight, axis=1))[:, None] * weight
+            with np.errstate(divide="ignore", invalid="ignore"):  # a row of zeros: NaN, as with PEFT
+                if by_column is not None:
+                    weight = by_column * weight
+                elif magnitude is not None:
+                    weight = (magnitude[rows] / np.linalg.norm(weight, axis=1))[:, None] * weight
             out[rows] = cast(weight, base.dtype, key, changes[0].a.file)
         return out
 

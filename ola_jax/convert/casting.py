@@ -18,9 +18,7 @@ def cast(
     with np.errstate(over="ignore"):
         out = values.astype(jnp.dtype(dtype))
     if overflowed(values, out):
-        raise OlaError(
-            f"{file}: {key} has values beyond the range of {out.dtype.name}, the dtype of the base"
-        )
+        raise OlaError(f"{file}: {key} has values beyond the range of {out.dtype.name}")
     return out
 
 
@@ -28,9 +26,7 @@ def overflowed(values: Shaped[np.ndarray, "..."], out: Shaped[np.ndarray, "..."]
     """Whether a finite value became infinite in `out`, a copy of `values` in another dtype."""
     if jnp.finfo(values.dtype).max <= jnp.finfo(out.dtype).max:
         return False
-    before, after = values.reshape(-1), out.reshape(-1)
-    for i in range(0, after.size, BLOCK):
-        infinite = np.isinf(after[i : i + BLOCK])
-        if infinite.any() and np.isfinite(before[i : i + BLOCK][infinite]).any():
-            return True
-    return False
+    flat = out.ravel(order="K")  # the order in memory: no copy of a transposed matrix
+    if not any(np.isinf(flat[i : i + BLOCK]).any() for i in range(0, flat.size, BLOCK)):
+        return False
+    return bool(np.isfinite(values[np.isinf(out)]).any())

@@ -79,6 +79,12 @@ def check(values: Mapping[str, Any], vision: bool, speech: bool, where: str) -> 
             expected = next((one for one in allowed if one is not None), None)
             raise OlaError(f"{where}: {key} is {value!r:.80}; ola_jax's model has {expected!r}")
     _check_kind(values, where)
+    for key in ("mm_vision_tower", "speech_encoder", "music_encoder"):
+        if not isinstance(values.get(key), str | None):
+            raise OlaError(f"{where}: {key}: found {values[key]!r:.60}, expected the name of a file")
+    if not isinstance(values.get("tie_word_embeddings"), bool | None):
+        tied = values["tie_word_embeddings"]
+        raise OlaError(f"{where}: tie_word_embeddings: found {tied!r:.60}, expected true or false")
     strange = [
         key
         for key, value in values.items()

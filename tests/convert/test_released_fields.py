@@ -23,6 +23,8 @@ from ola_jax.errors import OlaError
         ({"layer_types": ["full_attention", "sliding_attention"]}, r"layer_types is \['full_attention', 's"),
         ({"num_experts": 8}, r"num_experts is 8"),
         ({"final_logit_softcapping": 30.0}, r"final_logit_softcapping is 30\.0"),
+        ({"speech_encoder": {"a": 1}}, r"speech_encoder: found {'a': 1}, expected the name of a file"),
+        ({"tie_word_embeddings": "yes"}, r"tie_word_embeddings: found 'yes', expected true or false"),
         ({"mlp_bias": True}, r"mlp_bias is True"),
     ],
 )
