@@ -124,12 +124,13 @@ def verify(
     """Compares every tensor of an ola_jax checkpoint with a released one; status 1 if any value differs.
 
     Args:
-        ours: the ola_jax checkpoint.
+        ours: the ola_jax checkpoint, or the directory of a training stage.
         theirs: the released checkpoint: a directory, or a hub id.
         sources: what it was put together from: the options of import. Parts of --init are not compared.
         logits: also compare logits, in float32, for the prompts (texts or records) of this JSON array.
         json_file: write all figures here.
     """
+    ours, _ = exporter.model_directory(ours)
     plan = sources.plan(theirs)
     with progress_bar("comparing") as progress:
         differences = tensors.compare(ours, plan, progress)

@@ -20,6 +20,7 @@ HARMLESS = {  # of training and bookkeeping; which modules have an adapter is sh
     *("base_model_name_or_path", "layers_to_transform", "layers_pattern", "megatron_core", "runtime_config"),
     # of an initialisation that init_lora_weights names, or of a switch that is refused below
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size"),
+    *("lora_dtype", "lorap_lr_ratio", "lorap_emb_lr"),  # ms-swift's: of training
     "ensure_weight_tying",  # tied matrices get the changes of both adapters in any case
 }
 REFUSED = {

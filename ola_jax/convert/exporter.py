@@ -61,7 +61,7 @@ def plan(
     `whisper`: with separate speech encoders, OpenAI's file whose decoder the new one takes over.
     Raises OlaError where the parameters are not those of the model that config.json describes.
     """
-    source, notes = _model_directory(source)
+    source, notes = model_directory(source)
     config, processor_config, generation_config = checkpoint.load_configs(source)
     reader = Reader(source / "params")
     expected = {path: leaf.shape for path, leaf in abstract_params(config).items()}
@@ -174,7 +174,7 @@ def tensors(plan: Plan) -> Iterator[tuple[str, Shaped[np.ndarray, "..."]]]:
                 yield key, out.astype(plan.tensors[key][1], copy=False)
 
 
-def _model_directory(source: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
+def model_directory(source: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
     """The model's checkpoint at `source` or in its stage's directory, and what is left behind."""
     model = source / "model" if checkpoint.is_checkpoint(source / "model") else source
     stage = model.parent if model.name == "model" else None

@@ -130,8 +130,9 @@ def import_with(target: pathlib.Path, *options: object) -> None:
 
 
 def test_how_a_model_was_trained_does_not_make_it_another(ours: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    shutil.copytree(ours, tmp_path / "ola")
-    file = tmp_path / "ola" / "config.json"
+    shutil.copytree(ours, tmp_path / "ola" / "model")  # a stage of train.py
+    (tmp_path / "ola" / "checkpoints").mkdir()
+    file = tmp_path / "ola" / "model" / "config.json"
     values = json.loads(file.read_text())
     values["model"] |= {"attention": "cudnn", "pooling": "pallas", "dtype": "bfloat16", "remat": "full"}
     file.write_text(json.dumps(values))
@@ -143,7 +144,7 @@ def test_how_a_model_was_trained_does_not_make_it_another(ours: pathlib.Path, tm
     with pytest.raises(
         OlaError, match=r"same model: llm\.rope_theta is 500000\.0 here, 1000000\.0 there; give"
     ):
-        verify.compare(tmp_path / "ola", importer.plan(HF, WHISPER_FILE, BEATS_FILE))
+        verify.compare(file.parent, importer.plan(HF, WHISPER_FILE, BEATS_FILE))
 
 
 def test_an_import_with_an_adapter_and_another_vocabulary_is_identical(
