@@ -142,7 +142,7 @@ def verify(
     ]
     console.print(table(columns, rows))
     if plan.fresh:
-        print(f"note: not compared, since --init makes them anew: {', '.join(plan.fresh)}")
+        print(f"note: not compared, since --init makes them untrained: {', '.join(plan.fresh)}")
     worst = [d for d in sorted(differences, key=lambda d: -d.relative) if not d.identical][:8]
     for d in worst:
         print(f"{d.path}: {' and '.join(d.dtypes)}, max abs {d.max_abs:.3g}, relative {d.relative:.3g}")

@@ -67,7 +67,8 @@ def merge(
             both[0].magnitude or adapter_config.initialisation(adapter.config, adapter.file)
         ):
             raise OlaError(f"{directory}: changes both of the tied {' and '.join(VOCABULARY)}, only LoRA can")
-        changes |= dict.fromkeys(VOCABULARY, both)
+        # One that was trained whole is a matrix of its own from then on.
+        changes |= {key: both for key in VOCABULARY if key in changes or key not in adapter.whole}
         for key, other in (VOCABULARY, VOCABULARY[::-1]):
             if key in base:
                 base.setdefault(other, base[key])

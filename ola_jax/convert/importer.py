@@ -43,7 +43,7 @@ class Plan:
         str, Any
     ]  # what the way back needs: config.json, dims, cfg, dtypes of mixed leaves, lm_head
     notes: tuple[str, ...]  # what had to be assumed, one line each
-    fresh: tuple[str, ...] = ()  # parts that were made anew
+    fresh: tuple[str, ...] = ()  # parts that init names: untrained
 
     def leaf_dtype(self, leaf: Leaf) -> np.dtype:
         """The dtype that a leaf is stored in: the widest of its layers', if they differ."""

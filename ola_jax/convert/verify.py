@@ -42,7 +42,7 @@ def compare(
 ) -> list[Difference]:
     """One entry for each leaf. NaN against a number is an infinite difference.
 
-    Parts that `plan` makes anew have no values to be compared with, and are left out. Raises OlaError
+    Parts that `plan` initialises have no values to be compared with, and are left out. Raises OlaError
     if the two are not models of the same structure.
     """
     config, _, _ = checkpoint.load_configs(directory)

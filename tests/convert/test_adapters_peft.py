@@ -95,6 +95,7 @@ TIED: dict[str, dict[str, Any]] = {
     "both ends": {"target_modules": VOCABULARY},
     "both ends, tied adapters": {"target_modules": ["embed_tokens"], "ensure_weight_tying": True},
     "lm_head trained whole": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "embeddings, lm_head whole": {"target_modules": ["embed_tokens"], "modules_to_save": ["lm_head"]},
 }
 
 

@@ -195,7 +195,7 @@ def test_tied_embeddings_are_copied_and_said(tmp_path: pathlib.Path) -> None:
     assert released.notes[0].startswith("lm_head: a copy of the embeddings")
 
 
-def test_head_that_differs_though_it_is_tied_is_told(tmp_path: pathlib.Path) -> None:
+def test_head_that_differs_though_it_is_tied_is_refused(tmp_path: pathlib.Path) -> None:
     tied = {"tie_word_embeddings": True}
     source = write(tmp_path / "hf", config=tied)
     with pytest.raises(OlaError, match=r"tie_word_embeddings is true, but lm_head\.weight differs"):

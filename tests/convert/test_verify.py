@@ -164,7 +164,7 @@ def test_an_import_with_an_adapter_and_another_vocabulary_is_identical(
     assert "is [728, 64] here, [768, 64] there" in capsys.readouterr().err
 
 
-def test_parts_that_were_made_anew_are_left_out_and_said(
+def test_untrained_parts_are_not_compared_and_named(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
 ) -> None:
     def decoder_only(tensors: checkpoints.Tensors) -> None:
@@ -186,6 +186,6 @@ def test_parts_that_were_made_anew_are_left_out_and_said(
     capsys.readouterr()
     assert run("--jax", tmp_path / "trained", "--torch", qwen, *options) == 0
     output = capsys.readouterr().out
-    assert "not compared, since --init makes them anew: vision_projector" in output
+    assert "not compared, since --init makes them untrained: vision_projector" in output
     assert "identical" in output
     assert "differ" not in output
