@@ -23,25 +23,11 @@ File = Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")]
 Number = Annotated[int | None, tyro.conf.arg(metavar="N")]
 
 
-def import_released(
-    source: Annotated[str, tyro.conf.arg(name="from", metavar="HF_DIR")],
-    to: Annotated[pathlib.Path, tyro.conf.arg(metavar="DIR")],
-    whisper: File = None,
-    beats: File = None,
-    vision: Annotated[str, tyro.conf.arg(metavar="PATH")] = "",
-    init: Annotated[str, tyro.conf.arg(metavar="PARTS")] = "",
-    adapter: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="DIR")] = None,
-    vocabulary: Literal["keep", "tokenizer"] = "keep",
-    vision_heads: Number = None,
-    whisper_heads: Number = None,
-    dtype: Literal["keep", "float32", "bfloat16"] = "keep",
-    check_finite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-) -> None:
-    """Reads a released checkpoint and writes an ola_jax checkpoint, for train.py and ola_jax.infer.
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """What a model is put together from beside the released checkpoint.
 
     Args:
-        source: the released checkpoint: config.json, safetensors, tokenizer. Or a hub id, THUdyh/Ola-7b.
-        to: the directory to write; an ola_jax checkpoint that is there is replaced.
         whisper: Whisper in OpenAI's format (large-v3.pt), instead of a copy inside the checkpoint.
         beats: BEATs in its {cfg, model} format, instead of a copy inside the checkpoint.
         vision: a vision encoder for a checkpoint without: OryxViT's file, or SigLIP of transformers.
@@ -51,21 +37,50 @@ def import_released(
         vision_heads: attention heads of the vision encoder, which the released format does not store.
         whisper_heads: attention heads of Whisper, where no --whisper FILE says it.
         dtype: of all parameters; keep: each as it is stored.
+    """
+
+    whisper: File = None
+    beats: File = None
+    vision: Annotated[str, tyro.conf.arg(metavar="PATH")] = ""
+    init: Annotated[str, tyro.conf.arg(metavar="PARTS")] = ""
+    adapter: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="DIR")] = None
+    vocabulary: Literal["keep", "tokenizer"] = "keep"
+    vision_heads: Number = None
+    whisper_heads: Number = None
+    dtype: Literal["keep", "float32", "bfloat16"] = "keep"
+
+    def plan(self, released: str) -> importer.Plan:
+        """The released checkpoint (a directory, or a hub id) with these, checked."""
+        return importer.plan(
+            hub.fetch(released),
+            self.whisper,
+            self.beats,
+            self.vision_heads,
+            self.whisper_heads,
+            self.dtype,
+            hub.fetch(self.vision) if self.vision else None,
+            self.adapter,
+            fresh.parse(self.init),
+            self.vocabulary,
+        )
+
+
+def import_released(
+    source: Annotated[str, tyro.conf.arg(name="from", metavar="HF_DIR")],
+    to: Annotated[pathlib.Path, tyro.conf.arg(metavar="DIR")],
+    sources: Annotated[Sources, tyro.conf.arg(name="")] = Sources(),
+    check_finite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """Reads a released checkpoint and writes an ola_jax checkpoint, for train.py and ola_jax.infer.
+
+    Args:
+        source: the released checkpoint: config.json, safetensors, tokenizer. Or a hub id, THUdyh/Ola-7b.
+        to: the directory to write; an ola_jax checkpoint that is there is replaced.
+        sources: what it is put together from.
         check_finite: refuse a checkpoint with NaN or infinity in it.
     """
     checkpoint.check_destination(to)
-    plan = importer.plan(
-        hub.fetch(source),
-        whisper,
-        beats,
-        vision_heads,
-        whisper_heads,
-        dtype,
-        hub.fetch(vision) if vision else None,
-        adapter,
-        fresh.parse(init),
-        vocabulary,
-    )
+    plan = sources.plan(source)
     with progress_bar("importing") as progress:
         importer.write(plan, to, check_finite, progress)
     for note in plan.notes:
@@ -102,28 +117,21 @@ def export_released(
 def verify(
     ours: Annotated[pathlib.Path, tyro.conf.arg(name="jax", metavar="DIR")],
     theirs: Annotated[str, tyro.conf.arg(name="torch", metavar="HF_DIR")],
-    whisper: File = None,
-    beats: File = None,
-    vision_heads: Number = None,
-    whisper_heads: Number = None,
-    dtype: Literal["keep", "float32", "bfloat16"] = "keep",
+    sources: Annotated[Sources, tyro.conf.arg(name="")] = Sources(),
     logits: File = None,
     json_file: Annotated[pathlib.Path | None, tyro.conf.arg(name="json", metavar="FILE")] = None,
 ) -> None:
     """Compares every tensor of an ola_jax checkpoint with a released one; status 1 if any value differs.
 
     Args:
-        ours: the ola_jax checkpoint.
+        ours: the ola_jax checkpoint, or the directory of a training stage.
         theirs: the released checkpoint: a directory, or a hub id.
-        whisper: Whisper in OpenAI's format, if it was imported from there.
-        beats: BEATs in its {cfg, model} format, if it was imported from there.
-        vision_heads: as for import.
-        whisper_heads: as for import.
-        dtype: as for import.
+        sources: what it was put together from: the options of import. Parts of --init are not compared.
         logits: also compare logits, in float32, for the prompts (texts or records) of this JSON array.
         json_file: write all figures here.
     """
-    plan = importer.plan(hub.fetch(theirs), whisper, beats, vision_heads, whisper_heads, dtype)
+    ours, _ = exporter.model_directory(ours)
+    plan = sources.plan(theirs)
     with progress_bar("comparing") as progress:
         differences = tensors.compare(ours, plan, progress)
     parts = tensors.by_part(differences)
@@ -133,6 +141,8 @@ def verify(
         (part, d.tensors, d.verdict, f"{d.max_abs:.3g}", f"{d.relative:.3g}") for part, d in parts.items()
     ]
     console.print(table(columns, rows))
+    if plan.fresh:
+        print(f"note: not compared, since --init makes them untrained: {', '.join(plan.fresh)}")
     worst = [d for d in sorted(differences, key=lambda d: -d.relative) if not d.identical][:8]
     for d in worst:
         print(f"{d.path}: {' and '.join(d.dtypes)}, max abs {d.max_abs:.3g}, relative {d.relative:.3g}")

@@ -14,6 +14,20 @@ EXECUTION: dict[str, bool] = {"execution": True}
 
 
 @dataclasses.dataclass(frozen=True)
+class YarnConfig:
+    """Rotary positions scaled for texts longer than those of pre-training (arXiv 2309.00071)."""
+
+    factor: float = 4.0  # how many times longer
+    original_max_position_embeddings: int = 32_768  # positions of pre-training
+    attention_factor: float | None = None  # of cosine and sine; None: 0.1 ln(factor) + 1, or by mscale
+    beta_fast: float = 32.0  # pairs that turn more often than this in pre-training keep their frequency
+    beta_slow: float = 1.0  # those that turn less often are stretched by the factor
+    mscale: float | None = None  # with mscale_all_dim: (0.1 m ln(factor) + 1), the one over the other
+    mscale_all_dim: float | None = None
+    truncate: bool = True  # the two limits to whole pairs
+
+
+@dataclasses.dataclass(frozen=True)
 class Qwen2Config:
     """The decoder. Defaults: Qwen2.5-7B."""
 
@@ -25,6 +39,7 @@ class Qwen2Config:
     intermediate_size: int = 18_944
     rope_theta: float = 1_000_000.0
     rms_norm_eps: float = 1e-6
+    rope_scaling: YarnConfig | None = None
 
     @property
     def head_dim(self) -> int:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ola_jax.config import BeatsConfig, OlaConfig, OryxViTConfig, ProcessorConfig, WhisperConfig
-from ola_jax.convert.released_config import BEATS_FLAGS, assumed_vision_heads
+from ola_jax.convert import rope
+from ola_jax.convert.released_config import BEATS_FLAGS, NO_LIMIT, assumed_vision_heads
 
 WHISPER_NAME, BEATS_NAME = "large-v3.pt", "BEATs.pt"  # where no released config names the files
 
@@ -34,11 +35,10 @@ def released_values(
         "tie_word_embeddings": tied,
         "dtype" if "dtype" in values and "torch_dtype" not in values else "torch_dtype": dtype,
     }
-    if isinstance(values.get("rope_parameters"), Mapping) and "rope_theta" not in values:
-        values["rope_parameters"] = dict(values["rope_parameters"]) | {"rope_theta": llm.rope_theta}
-    else:
-        values["rope_theta"] = llm.rope_theta
-    if values.get("tokenizer_model_max_length") or processor_config != ProcessorConfig():
+    values = rope.write(values, llm)
+    said = values.get("tokenizer_model_max_length") or 0
+    unlimited = said > NO_LIMIT == processor_config.max_length  # stays as the file says it
+    if not unlimited and (said or processor_config != ProcessorConfig()):
         values["tokenizer_model_max_length"] = processor_config.max_length
     if config.vision and (
         "mm_vision_num_heads" in values

@@ -13,6 +13,7 @@ import numpy as np
 from ola_jax import checkpoint
 from ola_jax.config import OlaConfig, ProcessorConfig
 from ola_jax.convert import export_config, pickles
+from ola_jax.convert.casting import overflowed
 from ola_jax.convert.layouts import copy
 from ola_jax.convert.matching import abstract_params
 from ola_jax.convert.names import BEATS, BEATS_FILE, BY_PATH, TABLE, WHISPER, WHISPER_FILE, num_layers
@@ -60,7 +61,7 @@ def plan(
     `whisper`: with separate speech encoders, OpenAI's file whose decoder the new one takes over.
     Raises OlaError where the parameters are not those of the model that config.json describes.
     """
-    source, notes = _model_directory(source)
+    source, notes = model_directory(source)
     config, processor_config, generation_config = checkpoint.load_configs(source)
     reader = Reader(source / "params")
     expected = {path: leaf.shape for path, leaf in abstract_params(config).items()}
@@ -95,6 +96,8 @@ def plan(
             "the original reads Whisper and BEATs from files of their own even so; --speech-encoder separate "
             "writes them"
         )
+    if config.llm.rope_scaling:
+        notes.append("the original's code leaves rope_scaling (YaRN) aside; transformers' Qwen2 computes it")
     for line in export_config.built_in_sizes(config):
         notes.append(f"the original's code cannot load this model: {line}")
     return Plan(
@@ -171,7 +174,7 @@ def tensors(plan: Plan) -> Iterator[tuple[str, Shaped[np.ndarray, "..."]]]:
                 yield key, out.astype(plan.tensors[key][1], copy=False)
 
 
-def _model_directory(source: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
+def model_directory(source: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
     """The model's checkpoint at `source` or in its stage's directory, and what is left behind."""
     model = source / "model" if checkpoint.is_checkpoint(source / "model") else source
     stage = model.parent if model.name == "model" else None
@@ -232,8 +235,10 @@ def _empty(spec: Spec) -> np.ndarray:
 def _cast(plan: Plan, key: str, values: np.ndarray, out: np.ndarray) -> None:
     with np.errstate(over="ignore"):
         copy(values, out)
-    if out.dtype == np.float16 and values.dtype != np.float16 and np.any(np.isinf(out) & np.isfinite(values)):
-        raise OlaError(f"{plan.source}: {key} has values beyond float16's range; choose another --dtype")
+    if overflowed(values, out):
+        raise OlaError(
+            f"{plan.source}: {key} has values beyond {out.dtype.name}'s range; choose another --dtype"
+        )
 
 
 def _write_speech(plan: Plan, directory: pathlib.Path, apart: Mapping[str, np.ndarray]) -> None:

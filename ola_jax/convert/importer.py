@@ -14,6 +14,7 @@ from ola_jax import checkpoint
 from ola_jax.config import OlaConfig, ProcessorConfig
 from ola_jax.convert import adapters, fresh, released_config, sources
 from ola_jax.convert import vocabulary as vocabularies
+from ola_jax.convert.casting import overflowed
 from ola_jax.convert.layouts import copy
 from ola_jax.convert.matching import Leaf, match
 from ola_jax.convert.prefetch import prefetch
@@ -42,6 +43,7 @@ class Plan:
         str, Any
     ]  # what the way back needs: config.json, dims, cfg, dtypes of mixed leaves, lm_head
     notes: tuple[str, ...]  # what had to be assumed, one line each
+    fresh: tuple[str, ...] = ()  # parts that init names: untrained
 
     def leaf_dtype(self, leaf: Leaf) -> np.dtype:
         """The dtype that a leaf is stored in: the widest of its layers', if they differ."""
@@ -97,15 +99,19 @@ def plan(
         )
     tensors, values, dims, cfg = sources.with_speech(source, tensors, values, whisper, beats, init)
     head, embedding = "lm_head.weight", "model.embed_tokens.weight"
-    tied = values.get("tie_word_embeddings") and head not in tensors and embedding in tensors
-    if tied:
+    absent = bool(values.get("tie_word_embeddings")) and head not in tensors and embedding in tensors
+    tied = absent
+    if absent:
         tensors = tensors | {head: tensors[embedding]}
         notes.append("lm_head: a copy of the embeddings, which this checkpoint ties to it")
-    if adapter:
-        tensors, lines = adapters.merge(tensors, adapter)
-        notes += lines
+    elif values.get("tie_word_embeddings") and head in tensors and embedding in tensors:
+        _check_tied(tensors[head], tensors[embedding], where)
+        tied = True
     if vocabulary == "tokenizer":
         tensors, values, lines = vocabularies.resize(source, tensors, values)
+        notes += lines
+    if adapter:  # trained behind the resizing, as the original resizes on loading
+        tensors, lines = adapters.merge(tensors, adapter, tied)
         notes += lines
     vocabularies.check(source, values)
     tensors = {
@@ -116,10 +122,10 @@ def plan(
         values, shapes, dims, cfg, vision_heads, whisper_heads, where
     )
     if init:
-        absent = [part for part in init if getattr(config, fresh.ENCODER_OF[part]) is None]
-        if absent:
+        lacking = [part for part in init if getattr(config, fresh.ENCODER_OF[part]) is None]
+        if lacking:
             raise OlaError(
-                f"{source}: --init {absent[0]}: the model has no {fresh.ENCODER_OF[absent[0]]} encoder"
+                f"{source}: --init {lacking[0]}: the model has no {fresh.ENCODER_OF[lacking[0]]} encoder"
             )
         tensors |= fresh.init(config, init)
         shapes = {key: tensor.shape for key, tensor in tensors.items()}
@@ -142,9 +148,10 @@ def plan(
             "whisper_dims": dims,
             "beats_cfg": cfg,
             "dtypes": _mixed_dtypes(leaves, tensors) if dtype == "keep" else {},
-            "head": "absent" if tied else "present",
+            "head": "absent" if absent else "present",
         },
         notes=(*notes, *assumed),
+        fresh=init,
     )
 
 
@@ -179,11 +186,12 @@ def read_released(
     whisper_heads: int | None = None,
     dtype: DType = "keep",
     progress: Progress = lambda done, total: None,
+    check_finite: bool = False,
 ) -> Released:
-    """A released checkpoint in memory, as numpy arrays; arguments as of `plan`."""
+    """A released checkpoint in memory, as numpy arrays; arguments as of `plan` and `write`."""
     planned = plan(source, whisper, beats, vision_heads, whisper_heads, dtype)
     flat = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in planned.abstract_params().items()}
-    for leaf, start, piece in pieces(planned, progress=progress):
+    for leaf, start, piece in pieces(planned, check_finite, progress):
         place = slice(start, start + len(piece)) if piece.ndim else ...
         flat[leaf.entry.path][place] = piece
     params = traverse_util.unflatten_dict(flat, sep="/")
@@ -195,7 +203,10 @@ def read_released(
 def pieces(
     plan: Plan, check_finite: bool = False, progress: Progress = lambda done, total: None
 ) -> Iterator[tuple[Leaf, int, Shaped[np.ndarray, "..."]]]:
-    """(leaf, start on its first axis, values in our layout): all leaves in about CHUNK_BYTES each."""
+    """(leaf, start on its first axis, values in our layout): all leaves in about CHUNK_BYTES each.
+
+    Raises OlaError where the plan's dtype would make infinities of finite values.
+    """
     total = sum(plan.tensors[key].nbytes for leaf in plan.leaves for key in leaf.keys)
     done = 0
 
@@ -217,15 +228,35 @@ def pieces(
                 keys = leaf.keys[start : start + rows]
                 out = np.empty((len(keys), *leaf.shape[1:]), dtype)
                 for i, key in enumerate(keys):
-                    copy(leaf.entry.to_jax(read(key)), out[i, ...])
+                    _cast(plan, key, leaf.entry.to_jax(read(key)), out[i, ...])
                 yield leaf, start, out
         else:
             values = leaf.entry.to_jax(read(leaf.keys[0]))
             for start in range(0, values.shape[0], rows) if values.ndim else [0]:
                 part = values[start : start + rows] if values.ndim else values
                 out = np.empty(part.shape, dtype)
-                copy(part, out)
+                _cast(plan, leaf.keys[0], part, out)
                 yield leaf, start, out
+
+
+def _cast(plan: Plan, key: str, values: np.ndarray, out: np.ndarray) -> None:
+    with np.errstate(over="ignore"):
+        copy(values, out)
+    if overflowed(values, out):
+        raise OlaError(
+            f"{plan.tensors[key].file}: {key} has values beyond {out.dtype.name}'s range; choose another "
+            "--dtype"
+        )
+
+
+def _check_tied(head: Tensor, embedding: Tensor, where: str) -> None:
+    """Two that config.json ties must be one: else it is not clear which one is meant."""
+    same = (head.shape, head.dtype) == (embedding.shape, embedding.dtype)
+    if not same or head.read().tobytes() != embedding.read().tobytes():
+        raise OlaError(
+            f"{where}: tie_word_embeddings is true, but lm_head.weight differs from the embeddings; say "
+            "false if both are meant, or leave lm_head.weight out"
+        )
 
 
 def _mixed_dtypes(leaves: list[Leaf], tensors: Mapping[str, Tensor]) -> dict[str, str]:

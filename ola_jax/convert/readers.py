@@ -18,6 +18,7 @@ from ola_jax.errors import OlaError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}  # of safetensors: those of weights
+_WIDE = {"F64": "float64"}  # those of adapters too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +93,10 @@ def loads_unique(text: str | bytes) -> Any:
             raise ValueError(f"key {next(n for n in names if names.count(n) > 1)!r} stands twice")
         return values
 
-    return json.loads(text, object_pairs_hook=unique)
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except RecursionError as error:
+        raise ValueError("too many brackets within brackets") from error
 
 
 def read_json(file: pathlib.Path) -> dict[str, Any]:
@@ -122,7 +126,7 @@ def check_dtype(key: str, tensor: Tensor) -> None:
 
 def _tensor(file: pathlib.Path, data: int, entry: dict[str, Any]) -> Tensor:
     shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
-    dtype = DTYPES.get(entry["dtype"], entry["dtype"])
+    dtype = (DTYPES | _WIDE).get(entry["dtype"], entry["dtype"])
 
     def read() -> np.ndarray:
         kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)

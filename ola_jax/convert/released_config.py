@@ -12,12 +12,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from ola_jax.config import BeatsConfig, OlaConfig, OryxViTConfig, ProcessorConfig, Qwen2Config, WhisperConfig
+from ola_jax.convert import released_fields, rope
 from ola_jax.convert.names import BEATS, VISION, WHISPER
 from ola_jax.errors import OlaError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 SIGLIP_HEADS, SIGLIP_WIDTH, SMALL_HEADS = 16, 512, 4
+NO_LIMIT = 2**31 - 1  # tokens
+LARGEST = 2**24  # of any size; products of sizes stay within 64 bits
+MOST_LAYERS = 10_000
 WHISPER_HEAD_WIDTH, SMALL_HEAD_WIDTH = 64, 8
 BEATS_FLAGS = {  # what our BEATs is; a file that says otherwise is another network
     "activation_fn": "gelu",
@@ -51,9 +55,16 @@ def assumed_vision_heads(width: int) -> int:
 
 def processor_config(values: Mapping[str, Any], where: str) -> ProcessorConfig:
     """The processor's config: the original cuts samples at `tokenizer_model_max_length` (quirk C8)."""
-    if values.get("tokenizer_model_max_length") is None:
+    length = values.get("tokenizer_model_max_length")
+    if length is None:
         return ProcessorConfig()
-    return ProcessorConfig(max_length=_number(values, "tokenizer_model_max_length", where))
+    if (
+        isinstance(length, int | float) and length > NO_LIMIT
+    ):  # 1e30 is what transformers writes for "no limit"
+        length = NO_LIMIT
+    return ProcessorConfig(
+        max_length=_number({"tokenizer_model_max_length": length}, "tokenizer_model_max_length", where)
+    )
 
 
 def ola_config(
@@ -70,7 +81,7 @@ def ola_config(
     `values` is config.json, named `where` in errors; `shapes` are those of all tensors by their
     released keys; `dims` and `cfg` come from the files of Whisper and BEATs, None without them.
     """
-    notes: list[str] = []
+    notes = released_fields.check(values, has_vision(values), has_speech(values, where), where)
     parts: dict[str, Any] = {"vision": None, "whisper": None, "beats": None}
     if has_vision(values):
         parts["vision"] = _vision(values, shapes, vision_heads, where, notes)
@@ -81,15 +92,17 @@ def ola_config(
         inner = "model.speech_projector.linear1.weight"  # absent where it is about to be made anew
         if inner in shapes:
             parts["speech_hidden_size"] = _shape(shapes, inner, 2)[0]
-    return OlaConfig(llm=_llm(values, where), **parts), notes
+    llm = _llm(values, where)
+    if llm.rope_scaling:
+        notes.append(
+            f"rotary positions scaled by YaRN, factor {llm.rope_scaling.factor:g}, as config.json says; the "
+            "original's code leaves rope_scaling aside"
+        )
+    return OlaConfig(llm=llm, **parts), notes
 
 
 def _llm(values: Mapping[str, Any], where: str) -> Qwen2Config:
-    for key, only in (("hidden_act", "silu"), ("use_sliding_window", False)):
-        if values.get(key, only) != only:
-            raise OlaError(f"{where}: {key} is {values[key]!r}; ola_jax's decoder (Qwen2.5) has {only!r}")
-    nested = values.get("rope_parameters")  # where newer versions of transformers put it
-    rope = nested if "rope_theta" not in values and isinstance(nested, Mapping) else values
+    theta, scaling = rope.read(values, where)
     config = Qwen2Config(
         vocab_size=_number(values, "vocab_size", where),
         hidden_size=_number(values, "hidden_size", where),
@@ -97,8 +110,9 @@ def _llm(values: Mapping[str, Any], where: str) -> Qwen2Config:
         num_heads=_number(values, "num_attention_heads", where),
         num_kv_heads=_number(values, "num_key_value_heads", where),
         intermediate_size=_number(values, "intermediate_size", where),
-        rope_theta=float(_number(rope, "rope_theta", where, (int, float))),
+        rope_theta=theta,
         rms_norm_eps=float(_number(values, "rms_norm_eps", where, (int, float))),
+        rope_scaling=scaling,
     )
     _check_heads(config.hidden_size, config.num_heads, f"{where}: hidden_size and num_attention_heads")
     if config.head_dim % 2:
@@ -233,9 +247,11 @@ def _shape(shapes: Shapes, key: str, axes: int) -> tuple[int, ...]:
 
 def _number(values: Mapping[str, Any], key: str, where: str, kinds: tuple[type, ...] = (int,)) -> Any:
     value = values.get(key)
-    if isinstance(value, bool) or not isinstance(value, kinds) or value <= 0:
-        found = repr(value) if key in values else "nothing"
-        raise OlaError(f"{where}: {key}: found {found}, expected a positive number")
+    limit = {"tokenizer_model_max_length": NO_LIMIT, "num_hidden_layers": MOST_LAYERS}.get(key, LARGEST)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= limit:
+        found = f"{value!r:.40}" if key in values else "nothing"
+        few = f" of at most {limit}" if isinstance(value, kinds) and value > limit else ""
+        raise OlaError(f"{where}: {key}: found {found}, expected a positive number{few}")
     return value
 
 

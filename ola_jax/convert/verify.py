@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from ola_jax import checkpoint
+from ola_jax.config import architecture, differences
 from ola_jax.convert.importer import Plan, pieces
 from ola_jax.convert.store import Reader
 from ola_jax.errors import OlaError
@@ -41,7 +42,8 @@ def compare(
 ) -> list[Difference]:
     """One entry for each leaf. NaN against a number is an infinite difference.
 
-    Raises OlaError if the two are not models of the same structure.
+    Parts that `plan` initialises have no values to be compared with, and are left out. Raises OlaError
+    if the two are not models of the same structure.
     """
     config, _, _ = checkpoint.load_configs(directory)
     reader, expected = Reader(directory / "params"), plan.abstract_params()
@@ -54,13 +56,18 @@ def compare(
                 f"{directory} and {plan.source} are not the same model: {path} is {_shape(ours)} here, "
                 f"{_shape(theirs)} there"
             )
-    if dataclasses.replace(config, dtype="float32", remat="none") != plan.config:
+    different = differences(architecture(config), architecture(plan.config))
+    if different:
+        lines = [
+            f"{path} is {here!r:.60} here, {there!r:.60} there" for path, (here, there) in different.items()
+        ]
         raise OlaError(
-            f"{directory} and {plan.source} are not the same model: {config}, {plan.config}; give the "
-            "options of import (--vision-heads, --whisper-heads, --whisper, --beats) here too"
+            f"{directory} and {plan.source} are not the same model: {'; '.join(lines[:3])}; give the options "
+            "of import (--vision-heads, --whisper-heads, --whisper, --beats, ...) here too"
         )
     found: dict[str, Difference] = {}
-    for leaf, start, theirs in pieces(plan, progress=progress):
+    kept = tuple(leaf for leaf in plan.leaves if leaf.entry.part not in plan.fresh)
+    for leaf, start, theirs in pieces(dataclasses.replace(plan, leaves=kept), progress=progress):
         path = leaf.entry.path
         dtypes = (reader.leaves[path].dtype.name, expected[path].dtype.name)
         one = found.setdefault(path, Difference(path, len(leaf.keys) + len(leaf.copies), dtypes))

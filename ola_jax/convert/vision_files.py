@@ -60,6 +60,10 @@ def _below(tensors: Mapping[str, Tensor], first: str) -> dict[str, Tensor] | Non
 def _siglip(directory: pathlib.Path) -> tuple[dict[str, Tensor], int, list[str]]:
     values = read_json(directory / "config.json")
     vision = values.get("vision_config", values)
+    if not isinstance(vision, Mapping):
+        raise OlaError(
+            f"{directory / 'config.json'}: vision_config: found {vision!r:.40}, expected an object"
+        )
     if "siglip" not in str(vision.get("model_type", values.get("model_type"))):
         raise OlaError(
             f"{directory / 'config.json'}: model_type is {values.get('model_type')!r}; expected "
@@ -89,7 +93,11 @@ def _siglip(directory: pathlib.Path) -> tuple[dict[str, Tensor], int, list[str]]
             tensors[VISION + name] = _resized_grid(tensor, OryxViTConfig.position_grid)
         else:
             tensors[VISION + name] = tensor
-    heads = int(vision.get("num_attention_heads", 16))  # transformers leaves its own defaults out
+    heads = vision.get("num_attention_heads", 16)  # transformers leaves its own defaults out
+    if type(heads) is not int or heads <= 0:
+        raise OlaError(
+            f"{directory / 'config.json'}: num_attention_heads: found {heads!r:.40}, expected one above 0"
+        )
     side = OryxViTConfig.position_grid
     return tensors, heads, [f"{directory.name}: SigLIP's position embeddings resized to {side} x {side}"]
 

@@ -32,7 +32,7 @@ def tokenizer_size(directory: pathlib.Path) -> int | None:
 def check(directory: pathlib.Path, values: dict[str, Any]) -> None:
     """Raises OlaError if the tokenizer has tokens that the embeddings have no row for."""
     size, rows = tokenizer_size(directory), values.get("vocab_size")
-    if size is not None and isinstance(rows, int) and size > rows:
+    if size is not None and type(rows) is int and size > rows:
         raise OlaError(
             f"{directory}: the tokenizer has {size} tokens, the embeddings {rows} rows; --vocabulary "
             "tokenizer resizes them as the original does on loading"
@@ -52,7 +52,11 @@ def resize(
         raise OlaError(f"{directory}: no tokenizer, so --vocabulary tokenizer has no size to go by")
     if size == rows:
         return tensors, values, []
-    std = float(values.get("initializer_range") or STD)
+    std = values.get("initializer_range") or STD
+    if not isinstance(std, int | float) or not 0 < std < 1e3:
+        raise OlaError(
+            f"{directory / 'config.json'}: initializer_range: found {std!r:.40}, expected about {STD}"
+        )
     seeds = (0, 0) if values.get("tie_word_embeddings") else (0, 1)  # tied: the same new rows
     resized = {
         key: _resized(tensors[key], size, std, seed)

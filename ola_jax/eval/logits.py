@@ -12,6 +12,7 @@ import numpy as np
 from ola_jax import checkpoint
 from ola_jax.audio import log_mel
 from ola_jax.batch import OlaBatch
+from ola_jax.config import architecture
 from ola_jax.convert.importer import Plan
 from ola_jax.data.processor import Processor
 from ola_jax.data.records import prompt_record
@@ -70,7 +71,7 @@ def compare(
     records = read_prompts(prompts)
     torch_parts.libraries()  # say what lacks before the long part
     config, params = checkpoint.load(directory, dtype="float32")
-    model = Ola(dataclasses.replace(config, dtype="float32"))
+    model = Ola(architecture(config))  # in float32, by whatever attention this machine has
     processor = Processor.from_pretrained(directory, preset="infer")
     forward = jax.jit(lambda params, batch: model.apply({"params": params}, batch, method=_outputs))
     sides = []
@@ -81,7 +82,7 @@ def compare(
     del params, model, forward
     gc.collect()  # PyTorch's copy is as large
     features = _features(plan, sides)
-    decoder = torch_parts.Decoder(plan.config.llm, plan.tensors)
+    decoder = torch_parts.Decoder(plan.released["config"], plan.tensors)
     agreements = []
     for name, batch, ours in sides:
         length = int((batch.segments[0] > 0).sum())
@@ -118,7 +119,8 @@ def _features(plan: Plan, sides: list[tuple[str, OlaBatch, dict[str, np.ndarray]
         a, b = (np.concatenate(side) for side in zip(*pairs, strict=True))
         found.append(Features(name, "vision", len(b), *_errors(a, b)))
     del vision
-    whisper = torch_parts.Whisper(plan.config.whisper, plan.tensors) if used("whisper") else None
+    dims = plan.released["whisper_dims"]
+    whisper = torch_parts.Whisper(plan.config.whisper, plan.tensors, dims) if used("whisper") else None
     for name, _, ours in used("whisper"):
         theirs = whisper.features(ours["mel"])
         vectors = theirs.shape[0] * theirs.shape[1]

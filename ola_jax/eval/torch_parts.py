@@ -1,16 +1,24 @@
 """The parts of Ola that `transformers` has, in PyTorch and float32, set from released tensors."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from ola_jax.config import OryxViTConfig, Qwen2Config, WhisperConfig
+from ola_jax.config import OryxViTConfig, WhisperConfig
 from ola_jax.convert.names import VISION, WHISPER
 from ola_jax.convert.readers import Tensor
 from ola_jax.errors import OlaError
 from ola_jax.typing import Float, Int
 
+QWEN2 = (  # fields of config.json that say which decoder it is
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps", "max_position_embeddings"),
+    *("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"),
+    *("original_max_position_embeddings", "use_sliding_window", "sliding_window", "max_window_layers"),
+    "layer_types",
+)
 SIGLIP = {  # OryxViT's names in transformers' words
     "norm1": "layer_norm1",
     "norm2": "layer_norm2",
@@ -41,22 +49,16 @@ def libraries() -> tuple[Any, Any]:
 
 
 class Decoder:
-    """transformers' Qwen2ForCausalLM."""
+    """transformers' Qwen2ForCausalLM, as the release's own config.json (`values`) describes it.
 
-    def __init__(self, config: Qwen2Config, tensors: Mapping[str, Tensor]):
+    Not as our config does: a mistake in how that was read is to be seen in the logits.
+    """
+
+    def __init__(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]):
         torch, transformers = libraries()
-        theirs = transformers.Qwen2Config(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_kv_heads,
-            intermediate_size=config.intermediate_size,
-            rope_theta=config.rope_theta,
-            rms_norm_eps=config.rms_norm_eps,
-            max_position_embeddings=32768,
-            tie_word_embeddings=False,
-        )
+        known = {key: values[key] for key in QWEN2 if values.get(key) is not None}
+        known = copy.deepcopy(known)  # transformers writes into the dicts
+        theirs = transformers.Qwen2Config(**known, tie_word_embeddings=False)  # both are read
         with torch.device("meta"):  # the weights are those that are read: no second copy of 7B
             self._model = transformers.Qwen2ForCausalLM(theirs)
         names = [name for name, _ in self._model.named_parameters()]
@@ -122,19 +124,22 @@ class Vision:
 
 
 class Whisper:
-    """transformers' Whisper encoder."""
+    """transformers' Whisper encoder; its sizes are those of its file (`dims`), if it has one."""
 
-    def __init__(self, config: WhisperConfig, tensors: Mapping[str, Tensor]):
+    def __init__(
+        self, config: WhisperConfig, tensors: Mapping[str, Tensor], dims: Mapping[str, Any] | None = None
+    ):
         _, transformers = libraries()
         from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+        dims, width = dims or {}, config.hidden_size
         theirs = transformers.WhisperConfig(
-            num_mel_bins=config.num_mels,
-            max_source_positions=config.num_positions,
-            d_model=config.hidden_size,
-            encoder_layers=config.num_layers,
-            encoder_attention_heads=config.num_heads,
-            encoder_ffn_dim=4 * config.hidden_size,
+            num_mel_bins=dims.get("n_mels", config.num_mels),
+            max_source_positions=dims.get("n_audio_ctx", config.num_positions),
+            d_model=dims.get("n_audio_state", width),
+            encoder_layers=dims.get("n_audio_layer", config.num_layers),
+            encoder_attention_heads=dims.get("n_audio_head", config.num_heads),
+            encoder_ffn_dim=4 * dims.get("n_audio_state", width),
         )
         read = lambda name: _read(tensors, WHISPER + name)
         state = {"embed_positions.weight": read("positional_embedding")}

@@ -8,6 +8,7 @@ from flax import struct
 from ola_jax.config import Qwen2Config
 from ola_jax.kernels.attention import Implementation, packed_attention
 from ola_jax.models.layers import linear, stack_layers
+from ola_jax.models.rotary import rope
 from ola_jax.sharding import constrain
 from ola_jax.typing import Array, DTypeLike, Float, Int
 
@@ -35,18 +36,6 @@ def empty_cache(config: Qwen2Config, batch: int, slots: int, dtype: DTypeLike) -
     )
 
 
-def rope(
-    x: Float[Array, "B L heads h"], positions: Int[Array, "B L"], theta: float
-) -> Float[Array, "B L heads h"]:
-    """Rotary position embedding, halves rotated against each other; angles in float32."""
-    half = x.shape[-1] // 2
-    frequency = 1.0 / theta ** (jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions[:, :, None, None].astype(jnp.float32) * frequency
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
-
-
 class Attention(nn.Module):
     """Causal grouped-query attention within segments."""
 
@@ -70,8 +59,9 @@ class Attention(nn.Module):
         q = linear(c.num_heads * c.head_dim, ("embed", "heads"), self.dtype, name="q_proj")(x)
         k = linear(kv_width, ("embed", "kv_heads"), self.dtype, name="k_proj")(x)
         v = linear(kv_width, ("embed", "kv_heads"), self.dtype, name="v_proj")(x)
-        q = rope(q.reshape(*x.shape[:2], c.num_heads, c.head_dim), positions, c.rope_theta)
-        k = rope(k.reshape(*x.shape[:2], c.num_kv_heads, c.head_dim), positions, c.rope_theta)
+        turn = lambda y: rope(y, positions, c.rope_theta, c.rope_scaling)
+        q = turn(q.reshape(*x.shape[:2], c.num_heads, c.head_dim))
+        k = turn(k.reshape(*x.shape[:2], c.num_kv_heads, c.head_dim))
         v = v.reshape(k.shape)
         if cache is None:
             out = packed_attention(q, k, v, segments, segments, causal=True, implementation=self.attention)

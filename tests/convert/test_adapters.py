@@ -71,7 +71,7 @@ def merged_by_formula(weight: torch.Tensor, tensors: Tensors, module: str, scale
         ({"r": 4, "lora_alpha": 8, "use_rslora": True}, False, (4, 4, 4)),
         ({"r": 8, "lora_alpha": 16}, True, (2, 2, 2)),
         ({"r": 2, "lora_alpha": 6, "alpha_pattern": {"mlp.down_proj": 1}}, False, (3, 0.5, 3)),
-        ({"r": 2, "lora_alpha": 6, "rank_pattern": {"any": 1}}, False, (3, 2, 1.5)),
+        ({"r": 2, "lora_alpha": 6, "rank_pattern": {"down_proj": 3, ".*k_proj": 4}}, False, (3, 2, 1.5)),
     ],
 )
 def test_merged_weights_are_those_of_the_formula(
@@ -152,7 +152,8 @@ def test_tensors_trained_whole_replace_those_of_the_base(tmp_path: pathlib.Path)
         ({}, put("model.x.lora_A.weight", 1, 1), r"changes model\.x\.weight, which"),
         ({}, put("model.x.bias", 3), r"model\.x\.bias \[3\] replaces .* nothing"),
         ({}, put(f"{MODULES[0]}.lora_B.weight", 3, 4), r"lora_B of .* is \[3, 4\], expected \[64, 4\]"),
-        ({}, put("model.embed_tokens.lora_embedding_A", 3), r"cannot be merged; LoRA and DoRA can"),
+        ({}, put("model.x.lora_E", 3), r"cannot be merged; LoRA and DoRA can"),
+        ({}, put("model.embed_tokens.lora_embedding_A", 3), r"expected \['lora_embedding_A', 'lora_emb"),
         ({"use_dora": True}, lambda t: None, r"expected \['lora_A', 'lora_B', 'lora_magnitude_vector'\]"),
     ],
 )  # fmt: skip

@@ -172,6 +172,10 @@ DAMAGES: dict[str, tuple[Callable, str]] = {
     "no config": (delete("config.json"), r"config\.json: no such file"),
     "config cut": (cut("config.json", 0.5), r"config\.json: not readable as JSON"),
     "config a list": (text("config.json", "[]"), r"config\.json: expected a JSON object, found a list"),
+    "config of brackets": (
+        text("config.json", '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"),
+        r"config\.json: not readable as JSON \(too many brackets",
+    ),
     "config key twice": (
         lambda d: (d / "config.json").write_text('{"hidden_size": 1,' + (d / "config.json").read_text()[1:]),
         r"config\.json: not readable as JSON \(key 'hidden_size' stands twice\)",

@@ -180,10 +180,11 @@ def test_dtype_of_all_tensors_can_be_set(dtype: str, tmp_path: pathlib.Path) -> 
     assert json.loads((back / "config.json").read_text())["torch_dtype"] == dtype
 
 
-def test_values_beyond_float16_are_told(tmp_path: pathlib.Path) -> None:
-    source = write(tmp_path / "hf", lambda t: t.__setitem__("model.norm.weight", torch.full([64], 7e4)))
-    with pytest.raises(OlaError, match=r"model\.norm\.weight has values beyond float16's range"):
-        there_and_back(source, tmp_path, dtype="float16")
+@pytest.mark.parametrize(("dtype", "value"), [("float16", 7e4), ("bfloat16", 3.4e38)])
+def test_values_beyond_the_dtype_are_refused(dtype: str, value: float, tmp_path: pathlib.Path) -> None:
+    source = write(tmp_path / "hf", lambda t: t.__setitem__("model.norm.weight", torch.full([64], value)))
+    with pytest.raises(OlaError, match=rf"model\.norm\.weight has values beyond {dtype}'s range"):
+        there_and_back(source, tmp_path, dtype=dtype)
     assert not (tmp_path / "back").exists()
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from flax import traverse_util
 
+from ola_jax.convert.export_config import released_values
 from ola_jax.convert.importer import Released, read_released
 from ola_jax.convert.names import to_torch
 from ola_jax.errors import OlaError
@@ -114,6 +115,16 @@ def test_maximum_length_comes_from_the_checkpoint(tmp_path: pathlib.Path) -> Non
     assert read_released(source).processor_config.max_length == 120
 
 
+def test_a_length_without_limit_stays_one(tmp_path: pathlib.Path) -> None:
+    limit = int(1e30)  # as transformers writes it
+    source = write(tmp_path / "hf", config={"tokenizer_model_max_length": limit})
+    released = read_released(source)
+    assert released.processor_config.max_length == 2**31 - 1
+    values = {"tokenizer_model_max_length": limit}
+    back = released_values(released.config, released.processor_config, {}, values, "float32", False)
+    assert back["tokenizer_model_max_length"] == limit
+
+
 def test_rope_theta_is_found_where_newer_configs_put_it(tmp_path: pathlib.Path) -> None:
     nested = {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 5000}}
     assert read_released(write(tmp_path / "hf", config=nested)).config.llm.rope_theta == 5000.0
@@ -182,6 +193,43 @@ def test_tied_embeddings_are_copied_and_said(tmp_path: pathlib.Path) -> None:
     llm = released.params["llm"]
     np.testing.assert_array_equal(llm["lm_head"]["kernel"].T, llm["embed_tokens"]["embedding"])
     assert released.notes[0].startswith("lm_head: a copy of the embeddings")
+
+
+def test_head_that_differs_though_it_is_tied_is_refused(tmp_path: pathlib.Path) -> None:
+    tied = {"tie_word_embeddings": True}
+    source = write(tmp_path / "hf", config=tied)
+    with pytest.raises(OlaError, match=r"tie_word_embeddings is true, but lm_head\.weight differs"):
+        read_released(source)
+    same = lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()})
+    llm = read_released(write(tmp_path / "same", same, tied)).params["llm"]
+    np.testing.assert_array_equal(llm["lm_head"]["kernel"].T, llm["embed_tokens"]["embedding"])
+
+
+LARGE = {
+    "stacked": ("model.layers.1.mlp.up_proj.weight", torch.full([144, 64], 3.4e38)),
+    "not stacked": ("model.norm.weight", torch.full([64], -3.4e38)),
+    "a few values": ("lm_head.weight", torch.eye(768, 64) * 3.4e38),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_values_that_the_dtype_cannot_hold_are_refused(name: str, tmp_path: pathlib.Path) -> None:
+    key, value = LARGE[name]
+    source = write(tmp_path / "hf", lambda tensors: tensors.__setitem__(key, value))
+    for check in (False, True):
+        message = rf"{key} has values beyond bfloat16's range; choose another --dtype"
+        with pytest.raises(OlaError, match=message):
+            read_released(source, dtype="bfloat16", check_finite=check)
+    read_released(source, dtype="float32", check_finite=True)
+    read_released(source, check_finite=True)
+
+
+def test_infinities_are_refused_in_memory_too(tmp_path: pathlib.Path) -> None:
+    spoil = put("model.norm.weight", torch.full([64], torch.inf))
+    source = write(tmp_path / "hf", spoil)
+    assert np.isinf(read_released(source, dtype="bfloat16").params["llm"]["norm"]["scale"]).all()
+    with pytest.raises(OlaError, match=r"model\.norm\.weight holds 64 values that are NaN or infinite"):
+        read_released(source, dtype="bfloat16", check_finite=True)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -268,6 +316,16 @@ def test_many_missing_tensors_are_counted(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        ({"hidden_size": 10**30}, r"hidden_size: found 1000.*, expected a positive number of at most"),
+        ({"hidden_size": -64}, r"hidden_size: found -64"),
+        ({"hidden_size": 64.0}, r"hidden_size: found 64\.0"),
+        ({"num_hidden_layers": 10**9}, r"num_hidden_layers: found 1000000000, .* of at most 10000"),
+        ({"vocab_size": True}, r"vocab_size: found True"),
+        ({"rms_norm_eps": float("nan")}, r"rms_norm_eps: found nan"),
+        ({"rms_norm_eps": float("inf")}, r"rms_norm_eps: found inf"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, r"rope_scaling: rope type 'linear'"),
+        ({"quantization_config": {"bits": 4}}, r"quantization_config is {'bits': 4}"),
+        ({"mm_projector_type": "linear"}, r"mm_projector_type is 'linear'"),
         ({"hidden_size": None}, r"config\.json: hidden_size: found nothing, expected a positive number"),
         ({"num_attention_heads": "4"}, r"num_attention_heads: found '4'"),
         ({"num_attention_heads": 5}, r"64 is not a multiple of 5"),

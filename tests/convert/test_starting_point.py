@@ -168,5 +168,14 @@ def test_vision_files_of_another_kind_are_told(tmp_path: pathlib.Path) -> None:
     ]:
         with pytest.raises(OlaError, match=message):
             read_vision(tmp_path / name)
+    file = tmp_path / "siglip14" / "config.json"
+    values = json.loads(file.read_text()) | {"patch_size": 16}
+    for change, message in [
+        ({"num_attention_heads": "4"}, r"num_attention_heads: found '4', expected one above 0"),
+        ({"vision_config": 3}, r"vision_config: found 3, expected an object"),
+    ]:
+        file.write_text(json.dumps(values | change))
+        with pytest.raises(OlaError, match=message):
+            read_vision(file.parent)
     with pytest.raises(OlaError, match=r"model_type is 'ola_qwen'; expected transformers' SigLIP"):
         read_vision(HF)

@@ -1,5 +1,6 @@
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from ola_jax.convert.importer import read_released
 from ola_jax.errors import OlaError
 from tests.convert import checkpoints
 from tests.convert.checkpoints import BEATS_FILE, HF, WHISPER_FILE, write
+from tests.convert.test_adapters import write_adapter
 
 SPEECH = ("--whisper", WHISPER_FILE, "--beats", BEATS_FILE)
 
@@ -121,3 +123,69 @@ def test_command_leaves_with_status_1_if_values_differ(
     output = capsys.readouterr().out
     assert "differ" in output
     assert "llm/norm/scale: bfloat16 and bfloat16, max abs" in output
+
+
+def import_with(target: pathlib.Path, *options: object) -> None:
+    convert_weights.main(["import", "--from", *map(str, options), "--to", str(target)])
+
+
+def test_how_a_model_was_trained_does_not_make_it_another(ours: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    shutil.copytree(ours, tmp_path / "ola" / "model")  # a stage of train.py
+    (tmp_path / "ola" / "checkpoints").mkdir()
+    file = tmp_path / "ola" / "model" / "config.json"
+    values = json.loads(file.read_text())
+    values["model"] |= {"attention": "cudnn", "pooling": "pallas", "dtype": "bfloat16", "remat": "full"}
+    file.write_text(json.dumps(values))
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text('["One?"]')
+    assert run("--jax", tmp_path / "ola", "--torch", HF, *SPEECH, "--logits", prompts) == 0
+    values["model"]["llm"]["rope_theta"] = 5e5
+    file.write_text(json.dumps(values))
+    with pytest.raises(
+        OlaError, match=r"same model: llm\.rope_theta is 500000\.0 here, 1000000\.0 there; give"
+    ):
+        verify.compare(file.parent, importer.plan(HF, WHISPER_FILE, BEATS_FILE))
+
+
+def test_an_import_with_an_adapter_and_another_vocabulary_is_identical(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_adapter(tmp_path / "adapter", {"r": 4, "lora_alpha": 8})
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text('["One?"]')
+    options = ("--adapter", tmp_path / "adapter", "--vocabulary", "tokenizer", "--dtype", "float32")
+    import_with(tmp_path / "ola", HF, *options)
+    assert run("--jax", tmp_path / "ola", "--torch", HF, *options, "--logits", prompts) == 0
+    output = capsys.readouterr().out
+    assert "100.00%" in output
+    assert "identical" in output
+    assert run("--jax", tmp_path / "ola", "--torch", HF, *options[2:]) == 1  # without the adapter
+    assert run("--jax", tmp_path / "ola", "--torch", HF) == 2  # another vocabulary
+    assert "is [728, 64] here, [768, 64] there" in capsys.readouterr().err
+
+
+def test_untrained_parts_are_not_compared_and_named(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    def decoder_only(tensors: checkpoints.Tensors) -> None:
+        for key in [key for key in tensors if "vision" in key or "mm_projector" in key or "speech" in key]:
+            del tensors[key]
+
+    vision = {k: v for k, v in checkpoints.golden_tensors().items() if ".vision_tower." in k}
+    torch.save(vision, tmp_path / "oryx_vit.pth")
+    absent = {"mm_vision_tower": None, "speech_encoder": None}
+    qwen = write(tmp_path / "qwen", decoder_only, absent)
+    options = ("--vision", tmp_path / "oryx_vit.pth", "--init", "vision_projector")
+    import_with(tmp_path / "ola", qwen, *options)
+    config, params = checkpoint.load(tmp_path / "ola")
+    marks = params["vision_projector"]["image_begin"]
+    params["vision_projector"]["image_begin"] = marks + 1  # trained
+    released = checkpoint.load_released(tmp_path / "ola")
+    processor = checkpoint.load_configs(tmp_path / "ola")[1]
+    checkpoint.save(tmp_path / "trained", config, processor, params, qwen, {}, released)
+    capsys.readouterr()
+    assert run("--jax", tmp_path / "trained", "--torch", qwen, *options) == 0
+    output = capsys.readouterr().out
+    assert "not compared, since --init makes them untrained: vision_projector" in output
+    assert "identical" in output
+    assert "differ" not in output

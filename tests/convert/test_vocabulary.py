@@ -87,6 +87,13 @@ def test_size_is_found_without_tokenizer_json(tmp_path: pathlib.Path) -> None:
         importer.plan(source, vocabulary="tokenizer")
 
 
+@pytest.mark.parametrize("value", ["0.02", -1.0, float("nan"), float("inf")])
+def test_spread_of_new_rows_that_is_no_number_is_refused(value: object, tmp_path: pathlib.Path) -> None:
+    source = write(tmp_path / "hf", rows(500), {"vocab_size": 500, "initializer_range": value})
+    with pytest.raises(OlaError, match=r"config\.json: initializer_range: found"):
+        importer.plan(source, vocabulary="tokenizer")
+
+
 def test_tokenizer_that_is_damaged_is_told(tmp_path: pathlib.Path) -> None:
     source = write(tmp_path / "hf")
     (source / "tokenizer.json").write_text("{")

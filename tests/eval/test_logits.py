@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 
@@ -10,7 +11,7 @@ from ola_jax.convert.importer import read_released
 from ola_jax.errors import OlaError
 from ola_jax.eval.logits import compare, read_prompts
 from tests import golden
-from tests.convert.checkpoints import BEATS_FILE, HF, WHISPER_FILE
+from tests.convert.checkpoints import BEATS_FILE, HF, WHISPER_FILE, write
 
 INPUTS = golden.VISIBLE / "inputs"
 PROMPTS = [
@@ -56,6 +57,24 @@ def test_other_weights_do_not_agree(tmp_path: pathlib.Path) -> None:
     assert not features
     assert found.relative > 1e-3
     assert found.kl > 1e-6
+
+
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_config_that_was_misread_shows_in_the_logits(seen: bool, tmp_path: pathlib.Path) -> None:
+    source = write(tmp_path / "hf", config={"rope_scaling": YARN})
+    plan = importer.plan(source)
+    assert plan.config.llm.rope_scaling
+    if not seen:  # as if it had been overlooked
+        llm = dataclasses.replace(plan.config.llm, rope_scaling=None)
+        plan = dataclasses.replace(plan, config=dataclasses.replace(plan.config, llm=llm))
+    importer.write(plan, tmp_path / "ola")
+    (tmp_path / "prompts.json").write_text('["What is a digit, and how many of them are there?"]')
+    [found], _ = compare(tmp_path / "ola", plan, tmp_path / "prompts.json")
+    assert (found.relative < 1e-5) == seen
+    assert seen or found.relative > 1e-3
 
 
 @pytest.mark.parametrize(

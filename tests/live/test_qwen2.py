@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from ola_jax.config import OlaConfig, Qwen2Config
+from ola_jax.config import OlaConfig, Qwen2Config, YarnConfig
 from ola_jax.convert.names import to_jax
 from ola_jax.models.qwen2 import Qwen2, empty_cache
 from ola_jax.typing import Params
@@ -18,9 +20,27 @@ SIZES = [
     Qwen2Config(64, 96, 4, 3, 3, 160, 5e5, 1e-6),
 ]
 LENGTHS = (19, 11)  # tokens of two samples
+YARN = {
+    "as Qwen2.5 advises": {"factor": 4.0, "original_max_position_embeddings": 32768},
+    "own attention factor": {
+        "factor": 2.5,
+        "original_max_position_embeddings": 4096,
+        "attention_factor": 1.3,
+        "beta_fast": 16.0,
+        "beta_slow": 2.0,
+    },
+    "mscale": {
+        "factor": 8.0,
+        "original_max_position_embeddings": 16384,
+        "mscale": 0.8,
+        "mscale_all_dim": 1.2,
+        "truncate": False,
+    },
+    "limits that coincide": {"factor": 4.0, "original_max_position_embeddings": 8},
+}
 
 
-def torch_model(config: Qwen2Config) -> transformers.Qwen2ForCausalLM:
+def torch_model(config: Qwen2Config, scaling: dict | None = None) -> transformers.Qwen2ForCausalLM:
     torch_config = transformers.Qwen2Config(
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,
@@ -29,6 +49,8 @@ def torch_model(config: Qwen2Config) -> transformers.Qwen2ForCausalLM:
         num_key_value_heads=config.num_kv_heads,
         intermediate_size=config.intermediate_size,
         rope_theta=config.rope_theta,
+        rope_scaling=scaling,
+        max_position_embeddings=131_072,
         rms_norm_eps=config.rms_norm_eps,
         tie_word_embeddings=False,
         attn_implementation="eager",
@@ -91,3 +113,36 @@ def test_decoding_with_a_cache_gives_the_logits_of_pytorch(config: Qwen2Config) 
         part, cache = step(params, new[None], cache)
         logits.append(part)
     assert_close(np.concatenate(logits, axis=1), expected, None, "logits")
+
+
+@pytest.mark.parametrize("name", YARN)
+def test_scaled_positions_of_a_long_text_give_the_logits_of_pytorch(name: str) -> None:
+    base = SIZES[0]
+    config = dataclasses.replace(base, rope_scaling=YarnConfig(**YARN[name]))
+    model = torch_model(config, {"rope_type": "yarn", **YARN[name]})
+    params, (tokens, _) = our_params(config, model), random_tokens(config)
+    # The first tokens of a text and its last: distances of all lengths.
+    places = np.concatenate([np.arange(7), 101_000 + 2_500 * np.arange(12)]).astype(np.int32)
+    with torch.no_grad():
+        expected = model(
+            torch.from_numpy(tokens).long()[None], position_ids=torch.from_numpy(places).long()[None]
+        ).logits
+
+    def whole(ours: Qwen2) -> jax.Array:
+        return ours.logits(ours(ours.embed(tokens[None]), places[None], np.ones_like(places)[None]))
+
+    logits = jax.jit(lambda p: Qwen2(config).apply({"params": p}, method=whole))(params)
+    assert_close(logits, expected, None, "logits")
+    plain = jax.jit(lambda p: Qwen2(base).apply({"params": p}, method=whole))(params)
+    assert np.abs(plain - logits).max() > 0.01 * np.abs(logits).max()  # the scaling is seen
+
+    def extend(ours: Qwen2, new: np.ndarray, at: np.ndarray, cache: object) -> tuple:
+        hidden, cache = ours.extend(ours.embed(new), at, jnp.ones_like(new), cache)
+        return ours.logits(hidden), cache
+
+    step = jax.jit(lambda p, new, at, c: Qwen2(config).apply({"params": p}, new, at, c, method=extend))
+    cache, pieces = empty_cache(config, 1, 24, np.float32), []
+    for part in (slice(0, 14), *(slice(i, i + 1) for i in range(14, 19))):
+        piece, cache = step(params, tokens[None, part], places[None, part], cache)
+        pieces.append(piece)
+    assert_close(np.concatenate(pieces, axis=1), expected, None, "logits with a cache")
