@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from ola_jax.config import OlaConfig, ProcessorConfig, from_dict, to_dict
-from ola_jax.errors import OlaError
+from ola_jax.errors import OlaError, first_line
 from ola_jax.typing import Params
 
 FORMAT, VERSION = "ola_jax", 1
@@ -132,9 +132,8 @@ def load(directory: StrPath, dtype: Any = None, shardings: Params | None = None)
                 f"{path}: the parameters cannot be read now ({why}); they are not changed: see to that and "
                 "start again"
             ) from error
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise OlaError(
-            f"{path}: the parameters cannot be read ({reason[0][:200]}); expected an Orbax tree as "
+            f"{path}: the parameters cannot be read ({first_line(error)}); expected an Orbax tree as "
             "ola_jax writes it: copy or convert the checkpoint again"
         ) from error
 

@@ -5,7 +5,7 @@ import re
 
 import huggingface_hub
 
-from ola_jax.errors import OlaError
+from ola_jax.errors import OlaError, describe
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja")  # no pickles: what is needed of them is named by hand
@@ -22,9 +22,8 @@ def fetch(source: str) -> pathlib.Path:
     try:
         return pathlib.Path(huggingface_hub.snapshot_download(source, allow_patterns=list(FILES)))
     except Exception as error:  # no network, no such name, no access, no space: many kinds from many layers
-        lines = str(error).strip().splitlines() or ["no reason"]
         raise OlaError(
             f"{source}: no such directory here, and the Hugging Face hub did not give it "
-            f"({type(error).__name__}: {lines[0][:160]}); download it where there is network, and give its "
+            f"({describe(error)}); download it where there is network, and give its "
             "directory"
         ) from error

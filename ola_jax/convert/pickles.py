@@ -14,7 +14,7 @@ import numpy as np
 
 from ola_jax.convert.names import BEATS, BEATS_FILE, WHISPER, WHISPER_FILE
 from ola_jax.convert.readers import Tensor
-from ola_jax.errors import OlaError
+from ola_jax.errors import OlaError, first_line
 
 
 def read_whisper(file: pathlib.Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
@@ -85,7 +85,7 @@ def load(file: pathlib.Path) -> dict[str, Any]:
         ) from error
     except Exception as error:  # a damaged pickle raises almost anything
         raise OlaError(
-            f"{file}: not a whole PyTorch file ({_first_line(error)}); download it again"
+            f"{file}: not a whole PyTorch file ({first_line(error)}); download it again"
         ) from error
     if not isinstance(content, dict):
         raise OlaError(f"{file}: found a {type(content).__name__}, expected a dict of tensors")
@@ -133,8 +133,3 @@ def _to_numpy(value: Any) -> np.ndarray:
 def _some_keys(content: dict) -> str:
     names = [str(key) for key in content]
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "nothing"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__

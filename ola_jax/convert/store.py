@@ -17,7 +17,7 @@ import tensorstore as ts
 from flax import traverse_util
 
 from ola_jax.checkpoint import CHUNK_BYTES
-from ola_jax.errors import OlaError
+from ola_jax.errors import OlaError, first_line
 from ola_jax.typing import DTypeLike, Shaped
 
 IN_FLIGHT = 2  # writes that may be under way while the next piece is made
@@ -54,7 +54,7 @@ class Writer:
             while len(self._writes) > IN_FLIGHT:
                 self._writes.pop(0).result()
         except ValueError as error:  # tensorstore's only kind: no space, no permission
-            raise OlaError(f"{self._directory}: {path} cannot be written ({_first_line(error)})") from error
+            raise OlaError(f"{self._directory}: {path} cannot be written ({first_line(error)})") from error
 
     def __enter__(self) -> "Writer":
         return self
@@ -67,7 +67,7 @@ class Writer:
             except ValueError as error:
                 failed = error
         if kind is None and failed:
-            raise OlaError(f"{self._directory}: cannot be written ({_first_line(failed)})") from failed
+            raise OlaError(f"{self._directory}: cannot be written ({first_line(failed)})") from failed
         if kind is None:
             self._confirm()
 
@@ -163,7 +163,7 @@ def _spec(directory: pathlib.Path, path: str) -> dict[str, Any]:
 
 
 def _unreadable(directory: pathlib.Path, reason: ValueError | str, path: str = "the parameters") -> OlaError:
-    reason = reason if isinstance(reason, str) else _first_line(reason)
+    reason = reason if isinstance(reason, str) else first_line(reason)
     return OlaError(
         f"{directory}: {path} cannot be read ({reason}); expected an Orbax tree as ola_jax writes it: copy "
         "or convert the checkpoint again"
@@ -178,8 +178,3 @@ def _context() -> ts.Context:
 def _zarr_dtype(dtype: DTypeLike) -> str:
     dtype = np.dtype(dtype)
     return "bfloat16" if dtype.name == "bfloat16" else dtype.str
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
 from ola_jax.checkpoint import quiet_storage, remove_unfinished, storage_trouble
-from ola_jax.errors import OlaError
+from ola_jax.errors import OlaError, first_line
 from ola_jax.training.state import TrainState
 from ola_jax.training.stored import (
     is_training_checkpoint,
@@ -160,7 +160,7 @@ class TrainCheckpoints:
                     f"{path}: cannot be read now ({why}); it is not changed: see to that and start again"
                 )
             else:
-                damage = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+                damage = first_line(error)
         found = _of_all({"refusal": refusal, "damage": damage})
         if refusals := [of["refusal"] for of in found if of["refusal"]]:
             raise OlaError(refusals[0]) from cause

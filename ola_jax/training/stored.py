@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from ola_jax.checkpoint import quiet_storage, storage_trouble
-from ola_jax.errors import OlaError
+from ola_jax.errors import OlaError, first_line
 from ola_jax.training.state import TrainState
 from ola_jax.typing import Params
 
@@ -59,7 +59,7 @@ def restore_params(path: pathlib.Path, like: Params, shardings: Params) -> Param
             raise OlaError(
                 f"{path}: cannot be read now ({why}); it is not changed: see to that and start again"
             ) from error
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)
         others = f"{', '.join(map(str, steps[:-1]))} beside it" if steps[:-1] else "another checkpoint"
         raise OlaError(f"{path}: is damaged ({reason}); take {others}") from error
 
