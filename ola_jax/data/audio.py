@@ -1,63 +1,75 @@
-"""Sound: decoding to 16 kHz mono, and cutting into the chunks that the encoders take."""
+"""Audio: decoding to 16 kHz mono, and cutting into the chunks that the encoders take."""
 
-import os
+import contextlib
+import io
+from collections.abc import Iterable, Iterator
 
 import av
-import librosa
 import numpy as np
 import soundfile
+import soxr
+from jaxtyping import Float
 
-from ola_jax.config import SAMPLE_RATE
-from ola_jax.data.media import BadMediaError, Media
-from ola_jax.data.tokenizer import first_line
-from ola_jax.typing import Array, Float
+from ola_jax.config import SAMPLE_RATE, MediaLimits
+from ola_jax.data.containers import is_picture, limit_threads, open_container
+from ola_jax.data.media import BadMediaError, Media, first_line
 
-# Formats of libsndfile: a file with one of these names that it cannot read is not what its name says.
-_SOUND_FILES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
+Block = tuple[int, np.ndarray]  # sample rate in Hz, samples of all channels [length, channels]
+
+BLOCK = 2**18  # samples, of all channels together, that are decoded at a time
+JOINED = ("OGG", "MP3", "MPEG")  # formats of libsndfile of which several may follow each other in a file
 
 
-def read_audio(media: Media) -> Float[Array, "samples"]:
-    """Decode a sound file, or the sound track of a video file, to 16 kHz mono in [-1, 1].
+def read_audio(
+    media: Media, limits: MediaLimits = MediaLimits(), max_seconds: float | None = None
+) -> Float[np.ndarray, "samples"]:
+    """Decode an audio file, or the audio track of a video file, to 16 kHz mono in [-1, 1].
 
-    Channels are averaged, then resampled by soxr's high-quality filter, as librosa.load does. Raises
-    OlaError for a file that is not sound, is broken, or has no samples.
+    Channels are averaged, then resampled by soxr's high-quality filter, as librosa.load does. libsndfile decodes what
+    it knows, FFmpeg the rest, whatever the file's name. Raises OlaError for a file that is not audio, is broken, has
+    no samples, or lasts longer than `max_seconds` and the limits allow.
     """
-    try:
-        samples, rate = soundfile.read(media.open(), dtype="float32", always_2d=True)
-        waveform = _to_model_rate(samples.mean(axis=1), rate)
-    except soundfile.SoundFileError as error:
-        if os.path.splitext(media.path or "")[1].lower() in _SOUND_FILES:
-            raise BadMediaError(f"{media.name}: cannot be read as sound ({first_line(error)})") from error
-        waveform = read_sound_track(media)
+    waveform = None
+    if _is_sound_file(media, limits):
+        waveform = _waveform(_sound_file_blocks(media), media, limits, max_seconds)
+    if waveform is None or not len(waveform):  # FFmpeg may find samples where a header claims none
+        waveform = read_sound_track(media, limits, max_seconds, waveform)
     if waveform is None:
         raise BadMediaError(f"{media.name}: has no sound track; expected a sound file or a video with sound")
     if not len(waveform):
         raise BadMediaError(f"{media.name}: the sound has no samples (zero length)")
-    if not np.isfinite(waveform).all():
-        raise BadMediaError(f"{media.name}: the sound has samples that are not finite")
     return waveform
 
 
-def read_sound_track(media: Media) -> Float[Array, "samples"] | None:
-    """The first sound track of a container (mp4, webm, m4a, ...) at 16 kHz mono; None if it is silent."""
+def read_sound_track(
+    media: Media,
+    limits: MediaLimits = MediaLimits(),
+    max_seconds: float | None = None,
+    otherwise: Float[np.ndarray, "samples"] | None = None,
+) -> Float[np.ndarray, "samples"] | None:
+    """The first audio track of a container (mp4, webm, m4a, ...) that can be decoded, at 16 kHz mono.
+
+    `otherwise` is returned for one without audio. What follows a change of rate is resampled from its own rate. Of a
+    file cut short, what was decoded before the end is kept; a packet in the middle that cannot be decoded is an error.
+    """
     try:
-        with av.open(media.open()) as container:
-            if not container.streams.audio:
-                return None
-            stream = container.streams.audio[0]
-            rate = stream.rate
-            to_float = av.AudioResampler(format="fltp")
-            blocks = [
-                block.to_ndarray().mean(axis=0)
-                for frame in container.decode(stream)
-                for block in to_float.resample(frame)
-            ]
-    except (av.FFmpegError, ValueError) as error:
+        with open_container(media) as container:
+            if is_picture(container):
+                raise BadMediaError(f"{media.name}: cannot be read as sound (it is an image)")
+            tracks = container.streams.audio
+            if not tracks:
+                return otherwise
+            track = next((track for track in tracks if track.codec_context is not None), None)
+            if track is None:
+                raise BadMediaError(f"{media.name}: its sound is in a format that cannot be decoded")
+            limit_threads(track)
+            waveform = _waveform(_track_blocks(container, track), media, limits, max_seconds)
+            return waveform if len(waveform) else otherwise
+    except (av.FFmpegError, OSError, ValueError, EOFError) as error:
         raise BadMediaError(f"{media.name}: cannot be read as sound ({first_line(error)})") from error
-    return _to_model_rate(np.concatenate(blocks), rate) if blocks else None
 
 
-def chunk(waveform: Float[Array, "samples"], chunk_samples: int) -> Float[Array, "c T"]:
+def chunk(waveform: Float[np.ndarray, "samples"], chunk_samples: int) -> Float[np.ndarray, "c T"]:
     """Cut into chunks of `chunk_samples` (at 16 kHz), the last one zero padded; nothing is dropped."""
     count = -(-len(waveform) // chunk_samples)
     padded = np.zeros(count * chunk_samples, np.float32)
@@ -65,7 +77,114 @@ def chunk(waveform: Float[Array, "samples"], chunk_samples: int) -> Float[Array,
     return padded.reshape(count, chunk_samples)
 
 
-def _to_model_rate(waveform: Float[Array, "samples"], rate: int) -> Float[Array, "resampled"]:
-    if rate == SAMPLE_RATE or not len(waveform):
-        return waveform
-    return librosa.resample(waveform, orig_sr=rate, target_sr=SAMPLE_RATE, res_type="soxr_hq")
+def _waveform(
+    blocks: Iterable[Block], media: Media, limits: MediaLimits, max_seconds: float | None
+) -> Float[np.ndarray, "samples"]:
+    """Average, check and resample blocks as they are decoded; decoding ends where the audio is too long."""
+    longest = limits.audio_seconds if max_seconds is None else min(limits.audio_seconds, max_seconds)
+    low, high = limits.audio_rates
+    seconds, rate, parts = 0.0, None, []
+    resampler = _Resampler(SAMPLE_RATE)
+    for block_rate, samples in blocks:
+        if block_rate != rate:
+            if not low <= block_rate <= high:
+                raise BadMediaError(f"{media.name}: {block_rate} samples a second, expected {low} to {high}")
+            parts += resampler.end()
+            rate, resampler = block_rate, _Resampler(block_rate)
+        seconds += len(samples) / rate
+        if seconds > longest:
+            raise BadMediaError(
+                f"{media.name}: the sound is longer than {longest:g} seconds, the most that can be used; shorten it"
+            )
+        with np.errstate(all="ignore"):  # infinities are found below
+            mono = samples.mean(axis=1)
+        parts += resampler.add(mono)
+        if not all(np.isfinite(part).all() for part in (mono, *parts[-1:])):
+            raise BadMediaError(f"{media.name}: the sound has samples that are not finite")
+    parts += resampler.end()
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+class _Resampler:
+    """To 16 kHz, block by block: the very numbers of librosa.resample(res_type="soxr_hq") of the whole."""
+
+    def __init__(self, rate: int):
+        self._rate, self._given, self._made = rate, 0, 0
+        self._soxr = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ") if rate != SAMPLE_RATE else None
+
+    def add(self, mono: np.ndarray) -> list[np.ndarray]:
+        self._given += len(mono)
+        return [self._made_by(mono)] if self._soxr else [mono]
+
+    def end(self) -> list[np.ndarray]:
+        """The rest; librosa rounds the number of samples up, and fills with zeros."""
+        if self._soxr is None or not self._given:
+            return []
+        before, rest = self._made, self._made_by(np.zeros(0, np.float32), last=True)
+        length = int(np.ceil(self._given * (SAMPLE_RATE / self._rate))) - before
+        return [rest[:length], np.zeros(max(length - len(rest), 0), np.float32)]
+
+    def _made_by(self, mono: np.ndarray, last: bool = False) -> np.ndarray:
+        made = self._soxr.resample_chunk(mono, last=last)
+        self._made += len(made)
+        return made
+
+
+class _SoundFile(soundfile.SoundFile):
+    """Read from front to back: soundfile seeks after each block, which some decoders do not survive."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+@contextlib.contextmanager
+def _sound_file(media: Media) -> Iterator[_SoundFile]:
+    """The audio file, by its descriptor: its name does not count (soundfile takes .raw for headerless)."""
+    with media.stream() as source, _SoundFile(_source(source), closefd=False) as file:
+        yield file
+
+
+def _source(stream: io.BufferedIOBase) -> io.BytesIO | int:
+    return stream if isinstance(stream, io.BytesIO) else stream.fileno()
+
+
+def _is_sound_file(media: Media, limits: MediaLimits) -> bool:
+    """Whether libsndfile is to decode it."""
+    try:
+        with _sound_file(media) as file:
+            return not (limits.joined_audio and file.format in JOINED)
+    except soundfile.SoundFileError:
+        return False
+    except OSError as error:
+        raise BadMediaError(f"{media.name}: cannot be read ({first_line(error)})") from error
+
+
+def _sound_file_blocks(media: Media) -> Iterator[Block]:
+    try:
+        with _sound_file(media) as file:
+            if soundfile.SoundFile.seekable(file):
+                file.seek(0)  # as soundfile.read does: a decoder of MP3 then rounds otherwise in the last bit
+            frames = max(BLOCK // file.channels, 1)
+            while len(samples := file.read(frames, dtype="float32", always_2d=True)):
+                yield file.samplerate, samples
+    except soundfile.SoundFileError as error:
+        raise BadMediaError(f"{media.name}: cannot be read as sound ({first_line(error)})") from error
+
+
+def _track_blocks(container: av.container.InputContainer, track: av.AudioStream) -> Iterator[Block]:
+    to_float, kind, failed = None, None, None
+    for packet in container.demux(track):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError as error:
+            failed = failed or error
+            continue
+        for frame in frames:
+            if failed:  # and it goes on: samples are missing in the middle
+                raise failed
+            if kind != (found := (frame.sample_rate, frame.format.name, frame.layout.name)):
+                kind, to_float = found, av.AudioResampler(format="fltp")
+            for block in to_float.resample(frame):
+                yield frame.sample_rate, block.to_ndarray().T
+    if failed and kind is None:
+        raise failed

@@ -4,6 +4,7 @@ import pathlib
 
 from tokenizers import Tokenizer
 
+from ola_jax.data.media import first_line
 from ola_jax.errors import OlaError
 
 START = "<|im_start|>"
@@ -45,9 +46,3 @@ def check_chat_tokens(tokenizer: Tokenizer, where: str) -> None:
             raise OlaError(
                 f"{where}: {text!r} is {len(ids)} tokens, expected one; use a Qwen2 chat tokenizer"
             )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, or its name if it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

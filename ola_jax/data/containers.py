@@ -1,0 +1,40 @@
+"""Containers of audio and video (mp4, mkv, ...), opened with FFmpeg so that nothing but their bytes is read."""
+
+import contextlib
+from collections.abc import Iterator
+
+import av
+
+from ola_jax.data.media import Media
+
+THREADS = 2  # of one decoder, whatever the number of cores: several records are decoded side by side
+
+
+@contextlib.contextmanager
+def open_container(media: Media) -> Iterator[av.container.InputContainer]:
+    """The container of a file or of bytes.
+
+    It is read through an open file, so that a name such as "12:30.mp4" or "%03d.png" is no address or pattern, and
+    a playlist opens no other file. Tags that are not UTF-8 do not matter.
+    """
+    with (
+        media.stream() as file,
+        av.open(
+            file,
+            metadata_errors="replace",
+            buffer_size=2**16,
+            container_options={"protocol_whitelist": "none"},
+        ) as container,
+    ):
+        yield container
+
+
+def is_picture(container: av.container.InputContainer) -> bool:
+    """Whether it is a single encoded image, which FFmpeg takes for a stream of pictures."""
+    return container.format.name.endswith("_pipe") or container.format.name == "image2"
+
+
+def limit_threads(stream: av.VideoStream | av.AudioStream) -> None:
+    """Bound the threads, and with them the frames, of a decoder; before its first packet."""
+    stream.codec_context.thread_type = "SLICE"  # does not hold frames back, as threads for whole frames do
+    stream.codec_context.thread_count = THREADS
