@@ -11,7 +11,7 @@ from ola_jax.config import MediaLimits, PixelLimits
 from ola_jax.data.containers import is_picture, limit_threads, open_container
 from ola_jax.data.image import check_pixels, open_image, read_image
 from ola_jax.data.media import BadMediaError, Media, first_line
-from ola_jax.data.orientation import orientation
+from ola_jax.data.orientation import Transpose, orientation
 
 Reduce = Callable[[Image.Image], Any]
 
@@ -122,23 +122,23 @@ def _decode(
     media: Media, wanted: set[int], limits: MediaLimits, reduce: Reduce
 ) -> tuple[int, dict[int, Any]]:
     """The number of all frames, and those wanted, in order of time."""
-    count, size, frames = 0, None, {}
+    count, frames = 0, {}
     with open_container(media) as container:
         stream = _stream(container, media)
         limit_threads(stream)
         for frame in container.decode(stream):
             check_pixels(media, (frame.width, frame.height), limits.frame_pixels, "frame_pixels")
-            size = size or (frame.width, frame.height)
+            if count == 0:  # PyAV keeps a frame whose side data were read in memory for a while: no more than one
+                size, turn = (frame.width, frame.height), orientation(frame)
             if count in wanted:
-                frames[count] = reduce(_upright(frame, size))
+                frames[count] = reduce(_upright(frame, size, turn))
             count += 1
             _check_count(media, count, limits)
     return count, frames
 
 
-def _upright(frame: av.VideoFrame, size: tuple[int, int]) -> Image.Image:
-    """The frame as the original's decoder gives it: RGB, turned, and in the size of the video's first frame."""
-    turn = orientation(frame)
+def _upright(frame: av.VideoFrame, size: tuple[int, int], turn: Transpose | None) -> Image.Image:
+    """The frame as the original's decoder gives it: RGB, in the size of the video's first frame, and turned."""
     if (frame.width, frame.height) != size:
         frame = frame.reformat(*size)
     image = Image.fromarray(frame.to_ndarray(format="rgb24"))
