@@ -3,8 +3,8 @@
 import importlib
 from typing import Any
 
-# Imported when first used: the model runs on a machine without libraries for media, a process that decodes media
-# starts without JAX.
+# Imported when first used: the model runs on a machine without libraries for media, and a process that
+# decodes media starts without JAX.
 _PLACES = {
     "Budget": "ola_jax.batch",
     "Ola": "ola_jax.models.ola",
@@ -15,7 +15,7 @@ _PLACES = {
     "load": "ola_jax.checkpoint",
 }
 
-__all__ = ["Budget", "Ola", "OlaBatch", "OlaConfig", "OlaError", "Processor", "load"]  # noqa: F822
+__all__ = ["Budget", "Ola", "OlaBatch", "OlaConfig", "OlaError", "Processor", "load"]
 
 
 def __getattr__(name: str) -> Any:

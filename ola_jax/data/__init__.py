@@ -17,7 +17,7 @@ _PLACES = {
     "read_records": "records",
 }
 
-__all__ = [  # noqa: F822
+__all__ = [
     "ImagePatches",
     "Processor",
     "RecordId",

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from ola_jax.config import SAMPLE_RATE, MediaLimits
 from ola_jax.data.containers import is_picture, limit_threads, open_container
-from ola_jax.data.media import BadMediaError, Media, first_line
+from ola_jax.data.media import LIMITS, BadMediaError, Media, first_line
 
 Block = tuple[int, np.ndarray]  # sample rate in Hz, samples of all channels [length, channels]
 
@@ -21,13 +21,13 @@ JOINED = ("OGG", "MP3", "MPEG")  # formats of libsndfile of which several may fo
 
 
 def read_audio(
-    media: Media, limits: MediaLimits = MediaLimits(), max_seconds: float | None = None
+    media: Media, limits: MediaLimits = LIMITS, max_seconds: float | None = None
 ) -> Float[np.ndarray, "samples"]:
     """Decode an audio file, or the audio track of a video file, to 16 kHz mono in [-1, 1].
 
-    Channels are averaged, then resampled by soxr's high-quality filter, as librosa.load does. libsndfile decodes what
-    it knows, FFmpeg the rest, whatever the file's name. Raises OlaError for a file that is not audio, is broken, has
-    no samples, or lasts longer than `max_seconds` and the limits allow.
+    Channels are averaged, then resampled by soxr's high-quality filter, as librosa.load does. libsndfile
+    decodes what it knows, FFmpeg the rest, whatever the file's name. Raises OlaError for a file that is not
+    audio, is broken, has no samples, or lasts longer than `max_seconds` and the limits allow.
     """
     waveform = None
     if _is_sound_file(media, limits):
@@ -43,14 +43,15 @@ def read_audio(
 
 def read_sound_track(
     media: Media,
-    limits: MediaLimits = MediaLimits(),
+    limits: MediaLimits = LIMITS,
     max_seconds: float | None = None,
     otherwise: Float[np.ndarray, "samples"] | None = None,
 ) -> Float[np.ndarray, "samples"] | None:
     """The first audio track of a container (mp4, webm, m4a, ...) that can be decoded, at 16 kHz mono.
 
-    `otherwise` is returned for one without audio. What follows a change of rate is resampled from its own rate. Of a
-    file cut short, what was decoded before the end is kept; a packet in the middle that cannot be decoded is an error.
+    `otherwise` is returned for one without audio. What follows a change of rate is resampled from its own
+    rate. Of a file that is cut short, what is there is kept; a packet that cannot be decoded is an error,
+    unless none that can follows. Raises OlaError as `read_audio` does.
     """
     try:
         with open_container(media) as container:
@@ -94,7 +95,8 @@ def _waveform(
         seconds += len(samples) / rate
         if seconds > longest:
             raise BadMediaError(
-                f"{media.name}: the sound is longer than {longest:g} seconds, the most that can be used; shorten it"
+                f"{media.name}: the sound is longer than {longest:g} seconds, the most there is room for; "
+                "shorten it"
             )
         with np.errstate(all="ignore"):  # infinities are found below
             mono = samples.mean(axis=1)
@@ -110,7 +112,8 @@ class _Resampler:
 
     def __init__(self, rate: int):
         self._rate, self._given, self._made = rate, 0, 0
-        self._soxr = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ") if rate != SAMPLE_RATE else None
+        other = rate != SAMPLE_RATE
+        self._soxr = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ") if other else None
 
     def add(self, mono: np.ndarray) -> list[np.ndarray]:
         self._given += len(mono)

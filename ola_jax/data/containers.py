@@ -1,4 +1,4 @@
-"""Containers of audio and video (mp4, mkv, ...), opened with FFmpeg so that nothing but their bytes is read."""
+"""Containers of audio and video (mp4, mkv, ...), opened so that FFmpeg reads nothing but their bytes."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ THREADS = 2  # of one decoder, whatever the number of cores: several records are
 def open_container(media: Media) -> Iterator[av.container.InputContainer]:
     """The container of a file or of bytes.
 
-    It is read through an open file, so that a name such as "12:30.mp4" or "%03d.png" is no address or pattern, and
-    a playlist opens no other file. Tags that are not UTF-8 do not matter.
+    It is read through an open file, so that a name such as "12:30.mp4" or "%03d.png" is no address or
+    pattern, and a playlist opens no other file. Tags that are not UTF-8 do not matter.
     """
     with (
         media.stream() as file,

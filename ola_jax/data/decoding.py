@@ -1,4 +1,4 @@
-"""Decoding the media of a record into what a sample holds: pure functions, which may run in another process."""
+"""Decoding the media of a record into what a sample holds, by functions that another process may run."""
 
 import dataclasses
 from collections.abc import Callable
@@ -43,12 +43,15 @@ def decode_images(refs: tuple[Any, ...], root: str | None, settings: DecodeSetti
             try:
                 views = image_views(image, settings.pixels)
             except (ValueError, MemoryError) as error:
-                raise BadMediaError(f"{media.name}: {image.width}x{image.height} pixels cannot be resized") from error
+                size = f"{image.width}x{image.height}"
+                raise BadMediaError(f"{media.name}: {size} pixels cannot be resized") from error
             images += [patchify(np.asarray(view), settings.patch_size) for view in views]
     return images
 
 
-def decode_video(ref: Any, root: str | None, settings: DecodeSettings) -> tuple[list[ImagePatches], list[int]]:
+def decode_video(
+    ref: Any, root: str | None, settings: DecodeSettings
+) -> tuple[list[ImagePatches], list[int]]:
     """The distinct frames of a video that the model sees, and which of them are shown in turn.
 
     The video is a file, or its frames: a list of images, or of places in a patch file.

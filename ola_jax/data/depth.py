@@ -12,9 +12,10 @@ FLOAT_RANGES = (1.0, 255.0, 65_535.0)
 def to_eight_bits(image: Image.Image) -> Image.Image:
     """Grey of 8 bits from modes I;16, I and F; other modes are returned as they are.
 
-    16 bits lose the lower 8, as Pillow does to 16-bit colour. Neither 32-bit integers nor floats say which range they
-    fill: it is taken to be the smallest of 0 to 255, 65535, 2**31 - 1, 2**32 - 1, and for floats of 0 to 1, 255, 65535,
-    that holds the largest sample. What is below zero becomes black. Raises OlaError for NaN and larger floats.
+    16 bits lose the lower 8, as Pillow does to 16-bit colour. Neither 32-bit integers nor floats say which
+    range they fill: it is taken to be the smallest that holds the largest sample, for integers of 0 to 255,
+    65535, 2**31 - 1, 2**32 - 1, and for floats of 0 to 1, 255, 65535. What is below zero becomes black.
+    Raises OlaError for NaN and larger floats.
     """
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

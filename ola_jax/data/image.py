@@ -12,20 +12,21 @@ from PIL import Image, ImageOps
 
 from ola_jax.config import MediaLimits, PixelLimits
 from ola_jax.data.depth import to_eight_bits
-from ola_jax.data.media import BadMediaError, Media, first_line
+from ola_jax.data.media import LIMITS, BadMediaError, Media, first_line
 from ola_jax.data.sample import ImagePatches
 
 GREY = (127, 127, 127)  # of the padding
-KEPT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # modes that stay until an image is resized
+# Modes that stay until an image is padded or resized, as they do in the original's inference script.
+KEPT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
-def read_image(media: Media, to_rgb: bool, limits: MediaLimits = MediaLimits()) -> Image.Image:
+def read_image(media: Media, to_rgb: bool, limits: MediaLimits = LIMITS) -> Image.Image:
     """Decode an image; of an animation or of several pages, the first picture.
 
     With `to_rgb` it is converted at once, as in training; otherwise it keeps its mode (palette,
     grey, alpha) until it is padded or cut into patches, as in the original's inference script.
-    More than 8 bits a sample are brought to 8. Raises OlaError for a file that is not an image, is broken, is cut
-    short, or has more pixels than the limits allow (which is checked before it is decoded).
+    More than 8 bits a sample are brought to 8. Raises OlaError for a file that is not an image, is broken, is
+    cut short, or has more pixels than the limits allow (which is checked before it is decoded).
     """
     try:
         with open_image(media) as image:
@@ -44,7 +45,7 @@ def read_image(media: Media, to_rgb: bool, limits: MediaLimits = MediaLimits()) 
 
 
 def open_image(media: Media) -> Image.Image:
-    """Pillow's image, not yet decoded. Pillow warns of many pixels, which may be an error: there is a limit for that."""
+    """Pillow's image, not yet decoded; its warning of many pixels is no error, there is a limit for them."""
     try:
         return Image.open(media.open())
     except Image.DecompressionBombWarning:

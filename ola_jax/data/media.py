@@ -13,6 +13,8 @@ from typing import Any
 from ola_jax.config import MediaLimits
 from ola_jax.errors import OlaError
 
+LIMITS = MediaLimits()  # unless a config says otherwise
+
 
 class MissingFileError(OlaError):
     """A file that a record names, and that is not there."""
@@ -48,7 +50,7 @@ class Media:
 
 
 def short(value: Any, length: int = 160) -> str:
-    """A value for a message, on one line and with its middle left out: a text as it is, others as Python writes."""
+    """A value for a message, on one line, a long one without its middle; a text without quotes."""
     text = value if isinstance(value, str) else _written(value, length)
     if len(text) > length:
         text = f"{text[: length // 2]}...{text[-length // 2 :]}"
@@ -62,14 +64,12 @@ def first_line(error: BaseException) -> str:
     return short(lines[0]) if lines else type(error).__name__
 
 
-def locate(
-    ref: str | dict[str, Any], root: str | None = None, limits: MediaLimits = MediaLimits()
-) -> list[Media]:
+def locate(ref: str | dict[str, Any], root: str | None = None, limits: MediaLimits = LIMITS) -> list[Media]:
     """The media that a reference of a record stands for; more than one for video frames in a patch file.
 
-    A dict is either `{"img_path": file or list of files}` or `{"patch": file, "start_num": first byte, "size":
-    bytes of one item or a list of them, "image_encoding": "base64" if so encoded}`. Relative paths are below
-    `root`. Raises OlaError naming the file.
+    A dict is either `{"img_path": file or list of files}` or `{"patch": file, "start_num": first byte,
+    "size": bytes of one item or a list of them, "image_encoding": "base64" if so encoded}`. Relative paths
+    are below `root`. Raises OlaError naming the file.
     """
     if isinstance(ref, dict):
         return _patch(ref, root, limits) if "img_path" not in ref else _files(ref["img_path"], root)
@@ -128,7 +128,8 @@ def _read(
     if there < size or size <= 0:
         raise BadMediaError(f"{name}: only {there} bytes there; check 'start_num' and 'size'")
     if total > limits.patch_bytes:
-        raise BadMediaError(f"{name}: {total} bytes in all, at most {limits.patch_bytes} are read (patch_bytes)")
+        allowed = f"at most {limits.patch_bytes} are read (patch_bytes)"
+        raise BadMediaError(f"{name}: {total} bytes in all, {allowed}")
     file.seek(start)
     data = file.read(size)
     if len(data) != size:
@@ -158,7 +159,8 @@ def _file(path: Any, root: str | None) -> Media:
     except OSError as error:
         raise MissingFileError(f"{name}: cannot be read ({error.strerror}){_hint(path)}") from error
     except ValueError as error:  # NUL, or half of a surrogate pair
-        raise MissingFileError(f"{name}: not the path of a file ({first_line(error)}){_hint(path)}") from error
+        reason = f"not the path of a file ({first_line(error)})"
+        raise MissingFileError(f"{name}: {reason}{_hint(path)}") from error
     if not stat.S_ISREG(found.st_mode):
         what = "is a directory, not a file" if stat.S_ISDIR(found.st_mode) else "is not a regular file"
         raise MissingFileError(f"{name}: {what}")
@@ -168,9 +170,10 @@ def _file(path: Any, root: str | None) -> Media:
 
 
 def _hint(path: str) -> str:
-    if path.startswith("data:"):
-        return "; data URIs are not read, expected the path of a file"
-    return "; URLs are not read, expected the path of a file" if re.match(r"[a-z][a-z0-9+.-]*://", path) else ""
+    """What to do about an address in the place of a path."""
+    if path.startswith("data:") or re.match(r"[a-z][a-z0-9+.-]*://", path):
+        return "; addresses and data URIs are not read, expected the path of a file"
+    return ""
 
 
 def _written(value: Any, length: int, depth: int = 3) -> str:

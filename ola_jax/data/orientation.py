@@ -19,7 +19,8 @@ _TURNS = {
     (0, -1, 1, 0): Transpose.ROTATE_90,
     (0, -1, -1, 0): Transpose.TRANSVERSE,
 }
-TOLERANCE = np.sin(np.deg2rad(1.0))  # angles off by more than a degree are left alone, as by the original's decoder
+# Angles that are off by more than a degree are left alone, as by the original's decoder.
+TOLERANCE = np.sin(np.deg2rad(1.0))
 
 
 def orientation(frame: av.VideoFrame) -> Transpose | None:

@@ -40,7 +40,8 @@ class Processor:
     """Turns records into samples, or into a batch of one row each.
 
     `preset` chooses the pixel limits: those of the original's training or of its inference script.
-    `decode` calls the functions that decode media; an `IsolatedDecoder` does so in a process that can be ended.
+    `decode` calls the functions that decode media; an `IsolatedDecoder` does so in a process that can be
+    ended.
     """
 
     config: OlaConfig
@@ -74,7 +75,7 @@ class Processor:
 
     @property
     def settings(self) -> DecodeSettings:
-        """How media are decoded. Audio has at most one chunk, or as many as fit into a sample without text."""
+        """How media are decoded; audio to one chunk, or as many as fit into a sample without text."""
         chunks = max(self.processor_config.max_length // (self.config.chunk_tokens + 1), 1)
         return DecodeSettings(
             self.limits,

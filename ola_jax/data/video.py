@@ -10,7 +10,7 @@ from PIL import Image
 from ola_jax.config import MediaLimits, PixelLimits
 from ola_jax.data.containers import is_picture, limit_threads, open_container
 from ola_jax.data.image import check_pixels, open_image, read_image
-from ola_jax.data.media import BadMediaError, Media, first_line
+from ola_jax.data.media import LIMITS, BadMediaError, Media, first_line
 from ola_jax.data.orientation import Transpose, orientation
 
 Reduce = Callable[[Image.Image], Any]
@@ -30,17 +30,18 @@ def frame_indices(count: int, limits: PixelLimits) -> list[int]:
 def read_frames(
     items: list[Media],
     limits: PixelLimits,
-    media_limits: MediaLimits = MediaLimits(),
+    media_limits: MediaLimits = LIMITS,
     *,
     single_image: bool = False,
     reduce: Reduce = lambda frame: frame,
 ) -> tuple[list[Any], list[int]]:
     """The distinct frames that the model sees, RGB, and for each frame shown its place in that list.
 
-    `items` is one video file, or the frames themselves as encoded images. One file that is a single image is a video
-    of one frame with `single_image` (bytes always are), or else an error. Frames come upright, as the display matrix
-    says, all in the size of the first, and through `reduce`, one by one, so that not all are in memory in full size.
-    Raises OlaError for a file that is not a video, is broken, has no frames, or larger ones than the limits allow.
+    `items` is one video file, or the frames themselves as encoded images. One file that is a single image is
+    a video of one frame with `single_image` (bytes always are), or else an error. The frames of a video come
+    upright, as the display matrix says, all in the size of the first. Each goes through `reduce` when it is
+    decoded, so that not all are in memory in full size. Raises OlaError for a file that is not a video, is
+    broken, has no frames, or larger or more ones than the limits allow.
     """
     kind = "frames" if len(items) > 1 else _kind(items[0])
     if kind == "image" and not single_image and items[0].path is not None:
@@ -93,7 +94,7 @@ def _video(
         count = _claimed(media, media_limits)
         shown = frame_indices(count, limits) if count else []
         decoded, frames = _decode(media, set(shown), media_limits, reduce)
-        if decoded != count and decoded:  # not every packet is a frame, or the header is wrong: choose by what is there
+        if decoded != count and decoded:  # not every packet is a frame, or the header is wrong: choose again
             frames = {}
             shown = frame_indices(decoded, limits)
             _, frames = _decode(media, set(shown), media_limits, reduce)
@@ -105,7 +106,7 @@ def _video(
 
 
 def _claimed(media: Media, limits: MediaLimits) -> int:
-    """How many frames it seems to have: by its header, or the number of packets if that says nothing likely."""
+    """How many frames it seems to have: by its header, or by its packets if that says nothing likely."""
     with open_container(media) as container:
         stream = _stream(container, media)
         if 0 < stream.frames <= limits.video_frames:
@@ -128,7 +129,7 @@ def _decode(
         limit_threads(stream)
         for frame in container.decode(stream):
             check_pixels(media, (frame.width, frame.height), limits.frame_pixels, "frame_pixels")
-            if count == 0:  # PyAV keeps a frame whose side data were read in memory for a while: no more than one
+            if count == 0:  # alone: PyAV keeps a frame in memory for a while whose side data were read
                 size, turn = (frame.width, frame.height), orientation(frame)
             if count in wanted:
                 frames[count] = reduce(_upright(frame, size, turn))
@@ -138,7 +139,7 @@ def _decode(
 
 
 def _upright(frame: av.VideoFrame, size: tuple[int, int], turn: Transpose | None) -> Image.Image:
-    """The frame as the original's decoder gives it: RGB, in the size of the video's first frame, and turned."""
+    """The frame as the original's decoder gives it: RGB, in the size of the first frame, and turned."""
     if (frame.width, frame.height) != size:
         frame = frame.reformat(*size)
     image = Image.fromarray(frame.to_ndarray(format="rgb24"))
@@ -147,7 +148,8 @@ def _upright(frame: av.VideoFrame, size: tuple[int, int], turn: Transpose | None
 
 def _check_count(media: Media, count: int, limits: MediaLimits) -> None:
     if count > limits.video_frames:
-        raise BadMediaError(f"{media.name}: more than {limits.video_frames} frames; cut the video (video_frames)")
+        allowed = f"at most {limits.video_frames} are decoded (video_frames)"
+        raise BadMediaError(f"{media.name}: more than {limits.video_frames} frames, {allowed}")
 
 
 def _stream(container: av.container.InputContainer, media: Media) -> av.VideoStream:

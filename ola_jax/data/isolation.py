@@ -1,0 +1,224 @@
+"""Decoding in processes that can be ended: a decoder that hangs or crashes costs a record, not the training.
+
+`python -m ola_jax.data.isolation FD` is such a process. It imports neither JAX nor the user's script.
+"""
+
+import contextlib
+import importlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from multiprocessing.connection import Connection, Pipe
+from typing import Any
+
+from ola_jax.data.media import BadMediaError, CrashedError, TimedOutError, first_line, short
+from ola_jax.errors import OlaError
+
+START_SECONDS = 120.0  # for the process to import its libraries, on a busy machine
+WATCH_SECONDS = 1.0  # between looks whether the parent is still there
+
+
+class IsolatedDecoder:
+    """Calls functions in processes of its own, each for at most `seconds`; for `Processor.decode`.
+
+    Functions and arguments are pickled, so functions are given by their place in a module. Any number of
+    threads may call; each waits for its own result. There are as many processes as calls at the same time;
+    they start when needed, are used again, and end with `close`, with this object, or with the process that
+    made it.
+    """
+
+    def __init__(self, seconds: float):
+        if not seconds > 0:
+            raise OlaError(f"decode_seconds is {seconds}, expected more than 0")
+        self._seconds = seconds
+        self._pool = _Pool()
+        self._end = weakref.finalize(self, _Pool.close, self._pool)
+
+    def __enter__(self) -> "IsolatedDecoder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The function's result. OlaErrors come as they are, other exceptions as a BadMediaError naming them.
+
+        Raises TimedOutError or CrashedError, with the first argument, when the process had to be ended, or died.
+        """
+        worker = self._pool.take()
+        try:
+            succeeded, value = worker.call(self._seconds, function, arguments)
+        except TimeoutError:
+            worker.kill()
+            reason = f"decoding took more than {self._seconds:g} seconds (decode_seconds) and was ended"
+            raise TimedOutError(f"{_subject(arguments)}: {reason}") from None
+        except (EOFError, OSError) as error:
+            how = worker.kill(wait=1.0)
+            if self._pool.closed:
+                raise OlaError("decoding was closed") from error
+            if not worker.ready:
+                raise OlaError(f"a process for decoding did not start ({how})") from error
+            reason = f"the decoder crashed ({how}); convert the file, or leave it out"
+            raise CrashedError(f"{_subject(arguments)}: {reason}") from error
+        except BaseException:  # an interrupt, or no pickle: the process may still be busy
+            worker.kill()
+            raise
+        finally:
+            self._pool.give_back(worker)
+        if not succeeded:
+            raise value
+        return value
+
+    def close(self) -> None:
+        """End all processes, those that are decoding included."""
+        self._end()
+
+
+class _Worker:
+    """The parent's side of one process."""
+
+    def __init__(self):
+        self.connection, theirs = Pipe()
+        paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
+        with theirs:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "ola_jax.data.isolation",
+                    str(theirs.fileno()),
+                    str(os.getpid()),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                process_group=0,  # Ctrl-C is for the parent
+                env=os.environ | {"PYTHONPATH": paths},
+            )
+        self.ready = False
+
+    def call(
+        self, seconds: float, function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> tuple[bool, Any]:
+        """Whether the function returned, and its result or exception."""
+        request = pickle.dumps((seconds, pickle.dumps((function, arguments), protocol=5)), protocol=5)
+        if not self.ready:
+            if not self.connection.poll(START_SECONDS):
+                raise EOFError
+            self.connection.recv_bytes()
+            self.ready = True
+        self.connection.send_bytes(request)
+        if not self.connection.poll(seconds):
+            raise TimeoutError
+        return pickle.loads(self.connection.recv_bytes())
+
+    def kill(self, wait: float = 0.0) -> str:
+        """End the process, unless it ends by itself within `wait` seconds; how it ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(wait)
+        self.process.kill()
+        status = self.process.wait()
+        self.connection.close()
+        return signal.Signals(-status).name if -status in set(signal.Signals) else f"exit status {status}"
+
+
+class _Pool:
+    """The processes: the last one used is taken first, so that there are no more than needed."""
+
+    def __init__(self):
+        self._lock, self._idle, self._all = threading.Lock(), [], set()
+        self.closed = False
+
+    def take(self) -> _Worker:
+        with self._lock:
+            if self.closed:
+                raise OlaError("decoding was closed")
+            while self._idle:
+                worker = self._idle.pop()
+                if worker.process.poll() is None:
+                    return worker
+                self._drop(worker)
+            try:
+                worker = _Worker()
+            except OSError as error:
+                raise OlaError(f"a process for decoding cannot be started ({first_line(error)})") from error
+            self._all.add(worker)
+            return worker
+
+    def give_back(self, worker: _Worker) -> None:
+        with self._lock:
+            if worker.process.poll() is None:
+                self._idle.append(worker)
+            else:
+                self._drop(worker)
+
+    def _drop(self, worker: _Worker) -> None:
+        self._all.discard(worker)
+        worker.connection.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self.closed = True
+            workers, self._all, self._idle = self._all, set(), []
+        for worker in workers:
+            worker.process.kill()  # a thread that waits for it sees the end of the pipe
+        for worker in workers:
+            worker.process.wait()
+
+
+def _subject(arguments: tuple[Any, ...]) -> str:
+    """What a call was about, for messages."""
+    return short(arguments[0]) if arguments else "media"
+
+
+def serve(connection: Connection, parent: int) -> None:
+    """Answer requests until the other end is closed or the parent is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they are meant for the parent
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    with contextlib.suppress(OSError):  # where memory runs out, this process goes first
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+    try:
+        connection.send_bytes(b"ready")
+        while True:
+            seconds, request = pickle.loads(connection.recv_bytes())
+            # The system's own clock ends a decoder that holds Python's lock while the parent is gone.
+            signal.setitimer(signal.ITIMER_REAL, seconds + 2 * WATCH_SECONDS)
+            answer = _answer(request)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            connection.send_bytes(answer)
+    except (EOFError, OSError):
+        return
+
+
+def _answer(request: bytes) -> bytes:
+    subject = "media"
+    try:
+        function, arguments = pickle.loads(request)
+        subject = _subject(arguments)
+        return pickle.dumps((True, function(*arguments)), protocol=5)
+    except OlaError as error:
+        return pickle.dumps((False, error), protocol=5)
+    except Exception as error:
+        reason = f"{subject}: cannot be decoded ({type(error).__name__}: {first_line(error)})"
+        return pickle.dumps((False, BadMediaError(reason)), protocol=5)
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(WATCH_SECONDS)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    importlib.import_module("ola_jax.data.decoding")  # not on the time of the first call
+    serve(Connection(int(sys.argv[1])), int(sys.argv[2]))
