@@ -49,7 +49,7 @@ class IsolatedDecoder:
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """The function's result. OlaErrors come as they are, other exceptions as a BadMediaError naming them.
 
-        Raises TimedOutError or CrashedError, with the first argument, when the process had to be ended, or died.
+        Raises TimedOutError or CrashedError, with the first argument, when the process was ended, or died.
         """
         worker = self._pool.take()
         try:
@@ -184,9 +184,8 @@ def serve(connection: Connection, parent: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    with contextlib.suppress(OSError):  # where memory runs out, this process goes first
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")  # where memory runs out, this process goes first
     try:
         connection.send_bytes(b"ready")
         while True:

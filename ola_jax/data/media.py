@@ -67,7 +67,7 @@ def first_line(error: BaseException) -> str:
 def locate(ref: str | dict[str, Any], root: str | None = None, limits: MediaLimits = LIMITS) -> list[Media]:
     """The media that a reference of a record stands for; more than one for video frames in a patch file.
 
-    A dict is either `{"img_path": file or list of files}` or `{"patch": file, "start_num": first byte,
+    A reference is a path, `{"img_path": path or list of paths}`, or `{"patch": path, "start_num": first byte,
     "size": bytes of one item or a list of them, "image_encoding": "base64" if so encoded}`. Relative paths
     are below `root`. Raises OlaError naming the file.
     """
@@ -110,12 +110,12 @@ def _patch(ref: dict[str, Any], root: str | None, limits: MediaLimits) -> list[M
 
 
 def _number(value: Any) -> int | None:
-    """A whole number, or text that is one (the original takes both); None for anything else."""
-    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,30}\s*", value, re.ASCII):
+    """A whole number that a file may have, or text that is one (the original takes both); else None."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", value, re.ASCII):
         return int(value)
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
-    return value if type(value) is int else None
+    return value if type(value) is int and abs(value) < 2**63 else None
 
 
 def _read(
