@@ -33,7 +33,8 @@ def read_audio(
     if _is_sound_file(media, limits):
         waveform = _waveform(_sound_file_blocks(media), media, limits, max_seconds)
     if waveform is None or not len(waveform):  # FFmpeg may find samples where a header claims none
-        waveform = read_sound_track(media, limits, max_seconds, waveform)
+        track = read_sound_track(media, limits, max_seconds)
+        waveform = waveform if track is None else track
     if waveform is None:
         raise BadMediaError(f"{media.name}: has no sound track; expected a sound file or a video with sound")
     if not len(waveform):
@@ -45,11 +46,10 @@ def read_sound_track(
     media: Media,
     limits: MediaLimits = LIMITS,
     max_seconds: float | None = None,
-    otherwise: Float[np.ndarray, "samples"] | None = None,
 ) -> Float[np.ndarray, "samples"] | None:
     """The first audio track of a container (mp4, webm, m4a, ...) that can be decoded, at 16 kHz mono.
 
-    `otherwise` is returned for one without audio. What follows a change of rate is resampled from its own
+    None is returned for one without audio. What follows a change of rate is resampled from its own
     rate. Of a file that is cut short, what is there is kept; a packet that cannot be decoded is an error,
     unless none that can follows. Raises OlaError as `read_audio` does.
     """
@@ -59,13 +59,13 @@ def read_sound_track(
                 raise BadMediaError(f"{media.name}: cannot be read as sound (it is an image)")
             tracks = container.streams.audio
             if not tracks:
-                return otherwise
+                return None
             track = next((track for track in tracks if track.codec_context is not None), None)
             if track is None:
                 raise BadMediaError(f"{media.name}: its sound is in a format that cannot be decoded")
             limit_threads(track)
             waveform = _waveform(_track_blocks(container, track), media, limits, max_seconds)
-            return waveform if len(waveform) else otherwise
+            return waveform if len(waveform) else None
     except (av.FFmpegError, OSError, ValueError, EOFError) as error:
         raise BadMediaError(f"{media.name}: cannot be read as sound ({first_line(error)})") from error
 

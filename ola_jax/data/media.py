@@ -64,7 +64,7 @@ def first_line(error: BaseException) -> str:
     return short(lines[0]) if lines else type(error).__name__
 
 
-def locate(ref: str | dict[str, Any], root: str | None = None, limits: MediaLimits = LIMITS) -> list[Media]:
+def locate(ref: Any, root: str | None = None, limits: MediaLimits = LIMITS) -> list[Media]:
     """The media that a reference of a record stands for; more than one for video frames in a patch file.
 
     A reference is a path, `{"img_path": path or list of paths}`, or `{"patch": path, "start_num": first byte,

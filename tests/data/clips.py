@@ -23,3 +23,36 @@ def write_video(path, frames, size=(96, 64), sound_seconds=0.0, rate=10):
             frame.sample_rate = 44_100
             container.mux(audio.encode(frame))
             container.mux(audio.encode())
+
+
+def tone(rate, seconds, channels=1, pitch=440):
+    """A sine, float32 [channels, samples]."""
+    wave = np.sin(2 * np.pi * pitch * np.arange(int(rate * seconds)) / rate) / 2
+    return np.repeat(wave[None].astype(np.float32), channels, 0)
+
+
+def write_tracks(path, tracks, form, codec, rates):
+    """A container of audio alone, one track for each float32 array [channels, samples]."""
+    with av.open(str(path), "w", format=form) as container:
+        layouts = ["mono" if len(samples) == 1 else "stereo" for samples in tracks]
+        streams = [
+            container.add_stream(codec, rate=rate, layout=layout)
+            for rate, layout in zip(rates, layouts, strict=True)
+        ]
+        for samples, rate, stream, layout in zip(tracks, rates, streams, layouts, strict=True):
+            resampler = av.AudioResampler(stream.format.name, layout, rate)
+            for start in range(0, samples.shape[1], 1024):
+                block = np.ascontiguousarray(samples[:, start : start + 1024])
+                frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
+                frame.sample_rate = rate
+                for part in resampler.resample(frame):
+                    container.mux(stream.encode(part))
+            container.mux(stream.encode())
+
+
+def damage(data, start, end):
+    """The bytes with every seventh between two shares of the length inverted."""
+    data = bytearray(data)
+    for place in range(int(len(data) * start), int(len(data) * end), 7):
+        data[place] ^= 0xFF
+    return bytes(data)
