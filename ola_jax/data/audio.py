@@ -11,7 +11,7 @@ import soxr
 from jaxtyping import Float
 
 from ola_jax.config import SAMPLE_RATE, MediaLimits
-from ola_jax.data.containers import is_picture, limit_threads, open_container
+from ola_jax.data.containers import is_picture, limit_threads, open_container, reason
 from ola_jax.data.media import LIMITS, BadMediaError, Media, first_line
 
 Block = tuple[int, np.ndarray]  # sample rate in Hz, samples of all channels [length, channels]
@@ -67,7 +67,7 @@ def read_sound_track(
             waveform = _waveform(_track_blocks(container, track), media, limits, max_seconds)
             return waveform if len(waveform) else None
     except (av.FFmpegError, OSError, ValueError, EOFError) as error:
-        raise BadMediaError(f"{media.name}: cannot be read as sound ({first_line(error)})") from error
+        raise BadMediaError(f"{media.name}: cannot be read as sound ({reason(error)})") from error
 
 
 def chunk(waveform: Float[np.ndarray, "samples"], chunk_samples: int) -> Float[np.ndarray, "c T"]:
@@ -84,16 +84,17 @@ def _waveform(
     """Average, check and resample blocks as they are decoded; decoding ends where the audio is too long."""
     longest = limits.audio_seconds if max_seconds is None else min(limits.audio_seconds, max_seconds)
     low, high = limits.audio_rates
-    seconds, rate, parts = 0.0, None, []
+    before, length, rate, parts = 0.0, 0, None, []  # seconds at other rates, samples at this one
     resampler = _Resampler(SAMPLE_RATE)
     for block_rate, samples in blocks:
         if block_rate != rate:
             if not low <= block_rate <= high:
                 raise BadMediaError(f"{media.name}: {block_rate} samples a second, expected {low} to {high}")
             parts += resampler.end()
-            rate, resampler = block_rate, _Resampler(block_rate)
-        seconds += len(samples) / rate
-        if seconds > longest:
+            before += length / rate if rate else 0.0
+            length, rate, resampler = 0, block_rate, _Resampler(block_rate)
+        length += len(samples)
+        if before + length / rate > longest:
             raise BadMediaError(
                 f"{media.name}: the sound is longer than {longest:g} seconds, the most there is room for; "
                 "shorten it"

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ola_jax.config import MediaLimits, PixelLimits
-from ola_jax.data.containers import is_picture, limit_threads, open_container
+from ola_jax.data.containers import is_picture, limit_threads, open_container, reason
 from ola_jax.data.image import check_pixels, open_image, read_image
 from ola_jax.data.media import LIMITS, BadMediaError, Media, first_line
 from ola_jax.data.orientation import Transpose, orientation
@@ -99,7 +99,7 @@ def _video(
             shown = frame_indices(decoded, limits)
             _, frames = _decode(media, set(shown), media_limits, reduce)
     except (av.FFmpegError, OSError, ValueError, EOFError) as error:
-        raise BadMediaError(f"{media.name}: cannot be read as a video ({first_line(error)})") from error
+        raise BadMediaError(f"{media.name}: cannot be read as a video ({reason(error)})") from error
     if not frames:
         raise BadMediaError(f"{media.name}: the video has no frames")
     return shown, frames

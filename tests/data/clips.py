@@ -1,12 +1,16 @@
-"""Small videos made on the spot."""
+"""Small videos and audio files made on the spot."""
+
+import struct
 
 import av
 import numpy as np
 
 
-def write_video(path, frames, size=(96, 64), sound_seconds=0.0, rate=10):
+def write_video(path, frames, size=(96, 64), sound_seconds=0.0, rate=10, title=""):
     """A video whose frame i is all of grey level 10 * i (mod 250), with a 440 Hz sound track if asked."""
     with av.open(str(path), "w") as container:
+        if title:
+            container.metadata["title"] = title
         video = container.add_stream("libx264", rate=rate, options={"crf": "0"})
         video.width, video.height = size
         video.pix_fmt = "yuv444p"
@@ -56,3 +60,11 @@ def damage(data, start, end):
     for place in range(int(len(data) * start), int(len(data) * end), 7):
         data[place] ^= 0xFF
     return bytes(data)
+
+
+def display_matrix(data, turn):
+    """The bytes of an mp4 file whose first track has (a, b, c, d) as its display matrix."""
+    a, b, c, d = (round(65_536 * value) for value in turn)
+    place = data.index(b"tkhd") + 44
+    matrix = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    return data[:place] + matrix + data[place + len(matrix) :]
