@@ -46,4 +46,5 @@ def _from_floats(image: Image.Image) -> Image.Image:
         raise OlaError(f"float samples up to {largest:g}, expected 0 to 1, 255 or 65535")
     if top == 255:
         return image.convert("L")
-    return Image.fromarray((samples.clip(0) * (255 / top) + (0.5 if top == 1 else 0)).astype(np.uint8))
+    scaled = samples.clip(0) / 256 if top == 65_535 else samples.clip(0) * 255 + 0.5
+    return Image.fromarray(scaled.astype(np.uint8))
