@@ -62,8 +62,12 @@ class IsolatedDecoder:
             how = worker.kill(wait=1.0)
             if self._pool.closed:
                 raise OlaError("decoding was closed") from error
-            if not worker.ready:
+            if worker.calls == 0:
                 raise OlaError(f"a process for decoding did not start ({how})") from error
+            if worker.calls > 1 and isinstance(
+                error, ConnectionError
+            ):  # it had died before it read this call
+                return self(function, *arguments)
             reason = f"the decoder crashed ({how}); convert the file, or leave it out"
             raise CrashedError(f"{_subject(arguments)}: {reason}") from error
         except BaseException:  # an interrupt, or no pickle: the process may still be busy
@@ -102,18 +106,18 @@ class _Worker:
                 process_group=0,  # Ctrl-C is for the parent
                 env=os.environ | {"PYTHONPATH": paths},
             )
-        self.ready = False
+        self.calls = 0  # that it was asked for; none before it is ready
 
     def call(
         self, seconds: float, function: Callable[..., Any], arguments: tuple[Any, ...]
     ) -> tuple[bool, Any]:
         """Whether the function returned, and its result or exception."""
         request = pickle.dumps((seconds, pickle.dumps((function, arguments), protocol=5)), protocol=5)
-        if not self.ready:
+        if not self.calls:
             if not self.connection.poll(START_SECONDS):
                 raise EOFError
             self.connection.recv_bytes()
-            self.ready = True
+        self.calls += 1
         self.connection.send_bytes(request)
         if not self.connection.poll(seconds):
             raise TimeoutError
