@@ -21,6 +21,7 @@ from ola_jax.data.media import BadMediaError, CrashedError, TimedOutError, first
 from ola_jax.errors import OlaError
 
 START_SECONDS = 120.0  # for the process to import its libraries, on a busy machine
+WAIT_SECONDS = 0.5  # of all threads together, before there is one process more: about what its start costs
 WATCH_SECONDS = 1.0  # between looks whether the parent is still there
 
 
@@ -28,9 +29,9 @@ class IsolatedDecoder:
     """Calls functions in processes of its own, each for at most `seconds`; for `Processor.decode`.
 
     Functions and arguments are pickled, so functions are given by their place in a module. Any number of
-    threads may call; each waits for its own result. There are as many processes as calls at the same time;
-    they start when needed, are used again, and end with `close`, with this object, or with the process that
-    made it.
+    threads may call; each waits for its own result. There are at most as many processes as calls at the same
+    time; they start when needed, are used again, and end with `close`, with this object, or with the process
+    that made it.
     """
 
     def __init__(self, seconds: float):
@@ -134,47 +135,57 @@ class _Worker:
 
 
 class _Pool:
-    """The processes: the last one used is taken first, so that there are no more than needed."""
+    """The processes; one more is started when threads have waited for as long as a start takes."""
 
     def __init__(self):
-        self._lock, self._idle, self._all = threading.Lock(), [], set()
+        self._changed, self._idle, self._all, self._waited = threading.Condition(), [], set(), 0.0
         self.closed = False
 
     def take(self) -> _Worker:
-        with self._lock:
-            if self.closed:
-                raise OlaError("decoding was closed")
-            while self._idle:
-                worker = self._idle.pop()
-                if worker.process.poll() is None:
-                    return worker
-                self._drop(worker)
-            try:
-                worker = _Worker()
-            except OSError as error:
-                raise OlaError(f"a process for decoding cannot be started ({first_line(error)})") from error
-            self._all.add(worker)
-            return worker
+        with self._changed:
+            while not self.closed:
+                while self._idle:
+                    worker = self._idle.pop()
+                    if worker.process.poll() is None:
+                        return worker
+                    self._drop(worker)
+                if not self._all or self._waited >= WAIT_SECONDS:
+                    return self._start()
+                began = time.monotonic()
+                self._changed.wait(WAIT_SECONDS - self._waited)
+                self._waited += time.monotonic() - began
+        raise OlaError("decoding was closed")
 
     def give_back(self, worker: _Worker) -> None:
-        with self._lock:
+        with self._changed:
             if worker.process.poll() is None:
                 self._idle.append(worker)
             else:
                 self._drop(worker)
-
-    def _drop(self, worker: _Worker) -> None:
-        self._all.discard(worker)
-        worker.connection.close()
+            self._changed.notify()
 
     def close(self) -> None:
-        with self._lock:
+        with self._changed:
             self.closed = True
             workers, self._all, self._idle = self._all, set(), []
+            self._changed.notify_all()
         for worker in workers:
             worker.process.kill()  # a thread that waits for it sees the end of the pipe
         for worker in workers:
             worker.process.wait()
+
+    def _start(self) -> _Worker:
+        self._waited = 0.0
+        try:
+            worker = _Worker()
+        except OSError as error:
+            raise OlaError(f"a process for decoding cannot be started ({first_line(error)})") from error
+        self._all.add(worker)
+        return worker
+
+    def _drop(self, worker: _Worker) -> None:
+        self._all.discard(worker)
+        worker.connection.close()
 
 
 def _subject(arguments: tuple[Any, ...]) -> str:
