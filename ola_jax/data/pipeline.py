@@ -10,7 +10,9 @@ import grain
 
 from ola_jax.batch import Budget, OlaBatch
 from ola_jax.data.assembly import assemble, fill
-from ola_jax.data.media import BadMediaError, MissingFileError
+from ola_jax.data.decoding import in_process
+from ola_jax.data.isolation import IsolatedDecoder
+from ola_jax.data.media import BadMediaError, CrashedError, MissingFileError, TimedOutError
 from ola_jax.data.packing import Loaded, Packer, samples
 from ola_jax.data.processor import Processor
 from ola_jax.data.records import read_records
@@ -53,8 +55,15 @@ class TrainIterator(Iterator[TrainBatch]):
     sizes or number of processes are refused.
     """
 
-    def __init__(self, iterator: grain.DatasetIterator[TrainBatch], skips: SkipLog, identity: dict[str, Any]):
+    def __init__(
+        self,
+        iterator: grain.DatasetIterator[TrainBatch],
+        skips: SkipLog,
+        identity: dict[str, Any],
+        decoder: IsolatedDecoder | None = None,
+    ):
         self._iterator, self._skips, self._identity = iterator, skips, identity
+        self._decoder = decoder
 
     def __next__(self) -> TrainBatch:
         try:
@@ -82,7 +91,9 @@ class TrainIterator(Iterator[TrainBatch]):
         self._iterator.set_state(state["iterator"])
 
     def close(self) -> None:
-        """Stop preparing batches in advance."""
+        """Stop preparing batches in advance, and end the processes that decode."""
+        if self._decoder:
+            self._decoder.close()  # first, so that no thread waits for it
         self._iterator.close()
 
 
@@ -101,6 +112,7 @@ def make_train_iterator(
     open_rows: int | None = None,
     num_threads: int = 4,
     prefetch: int = 2,
+    isolate: bool = True,
 ) -> TrainIterator:
     """Batches of `batch_rows` packed rows for this process, without end unless `epochs` is given.
 
@@ -122,6 +134,8 @@ def make_train_iterator(
         open_rows: rows that are filled at a time; default four batches.
         num_threads: threads that decode.
         prefetch: batches prepared in advance.
+        isolate: decode media in processes, one for each thread, so that a file which takes longer than
+            `MediaLimits.decode_seconds`, or crashes its decoder, is a bad record.
     """
     if not sources:
         raise OlaError("sources: none given; expected at least one file of records")
@@ -133,6 +147,10 @@ def make_train_iterator(
         places, shares = [list(itertools.chain(*places))], [1.0]
     else:
         shares = weights
+    decoder = None
+    if isolate and processor.decode is in_process:
+        decoder = IsolatedDecoder(processor.processor_config.media.decode_seconds)
+        processor = dataclasses.replace(processor, decode=decoder)
     load = _Load(sources, tables, processor, {} if cache else None)
     datasets = []
     for group in places:
@@ -170,7 +188,7 @@ def make_train_iterator(
         "epochs": epochs,
         "process": [process_index, process_count],
     }
-    return TrainIterator(iter(batches), skips, identity)
+    return TrainIterator(iter(batches), skips, identity, decoder)
 
 
 def _records(source: Source) -> list[Any]:
@@ -185,6 +203,10 @@ def _records(source: Source) -> list[Any]:
 def _kind(error: OlaError) -> str:
     if isinstance(error, MissingFileError):
         return "missing file"
+    if isinstance(error, TimedOutError):
+        return "timed out"
+    if isinstance(error, CrashedError):
+        return "decoder crashed"
     return "unreadable media" if isinstance(error, BadMediaError) else "malformed record"
 
 
