@@ -144,12 +144,22 @@ class _SoundFile(soundfile.SoundFile):
 @contextlib.contextmanager
 def _sound_file(media: Media) -> Iterator[_SoundFile]:
     """The audio file, by its descriptor: its name does not count (soundfile takes .raw for headerless)."""
-    with media.stream() as source, _SoundFile(_source(source), closefd=False) as file:
-        yield file
+    if media.data is not None:
+        with _SoundFile(_Bytes(media.data)) as file:
+            yield file
+    else:
+        with open(media.path, "rb") as source, _SoundFile(source.fileno(), closefd=False) as file:
+            yield file
 
 
-def _source(stream: io.BufferedIOBase) -> io.BytesIO | int:
-    return stream if isinstance(stream, io.BytesIO) else stream.fileno()
+class _Bytes(io.BytesIO):
+    """Bytes as a file in which a seek to before the start fails silently, as libsndfile expects it."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return -1
 
 
 def _is_sound_file(media: Media, limits: MediaLimits) -> bool:
@@ -187,8 +197,9 @@ def _track_blocks(container: av.container.InputContainer, track: av.AudioStream)
             if failed:  # and it goes on: samples are missing in the middle
                 raise failed
             if kind != (found := (frame.sample_rate, frame.format.name, frame.layout.name)):
-                kind, to_float = found, av.AudioResampler(format="fltp")
+                # Not planar: PyAV reads beyond the end where there are more than 8 planes.
+                kind, to_float = found, av.AudioResampler(format="flt")
             for block in to_float.resample(frame):
-                yield frame.sample_rate, block.to_ndarray().T
+                yield frame.sample_rate, block.to_ndarray().reshape(-1, frame.layout.nb_channels)
     if failed and kind is None:
         raise failed

@@ -44,10 +44,6 @@ class Media:
         """What decoders take: the path, or the bytes as a file."""
         return self.path if self.data is None else io.BytesIO(self.data)
 
-    def stream(self) -> io.BufferedIOBase:
-        """An open binary file of the bytes; the caller closes it."""
-        return open(self.path, "rb") if self.data is None else io.BytesIO(self.data)
-
 
 def short(value: Any, length: int = 160) -> str:
     """A value for a message, on one line, a long one without its middle; a text without quotes."""
@@ -96,7 +92,7 @@ def _patch(ref: dict[str, Any], root: str | None, limits: MediaLimits) -> list[M
     encoding = ref.get("image_encoding", ref.get("image_encoing"))
     items = []
     try:
-        with file.stream() as opened:
+        with open(file.path, "rb") as opened:
             length = os.fstat(opened.fileno()).st_size
             for size in sizes:
                 name = f"{file.name} [bytes {short(str(start), 40)} to {short(str(start + size), 40)}]"

@@ -269,3 +269,11 @@ def test_joined_files_are_heard_to_the_end_if_asked(tmp_path):
         whole = read_audio(chained, MediaLimits(joined_audio=True))
         assert abs(len(whole) - 32_000) < 500
         assert pitch(whole[18_000:30_000]) == pytest.approx(880, abs=3)
+
+
+@pytest.mark.parametrize("channels", [3, 6, 9, 17, 64])
+def test_any_number_of_channels_is_averaged(tmp_path, channels):
+    samples = np.random.default_rng(channels).uniform(-0.5, 0.5, (5000, channels)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
+    for waveform in (read_audio(media(tmp_path / "a.wav")), read_sound_track(media(tmp_path / "a.wav"))):
+        np.testing.assert_allclose(waveform, samples.mean(axis=1), atol=1e-6)
