@@ -6,8 +6,11 @@ import av
 import numpy as np
 
 
-def write_video(path, frames, size=(96, 64), sound_seconds=0.0, rate=10, title=""):
-    """A video whose frame i is all of grey level 10 * i (mod 250), with a 440 Hz sound track if asked."""
+def write_video(path, frames, size=(96, 64), sound_seconds=0.0, rate=10, title="", track=None):
+    """A video whose frame i is all of grey level 10 * i (mod 250), with a 440 Hz sound track if asked.
+
+    `track` is an uncompressed one at 16 kHz, float32 [1, samples].
+    """
     with av.open(str(path), "w") as container:
         if title:
             container.metadata["title"] = title
@@ -15,6 +18,7 @@ def write_video(path, frames, size=(96, 64), sound_seconds=0.0, rate=10, title="
         video.width, video.height = size
         video.pix_fmt = "yuv444p"
         audio = container.add_stream("aac", rate=44_100, layout="mono") if sound_seconds else None
+        sound = None if track is None else container.add_stream("pcm_f32le", rate=16_000, layout="mono")
         for i in range(frames):
             pixels = np.full((size[1], size[0], 3), 10 * i % 250, np.uint8)
             container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
@@ -27,6 +31,11 @@ def write_video(path, frames, size=(96, 64), sound_seconds=0.0, rate=10, title="
             frame.sample_rate = 44_100
             container.mux(audio.encode(frame))
             container.mux(audio.encode())
+        if sound:
+            frame = av.AudioFrame.from_ndarray(track, format="flt", layout="mono")
+            frame.sample_rate = 16_000
+            container.mux(sound.encode(frame))
+            container.mux(sound.encode())
 
 
 def tone(rate, seconds, channels=1, pitch=440):
