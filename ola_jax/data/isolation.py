@@ -1,28 +1,25 @@
-"""Decoding in processes that can be ended: a decoder that hangs or crashes costs a record, not the training.
-
-`python -m ola_jax.data.isolation FD` is such a process. It imports neither JAX nor the user's script.
-"""
+"""Decoding in processes that can be ended: a decoder that hangs or crashes costs no more than a record."""
 
 import contextlib
-import importlib
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable
-from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
-from ola_jax.data.media import BadMediaError, CrashedError, TimedOutError, first_line, short
+from ola_jax.data.decoding_process import subject
+from ola_jax.data.media import CrashedError, TimedOutError, first_line
+from ola_jax.data.messages import receive, send
 from ola_jax.errors import OlaError
 
 START_SECONDS = 120.0  # for the process to import its libraries, on a busy machine
 WAIT_SECONDS = 0.5  # of all threads together, before there is one process more: about what its start costs
-WATCH_SECONDS = 1.0  # between looks whether the parent is still there
 
 
 class IsolatedDecoder:
@@ -57,20 +54,20 @@ class IsolatedDecoder:
             succeeded, value = worker.call(self._seconds, function, arguments)
         except TimeoutError:
             worker.kill()
+            if worker.calls == 0:
+                raise OlaError(f"a process for decoding did not start in {START_SECONDS:g} seconds") from None
             reason = f"decoding took more than {self._seconds:g} seconds (decode_seconds) and was ended"
-            raise TimedOutError(f"{_subject(arguments)}: {reason}") from None
+            raise TimedOutError(f"{subject(arguments)}: {reason}") from None
         except (EOFError, OSError) as error:
             how = worker.kill(wait=1.0)
             if self._pool.closed:
                 raise OlaError("decoding was closed") from error
             if worker.calls == 0:
                 raise OlaError(f"a process for decoding did not start ({how})") from error
-            if worker.calls > 1 and isinstance(
-                error, ConnectionError
-            ):  # it had died before it read this call
+            if worker.calls > 1 and isinstance(error, ConnectionError):  # it died before it read this call
                 return self(function, *arguments)
             reason = f"the decoder crashed ({how}); convert the file, or leave it out"
-            raise CrashedError(f"{_subject(arguments)}: {reason}") from error
+            raise CrashedError(f"{subject(arguments)}: {reason}") from error
         except BaseException:  # an interrupt, or no pickle: the process may still be busy
             worker.kill()
             raise
@@ -89,18 +86,12 @@ class _Worker:
     """The parent's side of one process."""
 
     def __init__(self):
-        self.connection, theirs = Pipe()
+        self.connection, theirs = socket.socketpair()
         paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
+        program = [sys.executable, "-P", "-m", "ola_jax.data.decoding_process"]
         with theirs:
             self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "ola_jax.data.isolation",
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                ],
+                [*program, str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
@@ -113,16 +104,14 @@ class _Worker:
         self, seconds: float, function: Callable[..., Any], arguments: tuple[Any, ...]
     ) -> tuple[bool, Any]:
         """Whether the function returned, and its result or exception."""
-        request = pickle.dumps((seconds, pickle.dumps((function, arguments), protocol=5)), protocol=5)
+        request = pickle.dumps((function, arguments), protocol=5)
         if not self.calls:
-            if not self.connection.poll(START_SECONDS):
-                raise EOFError
-            self.connection.recv_bytes()
+            self.connection.settimeout(START_SECONDS)
+            receive(self.connection)
         self.calls += 1
-        self.connection.send_bytes(request)
-        if not self.connection.poll(seconds):
-            raise TimeoutError
-        return pickle.loads(self.connection.recv_bytes())
+        self.connection.settimeout(seconds)
+        send(self.connection, (seconds, request))
+        return receive(self.connection)
 
     def kill(self, wait: float = 0.0) -> str:
         """End the process, unless it ends by itself within `wait` seconds; how it ended."""
@@ -158,21 +147,23 @@ class _Pool:
 
     def give_back(self, worker: _Worker) -> None:
         with self._changed:
-            if worker.process.poll() is None:
-                self._idle.append(worker)
-            else:
+            if self.closed or worker.process.poll() is not None:
                 self._drop(worker)
+            else:
+                self._idle.append(worker)
             self._changed.notify()
 
     def close(self) -> None:
         with self._changed:
             self.closed = True
-            workers, self._all, self._idle = self._all, set(), []
+            workers, idle, self._all, self._idle = self._all, self._idle, set(), []
             self._changed.notify_all()
         for worker in workers:
             worker.process.kill()  # a thread that waits for it sees the end of the pipe
         for worker in workers:
             worker.process.wait()
+        for worker in idle:
+            worker.connection.close()
 
     def _start(self) -> _Worker:
         self._waited = 0.0
@@ -186,53 +177,3 @@ class _Pool:
     def _drop(self, worker: _Worker) -> None:
         self._all.discard(worker)
         worker.connection.close()
-
-
-def _subject(arguments: tuple[Any, ...]) -> str:
-    """What a call was about, for messages."""
-    return short(arguments[0]) if arguments else "media"
-
-
-def serve(connection: Connection, parent: int) -> None:
-    """Answer requests until the other end is closed or the parent is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they are meant for the parent
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")  # where memory runs out, this process goes first
-    try:
-        connection.send_bytes(b"ready")
-        while True:
-            seconds, request = pickle.loads(connection.recv_bytes())
-            # The system's own clock ends a decoder that holds Python's lock while the parent is gone.
-            signal.setitimer(signal.ITIMER_REAL, seconds + 2 * WATCH_SECONDS)
-            answer = _answer(request)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            connection.send_bytes(answer)
-    except (EOFError, OSError):
-        return
-
-
-def _answer(request: bytes) -> bytes:
-    subject = "media"
-    try:
-        function, arguments = pickle.loads(request)
-        subject = _subject(arguments)
-        return pickle.dumps((True, function(*arguments)), protocol=5)
-    except OlaError as error:
-        return pickle.dumps((False, error), protocol=5)
-    except Exception as error:
-        reason = f"{subject}: cannot be decoded ({type(error).__name__}: {first_line(error)})"
-        return pickle.dumps((False, BadMediaError(reason)), protocol=5)
-
-
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(WATCH_SECONDS)
-    os._exit(1)
-
-
-if __name__ == "__main__":
-    importlib.import_module("ola_jax.data.decoding")  # not on the time of the first call
-    serve(Connection(int(sys.argv[1])), int(sys.argv[2]))
