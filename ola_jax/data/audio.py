@@ -99,13 +99,19 @@ def _waveform(
                 f"{media.name}: the sound is longer than {longest:g} seconds, the most there is room for; "
                 "shorten it"
             )
-        with np.errstate(all="ignore"):  # infinities are found below
+        with np.errstate(all="ignore"):
             mono = samples.mean(axis=1)
+        _check_finite(mono, media)
         parts += resampler.add(mono)
-        if not all(np.isfinite(part).all() for part in (mono, *parts[-1:])):
-            raise BadMediaError(f"{media.name}: the sound has samples that are not finite")
     parts += resampler.end()
-    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    waveform = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    _check_finite(waveform, media)  # the filter may exceed the range of floats
+    return waveform
+
+
+def _check_finite(samples: np.ndarray, media: Media) -> None:
+    if not np.isfinite(samples).all():
+        raise BadMediaError(f"{media.name}: the sound has samples that are not finite")
 
 
 class _Resampler:

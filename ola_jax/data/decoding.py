@@ -71,10 +71,11 @@ def decode_video(
 
 def decode_audio(ref: Any, root: str | None, settings: DecodeSettings) -> Float[np.ndarray, "samples"]:
     """The audio of a file, or of several places in a patch file, one after the other."""
-    parts, seconds = [], settings.max_seconds
+    parts, longest = [], settings.max_seconds
     for media in locate(ref, root, settings.media):
-        parts.append(read_audio(media, settings.media, seconds))
-        seconds -= len(parts[-1]) / SAMPLE_RATE
+        parts.append(read_audio(media, settings.media, longest))
+        if sum(map(len, parts)) > longest * SAMPLE_RATE:
+            raise BadMediaError(f"{media.name}: all {len(parts)} sounds are longer than {longest:g} seconds")
     return np.concatenate(parts)
 
 

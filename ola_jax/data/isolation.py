@@ -22,6 +22,10 @@ START_SECONDS = 120.0  # for the process to import its libraries, on a busy mach
 WAIT_SECONDS = 0.5  # of all threads together, before there is one process more: about what its start costs
 
 
+class ClosedError(OlaError):
+    """A call that `IsolatedDecoder.close` ended; it says nothing about the media."""
+
+
 class IsolatedDecoder:
     """Calls functions in processes of its own, each for at most `seconds`; for `Processor.decode`.
 
@@ -61,7 +65,7 @@ class IsolatedDecoder:
         except (EOFError, OSError) as error:
             how = worker.kill(wait=1.0)
             if self._pool.closed:
-                raise OlaError("decoding was closed") from error
+                raise ClosedError("decoding was closed") from error
             if worker.calls == 0:
                 raise OlaError(f"a process for decoding did not start ({how})") from error
             if worker.calls > 1 and isinstance(error, ConnectionError):  # it died before it read this call
@@ -143,7 +147,7 @@ class _Pool:
                 began = time.monotonic()
                 self._changed.wait(WAIT_SECONDS - self._waited)
                 self._waited += time.monotonic() - began
-        raise OlaError("decoding was closed")
+        raise ClosedError("decoding was closed")
 
     def give_back(self, worker: _Worker) -> None:
         with self._changed:

@@ -11,7 +11,7 @@ import grain
 from ola_jax.batch import Budget, OlaBatch
 from ola_jax.data.assembly import assemble, fill
 from ola_jax.data.decoding import in_process
-from ola_jax.data.isolation import IsolatedDecoder
+from ola_jax.data.isolation import ClosedError, IsolatedDecoder
 from ola_jax.data.media import BadMediaError, CrashedError, MissingFileError, TimedOutError
 from ola_jax.data.packing import Loaded, Packer, samples
 from ola_jax.data.processor import Processor
@@ -226,6 +226,8 @@ class _Load:
         source, record = self.sources[number], self.tables[number][index]
         try:
             loaded = Loaded(source.records, index, self.processor.sample(record, source.root))
+        except ClosedError:  # nothing is wrong with the record
+            raise
         except OlaError as error:
             loaded = Loaded(source.records, index, None, _kind(error), str(error))
         if self.cache is not None:

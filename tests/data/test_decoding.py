@@ -47,7 +47,7 @@ def test_audio_that_leaves_no_room_is_refused_before_it_is_decoded_to_the_end(tm
     data = (tmp_path / "10.wav").read_bytes()
     (tmp_path / "patch").write_bytes(data * 2)
     joined = {"patch": "patch", "start_num": 0, "size": [len(data)] * 2}
-    with pytest.raises(BadMediaError, match=r"patch \[bytes .*the sound is longer than"):
+    with pytest.raises(BadMediaError, match=r"patch \[bytes .*: all 2 sounds are longer than 4 seconds"):
         processor.sample(training("<speech>\nx", audio=joined), str(tmp_path))
 
 

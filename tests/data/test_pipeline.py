@@ -2,6 +2,8 @@ import itertools
 import json
 import logging
 import pathlib
+import threading
+import time
 
 import numpy as np
 import psutil
@@ -319,3 +321,28 @@ def test_text_alone_starts_no_process_for_decoding(tmp_path):
     before = set(psutil.Process().children())
     assert len(list(iterator)) > 0
     assert set(psutil.Process().children()) <= before
+
+
+def test_close_does_not_wait_for_media_that_hang(tmp_path, monkeypatch, caplog):
+    source = Source(write_records(tmp_path, 12), str(tmp_path))
+    processor = tiny_processor(media=MediaLimits(decode_seconds=60.0))
+    armed, started = threading.Event(), threading.Event()
+    original = type(processor)._images
+
+    def images(self, record, root):
+        if not armed.is_set() or not record.images:
+            return original(self, record, root)
+        started.set()
+        return self.decode(decoders.hang, record.images)
+
+    monkeypatch.setattr(type(processor), "_images", images)
+    iterator = make_train_iterator([source], processor, BUDGET, 2, 0, max_skipped=12)
+    next(iterator)
+    armed.set()
+    while not started.wait(2.0):  # enough is prepared in advance: make room for more
+        next(iterator)
+    began = time.monotonic()
+    iterator.close()
+    assert time.monotonic() - began < 20
+    assert not iterator.skips
+    assert not caplog.messages
