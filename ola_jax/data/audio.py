@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 from collections.abc import Iterable, Iterator
 
 import av
@@ -11,13 +12,14 @@ import soxr
 from jaxtyping import Float
 
 from ola_jax.config import SAMPLE_RATE, MediaLimits
+from ola_jax.data.chained_ogg import links
 from ola_jax.data.containers import is_picture, limit_threads, open_container, reason
 from ola_jax.data.media import LIMITS, BadMediaError, Media, first_line
 
 Block = tuple[int, np.ndarray]  # sample rate in Hz, samples of all channels [length, channels]
 
 BLOCK = 2**18  # samples, of all channels together, that are decoded at a time
-JOINED = ("OGG", "MP3", "MPEG")  # formats of libsndfile of which several may follow each other in a file
+JOINED = ("MP3", "MPEG")  # formats that libsndfile may read in part, and FFmpeg to the end
 
 
 def read_audio(
@@ -29,11 +31,13 @@ def read_audio(
     decodes what it knows, FFmpeg the rest, whatever the file's name. Raises OlaError for a file that is not
     audio, is broken, has no samples, or lasts longer than `max_seconds` and the limits allow.
     """
-    waveform = None
-    if _is_sound_file(media, limits):
-        waveform = _waveform(_sound_file_blocks(media), media, limits, max_seconds)
+    waveform, form = None, _format(media)
+    if form and not (limits.joined_audio and form in JOINED):
+        parts = links(media) if limits.joined_audio and form == "OGG" else [media]
+        blocks = itertools.chain.from_iterable(map(_sound_file_blocks, parts))
+        waveform = _waveform(blocks, media, limits, max_seconds)
     if waveform is None or not len(waveform):  # FFmpeg may find samples where a header claims none
-        track = read_sound_track(media, limits, max_seconds)
+        track = _track(media, limits, max_seconds, is_video=False)
         waveform = waveform if track is None else track
     if waveform is None:
         raise BadMediaError(f"{media.name}: has no sound track; expected a sound file or a video with sound")
@@ -49,13 +53,19 @@ def read_sound_track(
 ) -> Float[np.ndarray, "samples"] | None:
     """The first audio track of a container (mp4, webm, m4a, ...) that can be decoded, at 16 kHz mono.
 
-    None is returned for one without audio. What follows a change of rate is resampled from its own
+    None is returned for a video without audio. What follows a change of rate is resampled from its own
     rate. Of a file that is cut short, what is there is kept; a packet that cannot be decoded is an error,
     unless none that can follows. Raises OlaError as `read_audio` does.
     """
+    return _track(media, limits, max_seconds, is_video=True)
+
+
+def _track(
+    media: Media, limits: MediaLimits, max_seconds: float | None, is_video: bool
+) -> Float[np.ndarray, "samples"] | None:
     try:
         with open_container(media) as container:
-            if is_picture(container):
+            if is_picture(container) and not is_video:  # which may be an animated image
                 raise BadMediaError(f"{media.name}: cannot be read as sound (it is an image)")
             tracks = container.streams.audio
             if not tracks:
@@ -168,13 +178,13 @@ class _Bytes(io.BytesIO):
             return -1
 
 
-def _is_sound_file(media: Media, limits: MediaLimits) -> bool:
-    """Whether libsndfile is to decode it."""
+def _format(media: Media) -> str | None:
+    """The format as libsndfile names it; None for a file that it does not know."""
     try:
         with _sound_file(media) as file:
-            return not (limits.joined_audio and file.format in JOINED)
+            return file.format
     except soundfile.SoundFileError:
-        return False
+        return None
     except OSError as error:
         raise BadMediaError(f"{media.name}: cannot be read ({first_line(error)})") from error
 

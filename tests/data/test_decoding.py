@@ -76,6 +76,15 @@ def test_one_frame_is_a_video_where_frames_are_listed(tmp_path):
         golden_processor().sample(training("<image>\nx", video="f.png"), str(tmp_path))
 
 
+def test_an_animated_image_is_a_silent_video(tmp_path):
+    pictures = [Image.new("RGB", (96, 64), (50 * i,) * 3) for i in range(4)]
+    for name in ("v.webp", "v.gif", "v.png"):
+        pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:], duration=50)
+        sample = golden_processor().sample(training("<speech><image>\nx", video=name), str(tmp_path))
+        assert len(sample.images) == 4
+        assert not len(sample.audio)
+
+
 def test_limits_of_the_config_hold(tmp_path):
     Image.new("RGB", (96, 64)).save(tmp_path / "f.png")
     write_video(tmp_path / "v.mp4", frames=3)
