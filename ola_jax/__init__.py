@@ -1,20 +1,24 @@
 """Ola, the omni-modal language model, in JAX and Flax."""
 
+import importlib
 from typing import Any
 
-from ola_jax.batch import Budget, OlaBatch
-from ola_jax.checkpoint import load
-from ola_jax.config import OlaConfig
-from ola_jax.errors import OlaError
-from ola_jax.models.ola import Ola
+# Imported when first used: the model runs on a machine without libraries for media, and a process that
+# decodes media starts without JAX.
+_PLACES = {
+    "Budget": "ola_jax.batch",
+    "Ola": "ola_jax.models.ola",
+    "OlaBatch": "ola_jax.batch",
+    "OlaConfig": "ola_jax.config",
+    "OlaError": "ola_jax.errors",
+    "Processor": "ola_jax.data.processor",
+    "load": "ola_jax.checkpoint",
+}
 
 __all__ = ["Budget", "Ola", "OlaBatch", "OlaConfig", "OlaError", "Processor", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    # Late, so that the model runs on a machine that has no libraries for media.
-    if name == "Processor":
-        from ola_jax.data.processor import Processor
-
-        return Processor
+    if name in _PLACES:
+        return getattr(importlib.import_module(_PLACES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,21 @@
 """From records on disk to batches: decoding, tokenising, packing."""
 
-from ola_jax.data.pipeline import RecordId, Source, TrainBatch, TrainIterator, make_train_iterator
-from ola_jax.data.processor import Processor
-from ola_jax.data.records import prompt_record, read_records
-from ola_jax.data.sample import ImagePatches, Sample
+import importlib
+from typing import Any
+
+# Imported when first used: a process that decodes media starts without JAX and Grain.
+_PLACES = {
+    "ImagePatches": "sample",
+    "Processor": "processor",
+    "RecordId": "pipeline",
+    "Sample": "sample",
+    "Source": "pipeline",
+    "TrainBatch": "pipeline",
+    "TrainIterator": "pipeline",
+    "make_train_iterator": "pipeline",
+    "prompt_record": "records",
+    "read_records": "records",
+}
 
 __all__ = [
     "ImagePatches",
@@ -17,3 +29,9 @@ __all__ = [
     "prompt_record",
     "read_records",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

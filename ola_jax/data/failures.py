@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from ola_jax.data.media import BadMediaError, MissingFileError
+from ola_jax.data.media import BadMediaError, CrashedError, MissingFileError, TimedOutError
 from ola_jax.errors import OlaError, describe, quote
 
 
@@ -18,6 +18,8 @@ class NothingToLearnError(OlaError):
 
 _KINDS = {
     MissingFileError: "missing file",
+    TimedOutError: "timed out",
+    CrashedError: "decoder crashed",
     BadMediaError: "unreadable media",
     TooLargeError: "too large",
     NothingToLearnError: "nothing to learn",

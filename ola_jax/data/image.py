@@ -4,32 +4,61 @@ Source: the original's ola/mm_utils.py.
 """
 
 import math
+import warnings
 
 import numpy as np
-from PIL import Image
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
 
-from ola_jax.config import PixelLimits
-from ola_jax.data.media import BadMediaError, Media
+from ola_jax.config import MediaLimits, PixelLimits
+from ola_jax.data.depth import to_eight_bits
+from ola_jax.data.media import LIMITS, BadMediaError, Media
 from ola_jax.data.sample import ImagePatches
-from ola_jax.data.tokenizer import first_line
-from ola_jax.typing import Array, UInt8
+from ola_jax.errors import first_line
 
 GREY = (127, 127, 127)  # of the padding
+# Modes that stay until an image is padded or resized, as they do in the original's inference script.
+KEPT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
-def read_image(media: Media, to_rgb: bool) -> Image.Image:
-    """Decode an image; of an animation, the first picture.
+def read_image(media: Media, to_rgb: bool, limits: MediaLimits = LIMITS) -> Image.Image:
+    """Decode an image; of an animation or of several pages, the first picture.
 
     With `to_rgb` it is converted at once, as in training; otherwise it keeps its mode (palette,
     grey, alpha) until it is padded or cut into patches, as in the original's inference script.
+    More than 8 bits a sample are brought to 8. Raises OlaError for a file that is not an image, is broken, is
+    cut short, or has more pixels than the limits allow (which is checked before it is decoded).
     """
     try:
-        with Image.open(media.open()) as image:
+        with open_image(media) as image:
+            check_pixels(media, image.size, limits.image_pixels, "image_pixels")
             image.load()
-            return image.convert("RGB") if to_rgb else image
+            if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+                del image.info["transparency"]  # it is not used, and Pillow warns of it
+            turned = ImageOps.exif_transpose(image) if limits.exif_orientation else image
+            eight_bits = to_eight_bits(turned)
+            return eight_bits.convert("RGB") if to_rgb or eight_bits.mode not in KEPT else eight_bits
+    except BadMediaError:
+        raise
     except Exception as error:  # Pillow's decoders raise nearly anything on broken files
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else first_line(error)
         raise BadMediaError(f"{media.name}: cannot be read as an image ({reason})") from error
+
+
+def open_image(media: Media) -> Image.Image:
+    """Pillow's image, not yet decoded; its warning of many pixels is no error, there is a limit for them."""
+    try:
+        return Image.open(media.open())
+    except Image.DecompressionBombWarning:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(media.open())
+
+
+def check_pixels(media: Media, size: tuple[int, int], limit: int, name: str) -> None:
+    """Raise OlaError for an image or frame of more pixels than allowed."""
+    if size[0] * size[1] > limit:
+        raise BadMediaError(f"{media.name}: {size[0]}x{size[1]} pixels, at most {limit} are decoded ({name})")
 
 
 def image_views(image: Image.Image, limits: PixelLimits) -> tuple[Image.Image, Image.Image]:
@@ -56,7 +85,7 @@ def video_frame(image: Image.Image, limits: PixelLimits, name: str = "frame") ->
     return frame.convert("RGB")
 
 
-def patchify(pixels: UInt8[Array, "height width 3"], patch_size: int) -> ImagePatches:
+def patchify(pixels: UInt8[np.ndarray, "height width 3"], patch_size: int) -> ImagePatches:
     """Cut an image into patches of `patch_size` pixels square, in 2x2-block order.
 
     Both sides must be multiples of twice the patch size, in pixels.

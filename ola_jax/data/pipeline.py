@@ -11,7 +11,9 @@ import grain
 
 from ola_jax.batch import Budget, OlaBatch
 from ola_jax.data.assembly import assemble, fill
+from ola_jax.data.decoding import in_process
 from ola_jax.data.failures import kind_of
+from ola_jax.data.isolation import ClosedError, IsolatedDecoder
 from ola_jax.data.packing import Loaded, Packer, samples
 from ola_jax.data.processor import Processor
 from ola_jax.data.record_files import Malformed
@@ -47,8 +49,15 @@ class TrainIterator(Iterator[TrainBatch]):
     sizes or number of processes are refused.
     """
 
-    def __init__(self, iterator: grain.DatasetIterator[TrainBatch], skips: SkipLog, identity: dict[str, Any]):
+    def __init__(
+        self,
+        iterator: grain.DatasetIterator[TrainBatch],
+        skips: SkipLog,
+        identity: dict[str, Any],
+        decoder: IsolatedDecoder | None = None,
+    ):
         self._iterator, self._skips, self._identity = iterator, skips, identity
+        self._decoder = decoder
 
     def __next__(self) -> TrainBatch:
         try:
@@ -78,7 +87,9 @@ class TrainIterator(Iterator[TrainBatch]):
         self._iterator.set_state(state["iterator"])
 
     def close(self) -> None:
-        """Stop preparing batches in advance."""
+        """Stop preparing batches in advance, and end the processes that decode."""
+        if self._decoder:
+            self._decoder.close()  # first, so that no thread waits for it
         self._iterator.close()
 
 
@@ -97,6 +108,7 @@ def make_train_iterator(
     open_rows: int | None = None,
     num_threads: int = 4,
     prefetch: int = 2,
+    isolate: bool = True,
 ) -> TrainIterator:
     """Batches of `batch_rows` packed rows for this process, without end unless `epochs` is given.
 
@@ -120,6 +132,8 @@ def make_train_iterator(
         open_rows: rows that are filled at a time; default four batches.
         num_threads: threads that decode.
         prefetch: batches prepared in advance.
+        isolate: decode media in processes, one for each thread, so that a file which takes longer than
+            `MediaLimits.decode_seconds`, or crashes its decoder, is a bad record.
     """
     check_sizes(
         budget,
@@ -141,6 +155,10 @@ def make_train_iterator(
         places, shares = [list(itertools.chain(*places))], [1.0]
     else:
         shares = weights
+    decoder = None
+    if isolate and processor.decode is in_process:
+        decoder = IsolatedDecoder(processor.processor_config.media.decode_seconds)
+        processor = dataclasses.replace(processor, decode=decoder)
     load = _Load(sources, tables, processor, {} if cache else None)
     datasets = []
     for group in places:
@@ -178,7 +196,7 @@ def make_train_iterator(
         "epochs": epochs,
         "process": [process_index, process_count],
     }
-    return TrainIterator(iter(batches), skips, identity)
+    return TrainIterator(iter(batches), skips, identity, decoder)
 
 
 def _reading(source: Source) -> list[str]:
@@ -217,6 +235,8 @@ class _Load:
                 record, source.root, training=True, marks_are_text=source.marks_are_text
             )
             return loaded(sample)
+        except ClosedError:  # nothing is wrong with the record
+            raise
         except OlaError as error:
             return loaded(None, kind_of(error), str(error))
         except Exception as error:  # of a processor of one's own

@@ -10,20 +10,27 @@ from tokenizers import Tokenizer
 
 from ola_jax.batch import IGNORE, Budget, OlaBatch
 from ola_jax.checkpoint import load_configs
-from ola_jax.config import OlaConfig, PixelLimits, ProcessorConfig
+from ola_jax.config import SAMPLE_RATE, OlaConfig, PixelLimits, ProcessorConfig
 from ola_jax.data.assembly import assemble, misfit
-from ola_jax.data.audio import chunk, read_audio, read_sound_track
+from ola_jax.data.audio import chunk
 from ola_jax.data.chat import AUDIO, Conversation, encode_prompt, encode_training
+from ola_jax.data.decoding import (
+    Decode,
+    DecodeSettings,
+    count_image_tokens,
+    decode_audio,
+    decode_images,
+    decode_sound_track,
+    decode_video,
+    in_process,
+)
 from ola_jax.data.failures import reading
-from ola_jax.data.image import image_views, patchify, read_image, video_frame
 from ola_jax.data.layout import audio_rows, image_rows, pooled_size, video_rows
-from ola_jax.data.media import locate
 from ola_jax.data.merging import MODALITIES, merge
 from ola_jax.data.records import Record, label, parse_record
-from ola_jax.data.room import check_room, image_tokens, may_fill
+from ola_jax.data.room import check_room, may_fill
 from ola_jax.data.sample import ImagePatches, Sample
 from ola_jax.data.tokenizer import check_chat_tokens, load_tokenizer
-from ola_jax.data.video import read_frames
 from ola_jax.data.windows import choose_windows
 from ola_jax.errors import OlaError, describe
 from ola_jax.typing import Array, Float, Int
@@ -36,12 +43,15 @@ class Processor:
     """Turns records into samples, or into a batch of one row each.
 
     `preset` chooses the pixel limits: those of the original's training or of its inference script.
+    `decode` calls the functions that decode media; an `IsolatedDecoder` does so in a process that can be
+    ended.
     """
 
     config: OlaConfig
     processor_config: ProcessorConfig
     tokenizer: Tokenizer
     preset: Literal["train", "infer"] = "train"
+    decode: Decode = in_process
 
     def __post_init__(self):
         if self.preset not in ("train", "infer"):
@@ -65,6 +75,18 @@ class Processor:
     def limits(self) -> PixelLimits:
         """The pixel limits of the preset."""
         return self.processor_config.train if self.preset == "train" else self.processor_config.infer
+
+    @property
+    def settings(self) -> DecodeSettings:
+        """How media are decoded; audio to one chunk, or as many as fit into a sample without text."""
+        chunks = max(self.processor_config.max_length // (self.config.chunk_tokens + 1), 1)
+        return DecodeSettings(
+            self.limits,
+            self.processor_config.media,
+            self.config.vision.patch_size if self.config.vision else 0,
+            self.preset == "train",
+            chunks * self.config.chunk_samples / SAMPLE_RATE,
+        )
 
     def sample(
         self,
@@ -133,8 +155,8 @@ class Processor:
             check_room(least, [], limit)
             if record.images and self.config.vision and may_fill(len(record.images), self.limits, limit):
                 with reading("image", record.images):
-                    items = [media for ref in record.images for media in locate(ref, root)]
-                check_room(least, image_tokens(items, self.limits, self.config.vision.patch_size), limit)
+                    tokens = self.decode(count_image_tokens, record.images, root, self.settings)
+                check_room(least, tokens, limit)
         with reading("image" if record.images else "video", record.images or record.video):
             images, shown = self._images(record, root)
         starts = np.cumsum([0, *(pooled_size(image.grid) for image in images)]).tolist()
@@ -188,9 +210,9 @@ class Processor:
         spoken = any(AUDIO in text for _, text in record.turns)
         if record.audio is not None:
             self._require("whisper", "audio")
-            waveform = np.concatenate([read_audio(media) for media in locate(record.audio, root)])
+            waveform = self.decode(decode_audio, record.audio, root, self.settings)
         elif isinstance(record.video, str) and spoken and self.config.whisper:
-            waveform = read_sound_track(locate(record.video, root)[0])
+            waveform = self.decode(decode_sound_track, record.video, root, self.settings)
             if waveform is None:
                 return record.without_audio(), silence
         elif record.video is not None and spoken:
@@ -201,23 +223,13 @@ class Processor:
 
     def _images(self, record: Record, root: str | None) -> tuple[list[ImagePatches], list[int]]:
         """The views of the images, two each; or a video's distinct frames, and which are shown in turn."""
-        cut = lambda image: patchify(np.asarray(image), self.config.vision.patch_size)
         if record.video is not None:
             self._require("vision", "video")
-            refs = record.video if isinstance(record.video, list) else [record.video]
-            items = [media for ref in refs for media in locate(ref, root)]
-            frames, shown = read_frames(items, self.limits)
-            images = [cut(video_frame(frame, self.limits, items[0].name)) for frame in frames]
-            if len({image.grid for image in images}) > 1:
-                raise OlaError(f"{items[0].name}: the frames differ in size; expected frames of one video")
-            return images, shown
-        images = []
-        for ref in record.images:
-            self._require("vision", "image")
-            for media in locate(ref, root):
-                image = read_image(media, to_rgb=self.preset == "train")
-                images += [cut(view) for view in image_views(image, self.limits)]
-        return images, []
+            return self.decode(decode_video, record.video, root, self.settings)
+        if not record.images:
+            return [], []
+        self._require("vision", "image")
+        return self.decode(decode_images, record.images, root, self.settings), []
 
     def _require(self, part: str, key: str) -> None:
         if getattr(self.config, part) is None:

@@ -2,14 +2,15 @@
 
 import dataclasses
 
-from ola_jax.typing import Array, Float, Int, UInt8
+import numpy as np
+from jaxtyping import Float, Int, UInt8
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImagePatches:
     """One view of one image, or one video frame, as raw patches in 2x2-block order."""
 
-    patches: UInt8[Array, "n P"]  # bytes (row, column, channel) of each patch
+    patches: UInt8[np.ndarray, "n P"]  # bytes (row, column, channel) of each patch
     grid: tuple[int, int]  # height and width in patches; both even, n = height * width
 
 
@@ -23,10 +24,10 @@ class Sample:
     """
 
     id: str  # of the record; "" if it has none
-    tokens: Int[Array, "L"]  # anything where `source` is not TEXT
-    targets: Int[Array, "L"]  # the label of the next position, or IGNORE
-    source: Int[Array, "L"]  # TEXT, or a row of the sample's feature table
+    tokens: Int[np.ndarray, "L"]  # anything where `source` is not TEXT
+    targets: Int[np.ndarray, "L"]  # the label of the next position, or IGNORE
+    source: Int[np.ndarray, "L"]  # TEXT, or a row of the sample's feature table
     images: tuple[ImagePatches, ...]
-    audio: Float[Array, "c T"]  # chunks at 16 kHz, the last one zero padded
-    prompt_ids: Int[Array, "l"]  # before merging: -300 stands for an image or video, -200 for audio
+    audio: Float[np.ndarray, "c T"]  # chunks at 16 kHz, the last one zero padded
+    prompt_ids: Int[np.ndarray, "l"]  # before merging: -300 stands for an image or video, -200 for audio
     counts: dict[str, int]  # merged tokens by modality: text, image, video, audio

@@ -1,4 +1,5 @@
 import hashlib
+import io
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ola_jax.config import PixelLimits, ProcessorConfig
+from ola_jax.config import MediaLimits, PixelLimits, ProcessorConfig
 from ola_jax.data.image import image_views, patchify, read_image, video_frame
 from ola_jax.data.media import Media
 from ola_jax.errors import OlaError
@@ -108,3 +109,120 @@ def test_a_truncated_image_is_an_error_naming_the_file(tmp_path, keep):
 def test_a_file_that_is_no_image_is_an_error():
     with pytest.raises(OlaError, match=r"a_short\.wav: cannot be read as an image \(not an image\)"):
         read_image(media("a_short.wav"), to_rgb=True)
+
+
+def encoded(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return Media(f"a {kind}", data=file.getvalue())
+
+
+GREYS = np.arange(0, 65_536, 256, dtype=np.uint16).reshape(16, 16) + 77
+AS_8_BITS = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.mark.parametrize("to_rgb", [True, False])
+@pytest.mark.parametrize(
+    ("samples", "kind"),
+    [
+        (GREYS, "PNG"),
+        (GREYS, "TIFF"),
+        (GREYS.astype(">u2"), "TIFF"),
+        (GREYS.astype(np.int32), "PPM"),
+        (GREYS.astype(np.int32), "TIFF"),
+        (AS_8_BITS.astype(np.int32), "TIFF"),
+        (GREYS.astype(np.int32) << 15, "TIFF"),
+        (AS_8_BITS.astype(np.float32), "TIFF"),
+        (AS_8_BITS.astype(np.float32) / 255, "TIFF"),
+        (GREYS.astype(np.float32), "TIFF"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else str(value.dtype),
+)
+def test_more_than_8_bits_are_scaled_to_8(samples, kind, to_rgb):
+    image = read_image(encoded(Image.fromarray(samples), kind), to_rgb)
+    assert image.mode == ("RGB" if to_rgb else "L")
+    np.testing.assert_array_equal(np.asarray(image.convert("L")), AS_8_BITS)
+    low, _ = image_views(image, PixelLimits(image_multiple=16, low_res_side=16))
+    np.testing.assert_array_equal(np.asarray(low.convert("L")), AS_8_BITS)
+
+
+def test_a_dark_16_bit_image_stays_dark():
+    for kind, samples in (("PNG", GREYS // 512), ("PPM", (GREYS // 512).astype(np.int32))):
+        assert np.asarray(read_image(encoded(Image.fromarray(samples), kind), to_rgb=True)).max() == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e9])
+def test_float_samples_of_no_known_range_are_an_error(value):
+    samples = np.full((4, 4), 0.5, np.float32)
+    samples[1, 2] = value
+    with pytest.raises(OlaError, match=r"a TIFF: cannot be read as an image .*float samples"):
+        read_image(encoded(Image.fromarray(samples), "TIFF"), to_rgb=False)
+
+
+def pictures_of_8_bits():
+    rng = np.random.default_rng(0)
+    rgb = Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8))
+    for mode, kind in (
+        ("1", "PNG"), ("L", "PNG"), ("LA", "PNG"), ("P", "PNG"), ("P", "GIF"), ("RGB", "PNG"),
+        ("RGBA", "PNG"), ("RGBA", "WEBP"), ("CMYK", "JPEG"), ("CMYK", "TIFF"), ("YCbCr", "TIFF"),
+        ("L", "JPEG"), ("RGB", "BMP"),
+    ):  # fmt: skip
+        yield pytest.param(encoded(rgb.convert(mode), kind), id=f"{mode} {kind}")
+    palette = rgb.convert("P")
+    yield pytest.param(encoded(palette, "PNG", transparency=3), id="one transparent colour")
+    yield pytest.param(encoded(palette, "PNG", transparency=bytes(range(200))), id="many transparent colours")
+
+
+@pytest.mark.parametrize("media", list(pictures_of_8_bits()))
+@pytest.mark.parametrize("limits", [PixelLimits(), PixelLimits(high_res_max_side=32)], ids=["pad", "resize"])
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # of the plain decoding below
+def test_8_bits_are_left_as_pillow_decodes_them(media, limits):
+    plain = Image.open(media.open())
+    plain.load()
+    for to_rgb in (True, False):
+        expected = image_views(plain.convert("RGB") if to_rgb else plain, limits)
+        for view, other in zip(image_views(read_image(media, to_rgb), limits), expected, strict=True):
+            np.testing.assert_array_equal(np.asarray(view), np.asarray(other))
+
+
+def test_transparent_palettes_do_not_warn():
+    image = Image.fromarray(AS_8_BITS).convert("P")
+    media = encoded(image, "PNG", transparency=bytes(range(200)))
+    for to_rgb in (True, False):
+        image_views(read_image(media, to_rgb), PixelLimits())
+
+
+def claim_of_size(width, height):
+    """A file that claims this size, and holds nothing."""
+    return Media("claim.ppm", data=f"P6 {width} {height} 255\n".encode() + bytes(100))
+
+
+def test_the_size_is_checked_before_memory_is_taken():
+    with pytest.raises(OlaError, match=r"claim\.ppm: 5000x5000 pixels, at most 10000 are .*image_pixels"):
+        read_image(claim_of_size(5000, 5000), True, MediaLimits(image_pixels=10_000))
+    for side in (12_000, 100_000, 2**31 - 1, 10**9):
+        with pytest.raises(OlaError, match=r"claim\.ppm: "):
+            read_image(claim_of_size(side, side), True)
+
+
+def test_an_image_of_more_pixels_than_pillow_warns_of_is_read():
+    image = Image.new("1", (10_000, 9_000))
+    assert read_image(encoded(image, "PNG"), to_rgb=False).size == (10_000, 9_000)
+
+
+def test_the_orientation_in_exif_is_followed_only_if_asked():
+    image = Image.fromarray(np.arange(6 * 9 * 3, dtype=np.uint8).reshape(6, 9, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the top is at the right
+    media = encoded(image, "PNG", exif=exif)
+    for to_rgb in (True, False):
+        np.testing.assert_array_equal(np.asarray(read_image(media, to_rgb)), np.asarray(image))
+        turned = read_image(media, to_rgb, MediaLimits(exif_orientation=True))
+        np.testing.assert_array_equal(np.asarray(turned), np.rot90(np.asarray(image), -1))
+
+
+def test_of_several_pictures_the_first_is_read():
+    pictures = [Image.new("RGB", (8, 8), (40 * i,) * 3) for i in range(1, 4)]
+    for kind in ("GIF", "PNG", "TIFF", "MPO"):
+        media = encoded(pictures[0], kind, save_all=True, append_images=pictures[1:])
+        assert np.asarray(read_image(media, to_rgb=True)).mean() == pytest.approx(40, abs=1)

@@ -3,14 +3,19 @@ import itertools
 import json
 import logging
 import pathlib
+import threading
+import time
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 from ola_jax.batch import Budget
+from ola_jax.config import MediaLimits
 from ola_jax.data import Source, make_train_iterator
 from ola_jax.errors import OlaError
+from tests.data import decoders
 from tests.data.made_up import TINY, tiny_processor, write_records
 
 BUDGET = Budget(tokens=160, windows=2, window_patches=80)
@@ -22,7 +27,8 @@ def same(a, b):
     return all((x == y).all() for x, y in arrays) and rest(a) == rest(b)
 
 
-def make(sources, seed=0, **options):
+def make(sources, seed=0, isolate=False, **options):  # starting processes takes time
+    options["isolate"] = isolate
     return make_train_iterator(sources, tiny_processor(), BUDGET, 2, seed, **options)
 
 
@@ -508,3 +514,68 @@ def test_a_processor_of_ones_own_that_fails_makes_skips(source, monkeypatch):
     monkeypatch.setattr("ola_jax.data.processor.Processor.sample", fail)
     with pytest.raises(OlaError, match=r"1 bad samples.*record 'r\d+': TypeError: not$"):
         next(make([source]))
+
+
+def test_media_are_decoded_in_processes_to_the_same_batches(source):
+    iterator = make([source], isolate=True, epochs=2)
+    assert all(same(a, b) for a, b in zip(iterator, make([source], epochs=2), strict=True))
+    iterator.close()
+    with pytest.raises(OlaError, match="decoding was closed"):
+        iterator._decoder(decoders.give, 1)
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"), [(decoders.hang, "timed out"), (decoders.leave, "decoder crashed")]
+)
+def test_media_that_hang_or_crash_their_decoder_are_skipped(tmp_path, monkeypatch, function, kind):
+    source = Source(write_records(tmp_path, 12), str(tmp_path))
+    processor = tiny_processor(media=MediaLimits(decode_seconds=2.0))
+    original = type(processor)._images
+
+    def bad(self, record, root):
+        if record.id == "r3":
+            return self.decode(function, record.images)
+        return original(self, record, root)
+
+    monkeypatch.setattr(type(processor), "_images", bad)
+    iterator = make_train_iterator([source], processor, BUDGET, 2, 0, epochs=1, max_skipped=1)
+    batches = list(iterator)
+    iterator.close()
+    assert sum(len(segment_texts(batch)) for batch in batches) == 11
+    assert batches[-1].skipped == {kind: 1}
+    assert [(skip.index, skip.kind) for skip in iterator.skips] == [(3, kind)]
+    assert "record 'r3'" in iterator.skips[0].reason
+
+
+def test_text_alone_starts_no_process_for_decoding(tmp_path):
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    (tmp_path / "r.json").write_text(json.dumps([{"conversations": turns}] * 4))
+    iterator = make([Source(str(tmp_path / "r.json"))], isolate=True, epochs=1)
+    before = set(psutil.Process().children())
+    assert len(list(iterator)) > 0
+    assert set(psutil.Process().children()) <= before
+
+
+def test_close_does_not_wait_for_media_that_hang(tmp_path, monkeypatch, caplog):
+    source = Source(write_records(tmp_path, 12), str(tmp_path))
+    processor = tiny_processor(media=MediaLimits(decode_seconds=60.0))
+    armed, started = threading.Event(), threading.Event()
+    original = type(processor)._images
+
+    def images(self, record, root):
+        if not armed.is_set() or not record.images:
+            return original(self, record, root)
+        started.set()
+        return self.decode(decoders.hang, record.images)
+
+    monkeypatch.setattr(type(processor), "_images", images)
+    iterator = make_train_iterator([source], processor, BUDGET, 2, 0, max_skipped=12)
+    next(iterator)
+    armed.set()
+    while not started.wait(2.0):  # enough is prepared in advance: make room for more
+        next(iterator)
+    began = time.monotonic()
+    iterator.close()
+    assert time.monotonic() - began < 20
+    assert not iterator.skips
+    assert not caplog.messages

@@ -1,0 +1,93 @@
+"""Decoding the media of a record into what a sample holds, by functions that another process may run."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ola_jax.config import SAMPLE_RATE, MediaLimits, PixelLimits
+from ola_jax.data.audio import read_audio, read_sound_track
+from ola_jax.data.image import image_views, patchify, read_image, video_frame
+from ola_jax.data.media import BadMediaError, locate
+from ola_jax.data.room import image_tokens
+from ola_jax.data.sample import ImagePatches
+from ola_jax.data.video import read_frames
+from ola_jax.errors import OlaError
+
+Decode = Callable[..., Any]  # calls a function with arguments, the first of which names the media
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeSettings:
+    """How media are decoded for a model."""
+
+    pixels: PixelLimits
+    media: MediaLimits
+    patch_size: int  # pixels
+    to_rgb: bool  # of images at once, as in training
+    max_seconds: float  # of the audio that a sample has room for
+
+
+def in_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call the function here and now."""
+    return function(*arguments)
+
+
+def decode_images(refs: tuple[Any, ...], root: str | None, settings: DecodeSettings) -> list[ImagePatches]:
+    """The views of images in order, two each: low and high resolution."""
+    images = []
+    for ref in refs:
+        for media in locate(ref, root, settings.media):
+            image = read_image(media, settings.to_rgb, settings.media)
+            try:
+                views = image_views(image, settings.pixels)
+            except (ValueError, MemoryError) as error:
+                size = f"{image.width}x{image.height}"
+                raise BadMediaError(f"{media.name}: {size} pixels cannot be resized") from error
+            images += [patchify(np.asarray(view), settings.patch_size) for view in views]
+    return images
+
+
+def count_image_tokens(refs: tuple[Any, ...], root: str | None, settings: DecodeSettings) -> list[int]:
+    """The fewest tokens that each image becomes, by the headers alone; none if one cannot be read."""
+    items = [media for ref in refs for media in locate(ref, root, settings.media)]
+    return image_tokens(items, settings.pixels, settings.patch_size)
+
+
+def decode_video(
+    ref: Any, root: str | None, settings: DecodeSettings
+) -> tuple[list[ImagePatches], list[int]]:
+    """The distinct frames of a video that the model sees, and which of them are shown in turn.
+
+    The video is a file, or its frames: a list of images, or of places in a patch file.
+    """
+    refs = ref if isinstance(ref, list) else [ref]
+    items = [media for item in refs for media in locate(item, root, settings.media)]
+    reduce = lambda frame: patchify(
+        np.asarray(video_frame(frame, settings.pixels, items[0].name)), settings.patch_size
+    )
+    frames, shown = read_frames(
+        items, settings.pixels, settings.media, single_image=not isinstance(ref, str), reduce=reduce
+    )
+    if len({frame.grid for frame in frames}) > 1:
+        raise OlaError(f"{items[0].name}: the frames differ in size; expected frames of one video")
+    return frames, shown
+
+
+def decode_audio(ref: Any, root: str | None, settings: DecodeSettings) -> Float[np.ndarray, "samples"]:
+    """The audio of a file, or of several places in a patch file, one after the other."""
+    parts, longest = [], settings.max_seconds
+    for media in locate(ref, root, settings.media):
+        parts.append(read_audio(media, settings.media, longest))
+        if sum(map(len, parts)) > longest * SAMPLE_RATE:
+            raise BadMediaError(f"{media.name}: all {len(parts)} sounds are longer than {longest:g} seconds")
+    return np.concatenate(parts)
+
+
+def decode_sound_track(
+    ref: Any, root: str | None, settings: DecodeSettings
+) -> Float[np.ndarray, "samples"] | None:
+    """The audio track of a video file; None for a silent one."""
+    return read_sound_track(locate(ref, root, settings.media)[0], settings.media, settings.max_seconds)
