@@ -151,9 +151,9 @@ BAD = {
     "audio without samples": (["--audio", "{broken}/empty.wav"], "empty.wav"),
     "image and video": (["--image", "a.png", "--video", "b.mp4"], "exclude each other"),
     "two questions": (["--image", "a.png", "--audio", "b.wav", "--text", "c"], "leave out --text"),
-    "half a character": (["--text", "caf\udce9"], "half of a surrogate pair (U+DCE9)"),
+    "half a character": (["--text", "caf\udce9"], "--text: not valid UTF-8 at character 4"),
     "a path with a line end": (["--image", "{broken}/a\nb.png"], r"a\nb.png"),
-    "a very long path": (["--image", "{broken}/" + "a" * 20_000], "a ... a"),
+    "a very long path": (["--image", "{broken}/" + "a" * 20_000], "a...a"),
     "a mark without media": (["--text", "<image> What?"], "'<image>' in the text and no image"),
     "impossible top-p": (["--text", "a", "--top-p", "1.5"], "top_p is 1.5"),
 }

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from PIL import Image
 
 from ola_jax.config import SAMPLE_RATE, MediaLimits, PixelLimits
 from ola_jax.data.audio import read_audio, read_sound_track
 from ola_jax.data.image import image_views, patchify, read_image, video_frame
 from ola_jax.data.media import BadMediaError, locate
-from ola_jax.data.room import image_tokens
 from ola_jax.data.sample import ImagePatches
 from ola_jax.data.video import read_frames
 from ola_jax.errors import OlaError
@@ -50,10 +50,16 @@ def decode_images(refs: tuple[Any, ...], root: str | None, settings: DecodeSetti
     return images
 
 
-def count_image_tokens(refs: tuple[Any, ...], root: str | None, settings: DecodeSettings) -> list[int]:
-    """The fewest tokens that each image becomes, by the headers alone; none if one cannot be read."""
-    items = [media for ref in refs for media in locate(ref, root, settings.media)]
-    return image_tokens(items, settings.pixels, settings.patch_size)
+def image_sizes(refs: tuple[Any, ...], root: str | None, settings: DecodeSettings) -> list[tuple[int, int]]:
+    """Width and height of each image in pixels, by the headers alone; none if one cannot be read."""
+    sizes = []
+    for media in [media for ref in refs for media in locate(ref, root, settings.media)]:
+        try:
+            with Image.open(media.open()) as image:
+                sizes.append(image.size)
+        except Exception:  # the reader says what is wrong with it
+            return []
+    return sizes
 
 
 def decode_video(

@@ -11,7 +11,7 @@ import stat
 from typing import Any
 
 from ola_jax.config import MediaLimits
-from ola_jax.errors import OlaError
+from ola_jax.errors import OlaError, first_line
 
 LIMITS = MediaLimits()  # unless a config says otherwise
 

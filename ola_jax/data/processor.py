@@ -17,18 +17,18 @@ from ola_jax.data.chat import AUDIO, Conversation, encode_prompt, encode_trainin
 from ola_jax.data.decoding import (
     Decode,
     DecodeSettings,
-    count_image_tokens,
     decode_audio,
     decode_images,
     decode_sound_track,
     decode_video,
+    image_sizes,
     in_process,
 )
 from ola_jax.data.failures import reading
 from ola_jax.data.layout import audio_rows, image_rows, pooled_size, video_rows
 from ola_jax.data.merging import MODALITIES, merge
 from ola_jax.data.records import Record, label, parse_record
-from ola_jax.data.room import check_room, may_fill
+from ola_jax.data.room import check_room, image_tokens, may_fill
 from ola_jax.data.sample import ImagePatches, Sample
 from ola_jax.data.tokenizer import check_chat_tokens, load_tokenizer
 from ola_jax.data.windows import choose_windows
@@ -155,8 +155,8 @@ class Processor:
             check_room(least, [], limit)
             if record.images and self.config.vision and may_fill(len(record.images), self.limits, limit):
                 with reading("image", record.images):
-                    tokens = self.decode(count_image_tokens, record.images, root, self.settings)
-                check_room(least, tokens, limit)
+                    sizes = self.decode(image_sizes, record.images, root, self.settings)
+                check_room(least, image_tokens(sizes, self.limits, self.config.vision.patch_size), limit)
         with reading("image" if record.images else "video", record.images or record.video):
             images, shown = self._images(record, root)
         starts = np.cumsum([0, *(pooled_size(image.grid) for image in images)]).tolist()

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from ola_jax.config import PixelLimits
 from ola_jax.data.chat import AUDIO_ID, IMAGE_ID, Conversation
 from ola_jax.data.failures import TooLargeError
 from ola_jax.data.layout import Grid, image_rows
-from ola_jax.data.media import Media
 
 
 def check_room(text: Conversation, media: Sequence[int], max_length: int) -> None:
@@ -27,15 +25,8 @@ def check_room(text: Conversation, media: Sequence[int], max_length: int) -> Non
         )
 
 
-def image_tokens(items: Sequence[Media], limits: PixelLimits, patch_size: int) -> list[int]:
-    """The fewest tokens that each of these images becomes, by their headers; none if one cannot be read."""
-    sizes = []
-    for media in items:
-        try:
-            with Image.open(media.open()) as image:
-                sizes.append(image.size)
-        except Exception:  # the reader says what is wrong with it
-            return []
+def image_tokens(sizes: Sequence[tuple[int, int]], limits: PixelLimits, patch_size: int) -> list[int]:
+    """The fewest tokens that images of these widths and heights, in pixels, become."""
     block = 2 * patch_size
     # A reader may turn an image upright: the fewer of both ways.
     return [min(_tokens(size, limits, block), _tokens(size[::-1], limits, block)) for size in sizes]

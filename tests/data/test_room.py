@@ -3,8 +3,8 @@ import pytest
 from PIL import Image
 
 from ola_jax.config import PixelLimits
+from ola_jax.data.decoding import image_sizes
 from ola_jax.data.image import image_views
-from ola_jax.data.media import Media
 from ola_jax.data.room import image_tokens, may_fill
 from tests.data.golden_processor import golden_processor
 
@@ -15,16 +15,13 @@ SMALL = PixelLimits(64, 160, 32)
     "size", [(1, 1), (33, 31), (160, 160), (161, 160), (300, 20), (20, 300), (999, 5), (64, 700)]
 )
 @pytest.mark.parametrize("limits", [SMALL, PixelLimits()])
-def test_tokens_known_from_the_header_are_those_of_the_image(tmp_path, size, limits):
-    path = str(tmp_path / "i.png")
-    Image.new("RGB", size).save(path)
-
+def test_tokens_known_from_the_size_are_those_of_the_image(size, limits):
     def tokens(image):
         low, high = image_views(image, limits)
         return 3 + sum(view.height // 32 * (view.width // 32 + 1) for view in (low, high))
 
     both = tokens(Image.new("RGB", size)), tokens(Image.new("RGB", size[::-1]))  # it may be turned
-    assert image_tokens([Media(path, path)], limits, 16) == [min(both)]
+    assert image_tokens([size], limits, 16) == [min(both)]
 
 
 def test_they_are_those_of_the_sample(tmp_path):
@@ -32,15 +29,14 @@ def test_they_are_those_of_the_sample(tmp_path):
     Image.new("RGB", (300, 300)).save(path)
     processor = golden_processor()
     record = {"image": path, "conversations": [{"from": "human", "value": "<image>"}]}
-    assert image_tokens([Media(path, path)], processor.limits, 16) == [
-        processor.sample(record).counts["image"]
-    ]
+    sizes = image_sizes((path,), None, processor.settings)
+    assert sizes == [(300, 300)]
+    assert image_tokens(sizes, processor.limits, 16) == [processor.sample(record).counts["image"]]
 
 
 def test_of_images_that_cannot_be_read_nothing_is_known(tmp_path):
     (tmp_path / "i.png").write_bytes(b"no image")
-    assert image_tokens([Media("i", str(tmp_path / "i.png"))], SMALL, 16) == []
-    assert image_tokens([Media("i", str(tmp_path / "none.png"))], SMALL, 16) == []
+    assert image_sizes((str(tmp_path / "i.png"),), None, golden_processor().settings) == []
 
 
 def test_few_ordinary_images_are_not_looked_at():
