@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from ola_jax.batch import Budget
@@ -148,58 +148,64 @@ def check(config: TrainConfig, to_train: bool = True) -> None:
 
 def _misfits(config: TrainConfig, broken: list[str], to_train: bool) -> Iterator[str]:
     """What settings need of each other; asked of those only that are possible each by itself."""
-    possible = lambda *parts: not any(problem.startswith(parts) for problem in broken)
+    paths = [problem.partition(":")[0] for problem in broken]
+
+    def possible(*settings: str) -> bool:
+        return not any(path == s or path.startswith(f"{s}.") for path in paths for s in settings)
+
     if possible("model"):
         yield from settings.of_model(config.model)
     if possible("model", "processor"):
         yield from settings.of_processor(config.processor, config.model)
-    if possible("stages:"):
-        for number, stage in enumerate(config.stages):
-            if possible(f"stages.{number}"):
-                yield from _of_stage(stage, f"stages.{number}", to_train)
-    if possible("stages", "tasks"):
-        if not config.stages:
-            yield "stages: none, expected at least one"
-        for kind, named in (("stages", config.stages), ("tasks", config.tasks)):
-            for name, count in collections.Counter(each.name for each in named).items():
+    stages = () if "stages" in paths else config.stages
+    for number, stage in enumerate(stages):
+        if f"stages.{number}" not in paths:
+            here = lambda *names, at=f"stages.{number}": possible(*[f"{at}.{name}" for name in names])
+            yield from _of_stage(stage, f"stages.{number}", here, to_train)
+    if "stages" not in paths and not stages:
+        yield "stages: none, expected at least one"
+    for kind in ("stages", "tasks"):
+        if possible(kind):
+            for name, count in collections.Counter(each.name for each in getattr(config, kind)).items():
                 if count > 1:
                     yield f"{kind}: {count} are named {settings.short(name)}, expected names that differ"
-    if possible("seed", "stages") and config.seed + len(config.stages) > 2**32:
-        yield f"seed: {config.seed}, expected at most {2**32 - len(config.stages)}, for each stage adds 1"
+    if possible("seed") and config.seed + len(stages) > 2**32:
+        yield f"seed: {config.seed}, expected at most {2**32 - len(stages)}, for each stage adds 1"
     if possible("mesh"):
         sizes = [getattr(config.mesh, field.name) for field in dataclasses.fields(config.mesh)]
         if sizes.count(-1) > 1:
             yield "mesh: several axes are -1, expected one at most"
-    if possible("stages", "tasks", "keep", "best", "final", "eval"):
-        yield from _of_evaluation(config)
-    if possible("stages", "profile") and config.profile:
+    if possible("tasks", "keep_best", "best", "final_model", "eval_tasks", "eval_every"):
+        yield from _of_evaluation(config, [s for i, s in enumerate(stages) if possible(f"stages.{i}")])
+    if possible("profile") and config.profile:
         first, last = config.profile
+        steps = [stage.steps for number, stage in enumerate(stages) if possible(f"stages.{number}.steps")]
         if first > last:
             yield f"profile: steps {first} to {last}, expected 1 <= first <= last"
-        elif first > max((stage.steps for stage in config.stages), default=first):
+        elif first > max(steps, default=first):
             yield f"profile: begins at step {first}, and no stage has so many steps"
     if possible("distributed"):
         yield from _of_processes(config.distributed)
 
 
-def _of_stage(stage: Stage, path: str, to_train: bool) -> Iterator[str]:
-    if not stage.trainable and not stage.lora.rank:
+def _of_stage(stage: Stage, path: str, possible: Callable[..., bool], to_train: bool) -> Iterator[str]:
+    if possible("trainable", "lora") and not stage.trainable and not stage.lora.rank:
         yield f"{path}.trainable: empty, expected what is trained (or lora.rank above 0)"
-    if stage.lora.dora and not stage.lora.rank:
+    if possible("lora") and stage.lora.dora and not stage.lora.rank:
         yield f"{path}.lora.dora: set, and lora.rank is 0; set the rank as well"
-    if stage.rows % stage.microbatches:
+    if possible("rows", "microbatches") and stage.rows % stage.microbatches:
         yield f"{path}.rows: {stage.rows}, expected a multiple of microbatches ({stage.microbatches})"
-    if bool(stage.budget.windows) > bool(stage.budget.window_patches):
+    if possible("budget") and bool(stage.budget.windows) > bool(stage.budget.window_patches):
         yield f"{path}.budget: {stage.budget.windows} windows of 0 patches, expected window_patches above 0"
-    if to_train and not stage.sources:
+    if possible("sources") and to_train and not stage.sources:
         yield f"{path}.sources: none, expected at least one file of records"
     for name, sources in (("sources", stage.sources), ("held_out", stage.held_out)):
-        weighted = [source.weight is not None for source in sources]
+        weighted = [source.weight is not None for source in sources] if possible(name) else []
         if any(weighted) and not all(weighted):
             yield f"{path}.{name}: {sum(weighted)} of {len(sources)} have a weight, expected all or none"
 
 
-def _of_evaluation(config: TrainConfig) -> Iterator[str]:
+def _of_evaluation(config: TrainConfig, stages: Sequence[Stage]) -> Iterator[str]:
     if config.eval_tasks and not config.tasks:
         yield "eval_tasks: set, and there are no tasks"
     if config.eval_tasks and not config.eval_every:
@@ -210,7 +216,7 @@ def _of_evaluation(config: TrainConfig) -> Iterator[str]:
         yield "final_model is 'best', and no best checkpoint is kept: set keep_best to 1 or more"
     if config.keep_best and config.best == "accuracy" and not (config.eval_tasks and config.tasks):
         yield "best is 'accuracy': that needs tasks, and eval_tasks"
-    for stage in config.stages:
+    for stage in stages:
         if stage.held_out:
             continue
         if config.keep_best and config.best == "loss":

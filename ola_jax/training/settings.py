@@ -18,6 +18,7 @@ from ola_jax.config import (
     ProcessorConfig,
     Qwen2Config,
     WhisperConfig,
+    YarnConfig,
 )
 from ola_jax.data.pipeline import Source
 from ola_jax.sharding import MeshConfig
@@ -71,6 +72,9 @@ RULES: dict[type, dict[str, Rule]] = {
         ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size"), COUNT
     )
     | dict.fromkeys(("rope_theta", "rms_norm_eps"), POSITIVE),
+    YarnConfig: {"factor": at_least(1), "original_max_position_embeddings": COUNT}
+    | dict.fromkeys(("attention_factor", "beta_fast", "beta_slow"), POSITIVE)
+    | dict.fromkeys(("mscale", "mscale_all_dim"), NATURAL),
     OryxViTConfig: dict.fromkeys(
         ("hidden_size", "num_layers", "num_heads", "intermediate_size", "patch_size", "position_grid"), COUNT
     )
@@ -110,7 +114,18 @@ RULES: dict[type, dict[str, Rule]] = {
         ),
         COUNT,
     ),
-    MediaLimits: {field.name: POSITIVE for field in dataclasses.fields(MediaLimits)},
+    MediaLimits: dict.fromkeys(
+        (
+            "image_pixels",
+            "frame_pixels",
+            "video_frames",
+            "audio_seconds",
+            "audio_rates",
+            "patch_bytes",
+            "decode_seconds",
+        ),
+        POSITIVE,
+    ),
     ProcessorConfig: {"max_length": COUNT, "system_prompt": ANY},
     Budget: {"tokens": COUNT, "windows": NATURAL, "window_patches": MULTIPLE_OF_4, "audio_chunks": NATURAL},
     MeshConfig: dict.fromkeys(("data", "fsdp", "tensor", "context"), AXIS),
