@@ -174,10 +174,14 @@ class ProcessorConfig:
     media: MediaLimits = MediaLimits()
 
 
+def execution_settings(cls: type) -> dict[str, Any]:
+    """The fields of a config that say how it is computed, with their defaults."""
+    return {f.name: f.default for f in dataclasses.fields(cls) if f.metadata.get("execution")}
+
+
 def architecture(config: OlaConfig) -> OlaConfig:
     """The config with its execution settings at their defaults: equal for equal models."""
-    how = {f.name: f.default for f in dataclasses.fields(config) if f.metadata.get("execution")}
-    return dataclasses.replace(config, **how)
+    return dataclasses.replace(config, **execution_settings(type(config)))
 
 
 def differences(before: Any, after: Any, path: str = "") -> dict[str, tuple[Any, Any]]:

@@ -6,7 +6,7 @@ import fnmatch
 import pathlib
 from typing import Any
 
-from ola_jax.config import differences
+from ola_jax.config import OlaConfig, differences, execution_settings
 from ola_jax.errors import SettingsError
 from ola_jax.training.settings import short
 
@@ -23,11 +23,10 @@ REFUSED, REPORTED, IGNORED = Meaning.REFUSED, Meaning.REPORTED, Meaning.IGNORED
 
 # The first pattern that a setting's path matches decides; "*" also matches dots.
 MEANINGS: tuple[tuple[str, Meaning], ...] = (
-    ("model.dtype", REPORTED),
-    ("model.remat", REPORTED),
-    ("model.attention", REPORTED),
-    ("model.pooling", REPORTED),
+    *((f"model.{name}", REPORTED) for name in execution_settings(OlaConfig)),
     ("model*", REFUSED),
+    ("processor.media.exif_orientation", REFUSED),
+    ("processor.media.joined_audio", REFUSED),
     ("processor.media*", REPORTED),  # the largest media that are decoded
     ("processor*", REFUSED),
     ("tokenizer.path", IGNORED),
