@@ -63,7 +63,8 @@ def main(args: Arguments) -> None:
     sampling = dataclasses.replace(sampling, **given)
 
     record = prompt_record(args.text, args.image, args.video, args.audio, args.sound)
-    sample = processor.sample(record)
+    with processor.isolated() as isolated:
+        sample = isolated.sample(record)
     batch = processor.batch([sample])
     _, params = load(args.checkpoint)
     write = None if args.json else lambda text: print(text, end="", flush=True)

@@ -1,8 +1,9 @@
 """From Ola's JSON records to samples and batches, on the host."""
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ from ola_jax.data.decoding import (
     in_process,
 )
 from ola_jax.data.failures import reading
+from ola_jax.data.isolation import IsolatedDecoder
 from ola_jax.data.layout import audio_rows, image_rows, pooled_size, video_rows
 from ola_jax.data.merging import MODALITIES, merge
 from ola_jax.data.records import Record, label, parse_record
@@ -87,6 +89,12 @@ class Processor:
             self.preset == "train",
             chunks * self.config.chunk_samples / SAMPLE_RATE,
         )
+
+    @contextlib.contextmanager
+    def isolated(self) -> Iterator["Processor"]:
+        """The same, with media decoded in processes that end with the block, or after `decode_seconds`."""
+        with IsolatedDecoder(self.processor_config.media.decode_seconds) as decode:
+            yield dataclasses.replace(self, decode=decode)
 
     def sample(
         self,

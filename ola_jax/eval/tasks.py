@@ -20,7 +20,8 @@ def read_tasks(
     names = [task.name for task in tasks]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise OlaError(f"tasks: {twice[0]!r} is the name of several; their accuracies would be mixed up")
-    return {task.name: read_questions(task.records, task.root, processor, limit) for task in tasks}
+    with processor.isolated() as isolated:
+        return {task.name: read_questions(task.records, task.root, isolated, limit) for task in tasks}
 
 
 def score_tasks(

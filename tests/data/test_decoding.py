@@ -6,7 +6,7 @@ import soundfile
 from PIL import Image
 
 from ola_jax.config import MediaLimits
-from ola_jax.data.media import BadMediaError
+from ola_jax.data.media import BadMediaError, TimedOutError
 from ola_jax.errors import OlaError
 from tests.data.clips import display_matrix, tone, write_tracks, write_video
 from tests.data.golden_processor import golden_processor
@@ -114,3 +114,22 @@ def test_media_go_through_the_function_that_decodes(tmp_path):
     processor.sample(training("<speech><image>\nx", video="v.mp4"), str(tmp_path))
     processor.sample(training("text alone"))
     assert calls == [("decode_video", "v.mp4"), ("decode_sound_track", "v.mp4")]
+
+
+def test_an_isolated_processor_makes_the_same_samples_and_ends_what_takes_too_long(tmp_path):
+    Image.new("RGB", (40, 24), (1, 200, 3)).save(tmp_path / "i.png")
+    record, processor = training("<image>\nx", image="i.png"), tiny_processor()
+    with processor.isolated() as isolated:
+        sample = isolated.sample(record, str(tmp_path))
+    expected = processor.sample(record, str(tmp_path))
+    assert np.array_equal(sample.tokens, expected.tokens)
+    assert all(
+        np.array_equal(a.patches, b.patches) for a, b in zip(sample.images, expected.images, strict=True)
+    )
+
+    write_video(tmp_path / "v.mp4", frames=200)
+    with (
+        with_media(processor, decode_seconds=1e-4).isolated() as isolated,
+        pytest.raises(TimedOutError, match=r"record 'r1': .*decode_seconds\) and was ended"),
+    ):
+        isolated.sample(training("<image>\nx", video="v.mp4"), str(tmp_path))
