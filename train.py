@@ -23,6 +23,8 @@ import rich.console
 from jax.sharding import Mesh
 
 from ola_jax import checkpoint, sharding
+from ola_jax.aot import compile as compiling
+from ola_jax.aot.plan import plan
 from ola_jax.data.pipeline import make_train_iterator
 from ola_jax.data.processor import Processor
 from ola_jax.data.tokenizer import load_tokenizer
@@ -31,13 +33,12 @@ from ola_jax.eval import report
 from ola_jax.eval.during_training import Evaluation
 from ola_jax.eval.tasks import read_tasks, score_tasks
 from ola_jax.models.ola import Ola, abstract_params
-from ola_jax.training import compile_only, lora, measures, optimizer, stage_settings, state
+from ola_jax.training import lora, measures, optimizer, stage_settings, state
 from ola_jax.training.checkpoint import TrainCheckpoints
 from ola_jax.training.config import DistributedConfig, TrainConfig, check
 from ola_jax.training.finished import is_finished, make_way
 from ola_jax.training.load_config import is_help, load_config, usage
 from ola_jax.training.output_lock import locked
-from ola_jax.training.plan import plan
 from ola_jax.training.profile import Profile
 from ola_jax.training.start import (
     check_begun,
@@ -130,7 +131,7 @@ def compile_for(config: TrainConfig, topology: str | None, search: bool) -> None
             print(best)
             print(f"fastest: --config.model.remat={best.remat}, {best.rows} rows")
         else:
-            print(compile_only.compile_stage(config, stage, topology))
+            print(compiling.compile_stage(config, stage, topology))
 
 
 def train_stage(

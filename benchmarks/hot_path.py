@@ -23,12 +23,12 @@ import rich.console
 import rich.table
 import tyro
 
-from ola_jax.audio import kaldi_fbank, log_mel
 from ola_jax.batch import IGNORE
 from ola_jax.kernels import attention_xla
 from ola_jax.kernels.attention import packed_attention
 from ola_jax.kernels.biased_attention import biased_attention
 from ola_jax.models.oryx_vit import resample_position_embedding
+from ola_jax.models.spectrogram import kaldi_fbank, log_mel
 from ola_jax.training.loss import cross_entropy
 
 PARTS = ("attention", "beats", "cross_entropy", "resampling", "log_mel", "fbank")

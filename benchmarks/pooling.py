@@ -32,7 +32,7 @@ import tyro
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ola_jax import gpu_topology
+from ola_jax.aot import gpu_topology
 from ola_jax.errors import OlaError
 from ola_jax.kernels import local_global_pool_hopper as hopper
 from ola_jax.kernels.local_global_pool import PoolParams, local_global_pool

@@ -14,12 +14,12 @@ import json
 import pathlib
 from typing import Any
 
+from ola_jax.aot import compile as compiling
+from ola_jax.aot.report import Report
 from ola_jax.errors import OlaError, run
 from ola_jax.sharding import MeshConfig
-from ola_jax.training import compile_only
 from ola_jax.training.config import Stage, TrainConfig
 from ola_jax.training.load_config import load_config
-from ola_jax.training.step_report import Report
 
 # Of each: the mesh, and rows of a batch: a multiple of data * fsdp. Weights are split 32 ways at most: over
 # 64 the shares of Qwen2.5's are no whole tiles, and XLA takes all-reduces for all-gathers. A v5e has 16 GB:
@@ -78,7 +78,7 @@ def measure(config: TrainConfig, stage: Stage, topology: str, analyze: bool) -> 
     config, stage = dataclasses.replace(config, mesh=mesh), dataclasses.replace(stage, rows=rows)
     cell = {"stage": stage.name, "topology": topology, "rows": rows, "has_code": not analyze}
     try:
-        compile_stage = compile_only.analyze_stage if analyze else compile_only.compile_stage
+        compile_stage = compiling.analyze_stage if analyze else compiling.compile_stage
         report = compile_stage(config, stage, topology)
         print(report, flush=True)
         return cell | summary(report)

@@ -18,11 +18,11 @@ import transformers
 from torch import nn
 from torch.nn import functional as F
 
-from ola_jax import audio
 from ola_jax.batch import IGNORE, TEXT
 from ola_jax.config import BeatsConfig, OlaConfig, OryxViTConfig, Qwen2Config, WhisperConfig
 from ola_jax.data.layout import block_order
 from ola_jax.data.sample import ImagePatches, Sample
+from ola_jax.models import spectrogram as audio
 from ola_jax.models.beats import FBANK_MEAN, FBANK_STD, relative_buckets
 
 Rows = list[list[Sample]]
@@ -366,7 +366,7 @@ def qwen2_config(c: Qwen2Config) -> transformers.Qwen2Config:
 
 
 def log_mel(waveform: torch.Tensor, num_mels: int) -> torch.Tensor:
-    """As ola_jax.audio.log_mel."""
+    """As ola_jax.models.spectrogram.log_mel."""
     window = torch.hann_window(audio.WINDOW, device=waveform.device)
     spectrum = torch.stft(waveform, audio.WINDOW, audio.HOP, window=window, return_complex=True)
     power = spectrum[..., :-1].abs().square().transpose(1, 2)
@@ -376,7 +376,7 @@ def log_mel(waveform: torch.Tensor, num_mels: int) -> torch.Tensor:
 
 
 def kaldi_fbank(waveform: torch.Tensor, num_mels: int) -> torch.Tensor:
-    """As ola_jax.audio.kaldi_fbank."""
+    """As ola_jax.models.spectrogram.kaldi_fbank."""
     frames = (waveform * 2.0**15).unfold(-1, audio.WINDOW, audio.HOP)
     frames = frames - frames.mean(-1, keepdim=True)
     before = torch.cat([frames[..., :1], frames[..., :-1]], -1)

@@ -6,11 +6,11 @@ import flax.linen as nn
 import jax
 import pytest
 
+from ola_jax.aot.compile import batch_shapes
 from ola_jax.batch import OlaBatch
 from ola_jax.errors import OlaError
 from ola_jax.models.ola import Ola, abstract_params
 from ola_jax.training import state
-from ola_jax.training.compile_only import batch_shapes
 from ola_jax.training.load_config import load_config
 from ola_jax.training.step import loss
 

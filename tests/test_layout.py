@@ -13,16 +13,16 @@ FILES = sorted((ROOT / "ola_jax").rglob("*.py"))
 TIERS = (  # a part imports itself and parts of tiers before its own
     {"errors", "typing"},
     {"config", "batch"},
-    {"sharding", "hardware", "gpu_topology", "compilation_cache"},
-    {"audio", "kernels"},
+    {"sharding", "hardware", "compilation_cache"},
+    {"kernels"},
     {"models"},
     {"checkpoint"},
     {"data", "generate", "convert"},
     {"training"},
-    {"eval"},
+    {"aot", "eval"},
     {"infer"},
 )
-MODEL_SIDE = {"errors", "typing", "config", "batch", "sharding", "audio", "kernels", "models"}
+MODEL_SIDE = {"errors", "typing", "config", "batch", "sharding", "kernels", "models"}
 # With the standard library, all that the model side and the training step may need.
 ACCELERATOR_LIBRARIES = {"jax", "flax", "numpy", "jaxtyping", "optax"}
 MAX_LINES = 600

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from ola_jax import checkpoint
-from ola_jax.audio import log_mel
 from ola_jax.batch import OlaBatch
 from ola_jax.config import architecture
 from ola_jax.convert.importer import Plan
@@ -20,6 +19,7 @@ from ola_jax.errors import OlaError
 from ola_jax.eval import torch_parts
 from ola_jax.models.ola import Ola
 from ola_jax.models.oryx_vit import normalize
+from ola_jax.models.spectrogram import log_mel
 from ola_jax.typing import Float, Shaped
 
 

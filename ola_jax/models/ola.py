@@ -5,13 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ola_jax.audio import kaldi_fbank, log_mel
 from ola_jax.batch import IGNORE, TEXT, OlaBatch
 from ola_jax.config import OlaConfig
 from ola_jax.models.beats import Beats
 from ola_jax.models.oryx_vit import OryxViT, normalize
 from ola_jax.models.projectors import SpeechProjector, VisionProjector
 from ola_jax.models.qwen2 import KVCache, Qwen2
+from ola_jax.models.spectrogram import kaldi_fbank, log_mel
 from ola_jax.models.whisper import Whisper
 from ola_jax.sharding import bring_back, constrain, for_each_device, no_mesh, share_out
 from ola_jax.typing import Array, Float, Params

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ola_jax import gpu_topology, sharding
+from ola_jax import sharding
+from ola_jax.aot import gpu_topology
 from ola_jax.kernels.local_global_pool import PoolParams, local_global_pool
 from ola_jax.models.pooling import LocalGlobalPooling
 from ola_jax.sharding import MeshConfig

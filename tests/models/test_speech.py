@@ -75,7 +75,7 @@ def test_whisper_beats_and_projector_equal_the_original(name: str) -> None:
 
 
 def test_filterbank_is_normalised_as_by_the_original() -> None:
-    from ola_jax.audio import kaldi_fbank
+    from ola_jax.models.spectrogram import kaldi_fbank
 
     check("a_short_beats_fbank_norm", (kaldi_fbank(chunks("a_short")) - FBANK_MEAN) / (2 * FBANK_STD))
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from ola_jax import sharding
+from ola_jax.aot import hlo
 from ola_jax.batch import Budget, OlaBatch
 from ola_jax.models.ola import Ola, abstract_params
 from ola_jax.sharding import MeshConfig
-from ola_jax.training import hlo, optimizer, state
+from ola_jax.training import optimizer, state
 from ola_jax.training.optimizer import OptimizerConfig
 from ola_jax.training.step import loss, make_train_step
 from tests import tiny

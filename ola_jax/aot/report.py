@@ -3,7 +3,7 @@
 import dataclasses
 
 from ola_jax import hardware
-from ola_jax.training import hlo
+from ola_jax.aot import hlo
 
 
 @dataclasses.dataclass(frozen=True)

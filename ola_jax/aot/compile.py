@@ -19,15 +19,16 @@ import optax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from ola_jax import gpu_topology, hardware, sharding
+from ola_jax import hardware, sharding
+from ola_jax.aot import buffers, gpu_topology, hlo
+from ola_jax.aot.report import Report
 from ola_jax.batch import Budget, OlaBatch
 from ola_jax.config import OlaConfig
 from ola_jax.errors import OlaError, first_line
 from ola_jax.models.ola import Ola
-from ola_jax.training import buffers, flops, hlo, optimizer, state
+from ola_jax.training import flops, optimizer, state
 from ola_jax.training.config import Stage, TrainConfig
 from ola_jax.training.step import make_train_step
-from ola_jax.training.step_report import Report
 
 _LAST_FILE = (
     "*after_optimizations_after_buffer_assignment.txt"  # the compiler writes it after those read here

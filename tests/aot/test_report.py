@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from ola_jax import hardware
-from ola_jax.training.hlo import Collective
-from ola_jax.training.step_report import Report
+from ola_jax.aot.hlo import Collective
+from ola_jax.aot.report import Report
 
 CHIP = hardware.CHIPS["TPU v5 lite"]
 

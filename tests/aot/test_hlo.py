@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ola_jax import sharding
+from ola_jax.aot import hlo
 from ola_jax.sharding import MeshConfig
-from ola_jax.training import hlo
 
 TPU = """
 HloModule m

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ola_jax import gpu_topology, hardware
+from ola_jax import hardware
+from ola_jax.aot import gpu_topology
 from ola_jax.errors import OlaError
 
 PLUGIN = importlib.util.find_spec("jax_cuda13_plugin") is not None

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Callable
 
 from ola_jax import hardware, sharding
+from ola_jax.aot import compile as compiling
+from ola_jax.aot.report import Report
 from ola_jax.errors import OlaError
-from ola_jax.training import compile_only
 from ola_jax.training.config import Stage, TrainConfig
-from ola_jax.training.step_report import Report
 
 POLICIES = ("full", "dots", "none")  # from the least memory to the most
 GAIN = 1.01  # more rows must give this many times the tokens a second, else they are not worth their memory
@@ -22,12 +22,12 @@ def plan(config: TrainConfig, stage: Stage, topology: str, show: Callable[[str],
     less memory did not fit, or by the memory of the last two. Raises OlaError where none fits, or where the
     compiler fails for another reason than memory.
     """
-    devices = compile_only.find_topology(topology).devices
+    devices = compiling.find_topology(topology).devices
     mesh = sharding.make_mesh(config.mesh, devices)
     limit = hardware.chip(devices[0].device_kind).memory
     least = mesh.shape["data"] * mesh.shape["fsdp"] * stage.microbatches
     of_rows = lambda rows: dataclasses.replace(stage, rows=rows)
-    if (needed := compile_only.arguments(config, of_rows(least), topology)) > limit:
+    if (needed := compiling.arguments(config, of_rows(least), topology)) > limit:
         raise OlaError(
             f"{stage.name} on {topology}: state and batch alone take {needed / 1e9:.1f} of "
             f"{limit / 1e9:.1f} GB of a device; split more (mesh), or set optimizer.offload=True"
@@ -41,8 +41,8 @@ def plan(config: TrainConfig, stage: Stage, topology: str, show: Callable[[str],
         while (too_many is None or rows < too_many) and _may_fit(tried, limit):
             try:
                 candidate = dataclasses.replace(config, model=model)
-                report = compile_only.analyze_stage(candidate, of_rows(rows), topology)
-            except compile_only.DoesNotFitError as error:
+                report = compiling.analyze_stage(candidate, of_rows(rows), topology)
+            except compiling.DoesNotFitError as error:
                 show(str(error))
                 too_many = rows
                 break
@@ -59,7 +59,7 @@ def plan(config: TrainConfig, stage: Stage, topology: str, show: Callable[[str],
         )
     show(f"compiling the fastest: {best.line()}")
     model = dataclasses.replace(config.model, remat=best.remat)
-    return compile_only.compile_stage(dataclasses.replace(config, model=model), of_rows(best.rows), topology)
+    return compiling.compile_stage(dataclasses.replace(config, model=model), of_rows(best.rows), topology)
 
 
 def _may_fit(tried: list[Report], limit: float) -> bool:

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
+from ola_jax.aot.compile import batch_shapes
 from ola_jax.batch import Budget, OlaBatch
 from ola_jax.config import OlaConfig
 from ola_jax.models.ola import Ola
 from ola_jax.sharding import MeshConfig, make_mesh
 from ola_jax.training import optimizer, state
-from ola_jax.training.compile_only import batch_shapes
 from ola_jax.training.optimizer import OptimizerConfig
 from ola_jax.training.step import make_train_step
 from tests import tiny

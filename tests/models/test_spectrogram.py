@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from ola_jax.audio import kaldi_fbank, log_mel, slaney_filters
+from ola_jax.models.spectrogram import kaldi_fbank, log_mel, slaney_filters
 from tests import golden
 
 CHUNK = 480_000  # samples of 30 s

@@ -6,13 +6,14 @@ import types
 import pytest
 
 from ola_jax import hardware
+from ola_jax.aot import compile as compiling
+from ola_jax.aot import plan
+from ola_jax.aot.report import Report
 from ola_jax.batch import Budget
 from ola_jax.config import ProcessorConfig
 from ola_jax.errors import OlaError
 from ola_jax.sharding import MeshConfig
-from ola_jax.training import compile_only, plan
 from ola_jax.training.config import Stage, TrainConfig
-from ola_jax.training.step_report import Report
 from tests import tiny
 
 CHIP = hardware.CHIPS["TPU v5 lite"]
@@ -28,15 +29,15 @@ class Compiler:
         self.compiled: list[tuple[str, int]] = []
         self.state = arguments
         devices = [types.SimpleNamespace(device_kind="TPU v5 lite")]
-        patch.setattr(compile_only, "find_topology", lambda name: types.SimpleNamespace(devices=devices))
+        patch.setattr(compiling, "find_topology", lambda name: types.SimpleNamespace(devices=devices))
         patch.setattr(
             plan.sharding,
             "make_mesh",
             lambda config, devices: types.SimpleNamespace(shape={"data": 1, "fsdp": 1}),
         )
-        patch.setattr(compile_only, "arguments", lambda *_: self.state)
-        patch.setattr(compile_only, "analyze_stage", self.analyze)
-        patch.setattr(compile_only, "compile_stage", self.compile)
+        patch.setattr(compiling, "arguments", lambda *_: self.state)
+        patch.setattr(compiling, "analyze_stage", self.analyze)
+        patch.setattr(compiling, "compile_stage", self.compile)
 
     def report(self, config: TrainConfig, stage: Stage) -> Report:
         remat, rows = config.model.remat, stage.rows
@@ -51,7 +52,7 @@ class Compiler:
         self.analyzed.append((config.model.remat, stage.rows))
         report = self.report(config, stage)
         if not report.fits:
-            raise compile_only.DoesNotFitError(f"does not fit: {report.line()}")
+            raise compiling.DoesNotFitError(f"does not fit: {report.line()}")
         return report
 
     def compile(self, config: TrainConfig, stage: Stage, topology: str) -> Report:
@@ -104,6 +105,6 @@ def test_a_compiler_that_fails_for_another_reason_is_not_a_batch_that_does_not_f
     def fail(*_: object) -> Report:
         raise OlaError("tune on v5e:1x1: the compiler failed: libtpu cannot be loaded")
 
-    monkeypatch.setattr(compile_only, "analyze_stage", fail)
+    monkeypatch.setattr(compiling, "analyze_stage", fail)
     with pytest.raises(OlaError, match="the compiler failed: libtpu cannot be loaded"):
         plan.plan(config(), STAGE, "v5e:1x1", str)

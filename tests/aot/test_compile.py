@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from ola_jax.aot import compile as compiling
 from ola_jax.batch import Budget
 from ola_jax.config import ProcessorConfig
 from ola_jax.errors import OlaError
-from ola_jax.training import compile_only as compile_only_module
 from ola_jax.training.config import Stage, TrainConfig
 from tests import tiny as tiny_model
 
@@ -41,7 +41,7 @@ ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPL
 
 REPORTS = """
 import dataclasses, json, sys
-from ola_jax.training import compile_only
+from ola_jax.aot import compile as compiling
 from ola_jax.training.load_config import load_config
 
 def offloaded(config, offload):
@@ -52,10 +52,10 @@ if __name__ == "__main__":
     config = load_config([f"--config={sys.argv[1]}", "--config.model.pooling=pallas"]).config
     stage = offloaded(config, True)
     print(json.dumps({
-        "compiled": dataclasses.asdict(compile_only.compile_stage(config, stage, "v5e:2x2")),
-        "analyzed": dataclasses.asdict(compile_only.analyze_stage(config, stage, "v5e:2x2")),
-        "arguments": compile_only.arguments(config, stage, "v5e:2x2"),
-        "arguments_without": compile_only.arguments(config, offloaded(config, False), "v5e:2x2"),
+        "compiled": dataclasses.asdict(compiling.compile_stage(config, stage, "v5e:2x2")),
+        "analyzed": dataclasses.asdict(compiling.analyze_stage(config, stage, "v5e:2x2")),
+        "arguments": compiling.arguments(config, stage, "v5e:2x2"),
+        "arguments_without": compiling.arguments(config, offloaded(config, False), "v5e:2x2"),
     }))
 """
 needs_libtpu = pytest.mark.skipif(
@@ -143,8 +143,8 @@ def test_a_compiler_may_load_libtpu_beside_its_parent(
     name = "ALLOW_MULTIPLE_LIBTPU_LOAD"
     monkeypatch.setenv(name, "")
     seen = []
-    monkeypatch.setattr(compile_only_module, "_compile", lambda *_: seen.append(os.environ[name]))
-    compile_only_module._compile_or_tell(*tiny(), "v5e:2x2", str(tmp_path))
+    monkeypatch.setattr(compiling, "_compile", lambda *_: seen.append(os.environ[name]))
+    compiling._compile_or_tell(*tiny(), "v5e:2x2", str(tmp_path))
     assert seen == ["1"]
     assert not list(tmp_path.iterdir())
 
@@ -152,7 +152,7 @@ def test_a_compiler_may_load_libtpu_beside_its_parent(
 @pytest.mark.parametrize(
     ("raised", "expected"),
     [
-        (compile_only_module.DoesNotFitError("needs more"), ["DoesNotFitError", "needs more"]),
+        (compiling.DoesNotFitError("needs more"), ["DoesNotFitError", "needs more"]),
         (OlaError("no such topology"), ["OlaError", "no such topology"]),
         (ValueError(""), ["OlaError", "the compiler failed: ValueError"]),
         (RuntimeError("one\ntwo"), ["OlaError", "the compiler failed: one"]),
@@ -165,8 +165,8 @@ def test_a_compiler_leaves_what_went_wrong(
         raise raised
 
     monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "")
-    monkeypatch.setattr(compile_only_module, "_compile", fail)
-    compile_only_module._compile_or_tell(*tiny(), "v5e:2x2", str(tmp_path))
+    monkeypatch.setattr(compiling, "_compile", fail)
+    compiling._compile_or_tell(*tiny(), "v5e:2x2", str(tmp_path))
     (file,) = tmp_path.iterdir()
     kind, reason = json.loads(file.read_text())
     assert kind == expected[0]
@@ -175,8 +175,8 @@ def test_a_compiler_leaves_what_went_wrong(
 
 def test_what_failed_in_the_process_of_the_compiler_is_told() -> None:
     with pytest.raises(OlaError, match="topology 'nonsense:2x2'") as caught:
-        compile_only_module.analyze_stage(*tiny(), "nonsense:2x2")
-    assert not isinstance(caught.value, compile_only_module.DoesNotFitError)
+        compiling.analyze_stage(*tiny(), "nonsense:2x2")
+    assert not isinstance(caught.value, compiling.DoesNotFitError)
 
 
 @pytest.mark.parametrize("message", ["", "\n", "lost\nin two lines", "Internal error: libtpu lockfile"])
@@ -186,10 +186,10 @@ def test_an_unknown_topology_is_one_line_whatever_the_compiler_says(
     def fail(**_: object) -> None:
         raise RuntimeError(message)
 
-    monkeypatch.setattr(compile_only_module.topologies, "get_topology_desc", fail)
+    monkeypatch.setattr(compiling.topologies, "get_topology_desc", fail)
     for name in ("v5e:2x2", "h100:2"):
         with pytest.raises(OlaError, match=f"topology '{name}'") as caught:
-            compile_only_module.find_topology(name)
+            compiling.find_topology(name)
         assert "\n" not in str(caught.value)
 
 
