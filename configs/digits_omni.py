@@ -11,6 +11,14 @@ import pathlib
 
 import rich.console
 
+from examples.digits_omni.build import build
+from examples.digits_omni.tasks import TASKS
+from examples.digits_omni.tokenizer import (
+    generation_config,
+    save_tokenizer,
+    train_tokenizer,
+    training_texts,
+)
 from ola_jax.batch import Budget
 from ola_jax.config import (
     BeatsConfig,
@@ -20,14 +28,6 @@ from ola_jax.config import (
     ProcessorConfig,
     Qwen2Config,
     WhisperConfig,
-)
-from ola_jax.data.digits_omni.build import build
-from ola_jax.data.digits_omni.tasks import TASKS
-from ola_jax.data.digits_omni.tokenizer import (
-    generation_config,
-    save_tokenizer,
-    train_tokenizer,
-    training_texts,
 )
 from ola_jax.data.pipeline import Source
 from ola_jax.training.config import Stage, Task, TrainConfig

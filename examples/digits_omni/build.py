@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from ola_jax.data.digits_omni.drawing import VARIATIONS
-from ola_jax.data.digits_omni.facts import split_questions
-from ola_jax.data.digits_omni.media import write_clip, write_picture, write_speech
-from ola_jax.data.digits_omni.plan import Plan, plan_split
-from ola_jax.data.digits_omni.records import Record
-from ola_jax.data.digits_omni.speech import load_pack
-from ola_jax.data.digits_omni.tasks import AIDS, SPLITS, TASKS, chance_level
+from examples.digits_omni.drawing import VARIATIONS
+from examples.digits_omni.facts import split_questions
+from examples.digits_omni.media import write_clip, write_picture, write_speech
+from examples.digits_omni.plan import Plan, plan_split
+from examples.digits_omni.records import Record
+from examples.digits_omni.speech import load_pack
+from examples.digits_omni.tasks import AIDS, SPLITS, TASKS, chance_level
 from ola_jax.errors import OlaError
 from ola_jax.typing import Array, Int, UInt8
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ola_jax.data.digits_omni.build import build
+from examples.digits_omni.build import build
 
 SCALE = 0.005  # ten records of most tasks
 

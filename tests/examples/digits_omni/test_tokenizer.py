@@ -5,9 +5,9 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from ola_jax.data.digits_omni.build import load_records
-from ola_jax.data.digits_omni.tasks import SPLITS, TASKS
-from ola_jax.data.digits_omni.tokenizer import (
+from examples.digits_omni.build import load_records
+from examples.digits_omni.tasks import SPLITS, TASKS
+from examples.digits_omni.tokenizer import (
     OLA_SPECIAL,
     PATTERN,
     QWEN_SPECIAL,

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ola_jax.data.digits_omni.drawing import COLOURS
-from ola_jax.data.digits_omni.facts import TextQuestion
-from ola_jax.data.digits_omni.media import Clip, Picture, Speech
-from ola_jax.data.digits_omni.records import RECORDS, Record, described_record
-from ola_jax.data.digits_omni.speech import Recording
+from examples.digits_omni.drawing import COLOURS
+from examples.digits_omni.facts import TextQuestion
+from examples.digits_omni.media import Clip, Picture, Speech
+from examples.digits_omni.records import RECORDS, Record, described_record
+from examples.digits_omni.speech import Recording
 from ola_jax.typing import Array, Int
 
 

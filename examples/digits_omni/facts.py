@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from ola_jax.data.digits_omni.questions import WORDS, parity
+from examples.digits_omni.questions import WORDS, parity
 
 KEPT = 4  # wordings of a fact that always stay in training
 

@@ -10,9 +10,9 @@ import soundfile
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
+from examples.digits_omni.drawing import Variation, paint, place, random_paper, random_size
+from examples.digits_omni.speech import LONGEST, Recording, vary
 from ola_jax.config import SAMPLE_RATE
-from ola_jax.data.digits_omni.drawing import Variation, paint, place, random_paper, random_size
-from ola_jax.data.digits_omni.speech import LONGEST, Recording, vary
 from ola_jax.typing import Array, Float, UInt8
 
 FRAMES, FPS, SIDE = 8, 4, 64  # of a video: frames, frames per second, pixels

@@ -7,13 +7,13 @@ import pytest
 import soundfile
 from PIL import Image
 
-from ola_jax.data.digits_omni import build as build_module
-from ola_jax.data.digits_omni.build import build, load_records, split_digits
-from ola_jax.data.digits_omni.drawing import COLOURS
-from ola_jax.data.digits_omni.questions import WORDS, parity
-from ola_jax.data.digits_omni.tasks import AIDS, SPLITS, TASKS, answer_of, chance_level, question_of
+from examples.digits_omni import build as build_module
+from examples.digits_omni.build import build, load_records, split_digits
+from examples.digits_omni.drawing import COLOURS
+from examples.digits_omni.questions import WORDS, parity
+from examples.digits_omni.tasks import AIDS, SPLITS, TASKS, answer_of, chance_level, question_of
 from ola_jax.errors import OlaError
-from tests.data.digits_omni.conftest import SCALE
+from tests.examples.digits_omni.conftest import SCALE
 
 KEYS = {  # of a record of each task, besides id and conversations
     "text": set(),

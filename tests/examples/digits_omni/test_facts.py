@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from ola_jax.data.digits_omni.facts import KEPT, all_questions, split_questions
-from ola_jax.data.digits_omni.questions import WORDS, parity
+from examples.digits_omni.facts import KEPT, all_questions, split_questions
+from examples.digits_omni.questions import WORDS, parity
 
 
 def numbers_in(text: str) -> list[int]:

@@ -1,6 +1,6 @@
 import pytest
 
-from ola_jax.data.digits_omni.tasks import TASKS, chance_level, is_correct
+from examples.digits_omni.tasks import TASKS, chance_level, is_correct
 
 
 def record(question: str, answer: str, **media: str) -> dict:

@@ -8,9 +8,9 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from examples.digits_omni.build import load_records
+from examples.digits_omni.tasks import AIDS, TASKS
 from ola_jax.config import ProcessorConfig
-from ola_jax.data.digits_omni.build import load_records
-from ola_jax.data.digits_omni.tasks import AIDS, TASKS
 
 # Qwen2's pattern: contractions, words, single figures, punctuation, line ends, spaces.
 PATTERN = (

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from ola_jax.data.digits_omni.facts import TextQuestion
-from ola_jax.data.digits_omni.media import Clip, Picture, Speech
-from ola_jax.data.digits_omni.questions import (
+from examples.digits_omni.facts import TextQuestion
+from examples.digits_omni.media import Clip, Picture, Speech
+from examples.digits_omni.questions import (
     AUDIO,
     CAPTION,
     IMAGE,

@@ -1,4 +1,4 @@
-"""Renders the speech pack with espeak-ng: `python -m ola_jax.data.digits_omni.render_speech DIRECTORY`.
+"""Renders the speech pack with espeak-ng: `python -m examples.digits_omni.render_speech DIRECTORY`.
 
 The pack is kept in the repository, so the demo never runs this. It needs `espeak-ng` on the path
 (Debian: `apt-get install espeak-ng`); espeak-ng 1.51 made the pack that is kept.
@@ -15,8 +15,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from examples.digits_omni.questions import SPOKEN, WORDS
 from ola_jax.config import SAMPLE_RATE
-from ola_jax.data.digits_omni.questions import SPOKEN, WORDS
 from ola_jax.errors import OlaError
 from ola_jax.typing import Array, Float
 
@@ -113,7 +113,7 @@ def render(directory: Path) -> list[dict[str, str]]:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m ola_jax.data.digits_omni.render_speech DIRECTORY")
+        sys.exit("usage: python -m examples.digits_omni.render_speech DIRECTORY")
     try:
         print(f"{len(render(Path(sys.argv[1])))} recordings")
     except OlaError as error:

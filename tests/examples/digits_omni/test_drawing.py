@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ola_jax.data.digits_omni.drawing import (
+from examples.digits_omni.drawing import (
     COLOURS,
     LARGEST,
     PAPERS,

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from ola_jax.data.digits_omni.questions import SPOKEN, WORDS
-from ola_jax.data.digits_omni.render_speech import LONGEST as LONGEST_SECONDS
-from ola_jax.data.digits_omni.speech import LONGEST, PACK, load_pack, vary
+from examples.digits_omni.questions import SPOKEN, WORDS
+from examples.digits_omni.render_speech import LONGEST as LONGEST_SECONDS
+from examples.digits_omni.speech import LONGEST, PACK, load_pack, vary
 
 
 @pytest.fixture(scope="module")
