@@ -20,7 +20,7 @@ import rich.table
 from ola_jax.batch import Budget
 from ola_jax.config import OlaConfig
 from ola_jax.hardware import CHIPS, Chip
-from ola_jax.kernels.splash import computed_blocks
+from ola_jax.kernels.segment_blocks import computed_blocks
 from ola_jax.models.ola import abstract_params
 from ola_jax.training import flops
 

@@ -99,7 +99,7 @@ class OlaConfig:
     beats: BeatsConfig | None = BeatsConfig()
     speech_stack: int = 10  # encoder frames joined into one token
     speech_hidden_size: int = 2048  # of the speech projector
-    # of matrix products; norms, softmax, BEATs: float32
+    # of matrix products, in every part (quirk T6); norms, softmax, BEATs: float32
     dtype: Literal["float32", "bfloat16"] = dataclasses.field(default="float32", metadata=EXECUTION)
     # what the backward pass recomputes in each layer
     remat: Literal["none", "full", "dots"] = dataclasses.field(default="none", metadata=EXECUTION)
@@ -165,7 +165,10 @@ class MediaLimits:
 
 @dataclasses.dataclass(frozen=True)
 class ProcessorConfig:
-    """How records become samples; part of every checkpoint."""
+    """How records become samples; part of every checkpoint.
+
+    Training and inference differ in sizes and number of frames (quirk V5).
+    """
 
     train: PixelLimits = PixelLimits()
     infer: PixelLimits = PixelLimits(video_max_side=480, video_multiple=64, max_frames=64, repeat_frames=True)

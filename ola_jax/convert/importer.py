@@ -281,7 +281,7 @@ def _check_finite(key: str, tensor: Tensor, values: np.ndarray) -> None:
 
 
 def _check_copies(leaf: Leaf, tensors: Mapping[str, Tensor]) -> None:
-    """Copies of a shared tensor must agree, bit for bit: else it is not clear which one is meant."""
+    """Copies of a shared tensor must agree, bit for bit: else it is not clear which is meant (quirk C2)."""
     first = tensors[leaf.keys[0]].read() if leaf.copies else None
     for key in leaf.copies:
         other = tensors[key].read()

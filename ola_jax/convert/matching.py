@@ -34,7 +34,8 @@ def abstract_params(config: OlaConfig) -> dict[str, jax.ShapeDtypeStruct]:
 def match(config: OlaConfig, shapes: Mapping[str, tuple[int, ...]], where: str) -> list[Leaf]:
     """Which tensors make up each leaf of the model. `shapes` are the tensors of a released checkpoint.
 
-    Raises OlaError unless every leaf is covered, in its shape, and every tensor used exactly once.
+    Raises OlaError unless every leaf is covered, in its shape, and every tensor used exactly once: the
+    original leaves some of what is missing at random values (quirks C4 and C6).
     """
     leaves, used, missing, misshaped = [], set(), [], []
     for path, leaf in abstract_params(config).items():

@@ -2,8 +2,8 @@
 
 Both directions are derived from it: `to_jax` and `to_torch` here for tensors in memory,
 `importer` tensor by tensor from files. A `*` in a key is the number of a layer; our tree stacks
-the layers on a leading axis. Keys are those of a checkpoint with the speech encoder inside; the
-separate files of Whisper and BEATs differ by a prefix only (WHISPER_FILE, BEATS_FILE).
+the layers on a leading axis. Keys are those of a checkpoint with the speech encoder inside (quirk C1);
+the separate files of Whisper and BEATs differ by a prefix only (WHISPER_FILE, BEATS_FILE).
 """
 
 import dataclasses

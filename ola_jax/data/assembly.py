@@ -90,7 +90,7 @@ def _fill(batch: OlaBatch, row: int, samples: Sequence[Sample], budget: Budget, 
         end, last_chunk = begin + len(sample.tokens), first_chunk + len(sample.audio)
         here = row, slice(begin, end)
         batch.tokens[here] = sample.tokens
-        batch.positions[here] = np.arange(end - begin)
+        batch.positions[here] = np.arange(end - begin)  # quirk M3
         batch.segments[here] = segment
         batch.targets[here] = sample.targets
         batch.audio[row, first_chunk:last_chunk] = sample.audio

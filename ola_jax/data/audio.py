@@ -28,9 +28,9 @@ def read_audio(
 ) -> Float[np.ndarray, "samples"]:
     """Decode an audio file, or the audio track of a video file, to 16 kHz mono in [-1, 1].
 
-    Channels are averaged, then resampled by soxr's high-quality filter, as librosa.load does. libsndfile
-    decodes what it knows, FFmpeg the rest, whatever the file's name. Raises OlaError for a file that is not
-    audio, is broken, has no samples, or lasts longer than `max_seconds` and the limits allow.
+    Channels are averaged, then resampled by soxr's high-quality filter, as librosa.load does (quirk S1).
+    libsndfile decodes what it knows, FFmpeg the rest, whatever the file's name. Raises OlaError for a file
+    that is not audio, is broken, has no samples, or lasts longer than `max_seconds` and the limits allow.
     """
     waveform, form = None, _format(media)
     if form and not (limits.joined_audio and form in JOINED):

@@ -2,8 +2,8 @@
 
 The original tokenises the two differently, and the released weights have seen both: training
 builds a message piece by piece and puts a newline after every placeholder, inference tokenises the
-rendered prompt between the placeholders. Both are kept. Source: `preprocess_qwen` of the original's
-ola/train/train.py; `tokenizer_*_token` of its ola/datasets/preprocess.py.
+rendered prompt between the placeholders. Both are kept (quirk P2). Source: `preprocess_qwen` of the
+original's ola/train/train.py; `tokenizer_*_token` of its ola/datasets/preprocess.py.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ _AUDIO_LINE = r"<speech>(?:\n|\Z)"
 
 
 def media_first(text: str, has_image: bool = True, has_audio: bool = True) -> str:
-    """Move the placeholders of a training message to its front, in the order that training uses.
+    """Move the placeholders of a training message to its front, in the order that training uses (quirk P3).
 
     Those of media that the record lacks are ordinary text and stay where they are.
     """
@@ -72,7 +72,7 @@ def encode_training(
     """A conversation to learn from.
 
     As in the original, the loss covers the answers and also the start, end and newline tokens of every
-    turn, the system's included. Raises OlaError for a placeholder that is left among the text.
+    turn, the system's included (quirk P1). Raises OlaError for a placeholder that is left among the text.
     """
     start, end, newline = (_encode(tokenizer, text)[0] for text in (START, END, "\n"))
     head = [start, *_encode(tokenizer, "system"), newline]
@@ -108,7 +108,10 @@ def encode_conversation(
 def encode_prompt(
     turns: Sequence[Turn], tokenizer: Tokenizer, system: str, has_image: bool, has_audio: bool
 ) -> Int[Array, "l"]:
-    """Token ids (with IMAGE_ID and AUDIO_ID) of a conversation to be continued by the assistant."""
+    """Token ids (with IMAGE_ID and AUDIO_ID) of a conversation to be continued by the assistant.
+
+    `<|endoftext|>` in it is a token like others; the original masks it out (quirk P4).
+    """
     prompt = f"{START}system\n{system}{END}\n"
     for who, text in turns:
         prompt += f"{START}{ROLES[who]}\n" + (f"{text}{END}\n" if text else "")

@@ -25,7 +25,7 @@ def read_image(media: Media, to_rgb: bool, limits: MediaLimits = LIMITS) -> Imag
     """Decode an image; of an animation or of several pages, the first picture.
 
     With `to_rgb` it is converted at once, as in training; otherwise it keeps its mode (palette,
-    grey, alpha) until it is padded or cut into patches, as in the original's inference script.
+    grey, alpha) until it is padded or cut into patches, as in the original's inference script (quirk V4).
     More than 8 bits a sample are brought to 8. Raises OlaError for a file that is not an image, is broken, is
     cut short, or has more pixels than the limits allow (which is checked before it is decoded).
     """
@@ -65,7 +65,7 @@ def image_views(image: Image.Image, limits: PixelLimits) -> tuple[Image.Image, I
     """The low-resolution and the high-resolution view, both RGB with sides of whole multiples.
 
     The high-resolution view is padded with grey, or, above the largest area, resized (the aspect
-    ratio only roughly kept). The low-resolution view is made from that padded or resized view.
+    ratio only roughly kept). The low-resolution view is made from that padded or resized view (quirk V3).
     """
     multiple = limits.image_multiple
     high = _pad_or_resize(image, multiple, 0, limits.high_res_max_side, smallest=multiple)
@@ -99,7 +99,7 @@ def patchify(pixels: UInt8[np.ndarray, "height width 3"], patch_size: int) -> Im
 def _pad_or_resize(
     image: Image.Image, multiple: int, min_side: int, max_side: int, smallest: int
 ) -> Image.Image:
-    """Resize an area outside min_side² to max_side²; pad others with grey to the next multiples."""
+    """Resize an area outside min_side² to max_side²; pad others with grey to next multiples (quirk V2)."""
     width, height = image.size
     if width * height > max_side * max_side:
         side = max_side
@@ -115,7 +115,7 @@ def _pad_or_resize(
 
 
 def _scaled(size: tuple[int, int], side: int, multiple: int, smallest: int) -> tuple[int, int]:
-    """The size of about side² pixels, each side rounded down to a multiple (and at least `smallest`)."""
+    """The size of about side² pixels, sides rounded down to multiples and at least `smallest` (quirk V1)."""
     scale = math.sqrt(side * side / (size[0] * size[1]))
     width, height = (max(int(length * scale / multiple) * multiple, smallest) for length in size)
     return width, height

@@ -17,7 +17,7 @@ def image_rows(starts: tuple[int, int], grids: tuple[Grid, Grid], marks: int) ->
     """An image: begin, rows of the low-resolution view, sep, rows of the high-resolution view, end.
 
     `starts`: the first feature of either view; `grids`: their sizes in patches; `marks`: the table
-    row of the first mark. Every row of features is followed by a newline.
+    row of the first mark. Every row of features is followed by a newline (quirk V10).
     """
     newline, begin, end, sep = _marks(marks)[:4]
     low, high = (_lines(start, grid, newline) for start, grid in zip(starts, grids, strict=True))
@@ -32,7 +32,7 @@ def video_rows(starts: Sequence[int], grid: Grid, marks: int) -> Int[Array, "row
 
 
 def audio_rows(start: int, chunks: int, chunk_tokens: int, marks: int) -> Int[Array, "rows"]:
-    """A sound: begin, the tokens of each chunk followed by a newline, end."""
+    """Audio: begin, the tokens of each chunk followed by a newline, end; one block (quirk M2)."""
     newline, begin, end = _marks(marks)[4:]
     tokens = start + np.arange(chunks * chunk_tokens).reshape(chunks, chunk_tokens)
     lines = np.append(tokens, np.full((chunks, 1), newline), axis=1).ravel()

@@ -32,7 +32,7 @@ def merge(
 
     As in the original, features are placed by count, not by kind: all visuals come first, in the
     slots of the leftmost placeholders, then the sounds; in `<speech><image>` the video takes the
-    slot of the speech. The released weights were trained so. Raises OlaError when the number of
+    slot of the speech (quirk M1). The released weights were trained so. Raises OlaError when the number of
     placeholders is not the number of media.
     """
     for kind, placeholder, media in ((IMAGE_ID, IMAGE, visuals), (AUDIO_ID, AUDIO, sounds)):

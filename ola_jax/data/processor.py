@@ -205,7 +205,10 @@ class Processor:
     def _visuals(
         self, record: Record, images: list[ImagePatches], shown: list[int], starts: list[int], marks: int
     ) -> list[Int[Array, "_"]]:
-        """The rows of the video, or of each image; `marks`: the table row of the first mark."""
+        """The rows of all frames of the video (quirks I1 and I2), or of each image.
+
+        `marks` is the table row of the first mark.
+        """
         grids = [image.grid for image in images]
         if record.video is not None:
             return [video_rows([starts[i] for i in shown], grids[0], marks)]

@@ -136,7 +136,8 @@ def prompt_record(
     """The record that asks about these media, worded as the original's inference script does.
 
     An image with audio is a spoken question. A video is heard through `audio` if that is given, or
-    else through its own sound track if it has one; not without `sound`.
+    else through its own sound track if it has one; not without `sound`. The original fails on spoken
+    questions, text alone, silent videos and several images (quirks I3, I4, I5 and I6).
     """
     record: dict[str, Any] = {}
     if images:

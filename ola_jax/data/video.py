@@ -21,7 +21,7 @@ def frame_indices(count: int, limits: PixelLimits) -> list[int]:
     """Which of `count` frames the model sees: evenly spaced, rounded down, first and last included.
 
     A video of at most `max_frames` frames is taken whole, or, with `repeat_frames`, stretched to
-    `max_frames` by repeating frames.
+    `max_frames` by repeating frames (quirk T7).
     """
     if count > limits.max_frames or limits.repeat_frames:
         return np.linspace(0, count - 1, limits.max_frames, dtype=int).tolist()
@@ -140,7 +140,7 @@ def _decode(
 
 
 def _upright(frame: av.VideoFrame, size: tuple[int, int], turn: Transpose | None) -> Image.Image:
-    """The frame as the original's decoder gives it: RGB, in the size of the first frame, and turned."""
+    """The frame as the original's decoder gives it: RGB (quirk T8), in the first one's size, turned."""
     if (frame.width, frame.height) != size:
         frame = frame.reformat(*size)
     image = Image.fromarray(frame.to_ndarray(format="rgb24"))

@@ -1,11 +1,15 @@
-"""Attention over packed segments: one function that every part but BEATs calls."""
+"""Attention over packed segments: one function that every part but BEATs calls.
+
+Splash attention is imported where it is chosen: importing Pallas takes time, and its API is experimental.
+"""
 
 from typing import Literal
 
 import jax
 
 from ola_jax.errors import OlaError
-from ola_jax.kernels import attention_cudnn, attention_xla, splash
+from ola_jax.kernels import attention_cudnn, attention_xla
+from ola_jax.kernels.segment_blocks import LANES
 from ola_jax.sharding import axis_size, is_sharded, platform, spec
 from ola_jax.typing import Array, Float, Int
 
@@ -41,7 +45,7 @@ def packed_attention(
     if implementation == "auto":
         implementation = "splash" if platform() == "tpu" else "xla"
     if q_offset is not None:
-        if implementation == "splash" and not is_sharded() and q.shape[1] >= splash.LANES:
+        if implementation == "splash" and not is_sharded() and q.shape[1] >= LANES:
             return _splash(q, k, v, q_segments, k_segments, causal, q_offset)
         return attention_xla.attend(q, k, v, q_segments, k_segments, causal, q_offset)
     if implementation == "splash":
@@ -73,6 +77,8 @@ def _splash(
     q_offset: Int[Array, ""] | int,
 ) -> Float[Array, "B L H h"]:
     """By the Pallas kernel; where there is no TPU, interpreted (slow: for tests)."""
+    from ola_jax.kernels import splash
+
     return splash.attend(q, k, v, q_segments, k_segments, causal, q_offset, interpret=platform() != "tpu")
 
 
@@ -90,9 +96,11 @@ def _cudnn(
 
 def _check_splash(length: int, axes: Axes) -> None:
     """Raises OlaError where a device's share of the queries would be no whole blocks."""
+    from ola_jax.kernels import splash
+
     shards = axis_size("context") if axes[1] else 1
-    if shards > 1 and (splash.padded_length(length) != length or length % (shards * splash.LANES)):
+    if shards > 1 and (splash.padded_length(length) != length or length % (shards * LANES)):
         raise OlaError(
             f"splash attention: {length} tokens over context={shards}; expected a multiple of "
-            f"{max(splash.BLOCK, shards * splash.LANES)}"
+            f"{max(splash.BLOCK, shards * LANES)}"
         )

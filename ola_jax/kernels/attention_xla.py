@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ola_jax.kernels.splash import computed_blocks
+from ola_jax.kernels.segment_blocks import computed_blocks
 from ola_jax.sharding import platform
 from ola_jax.typing import Array, Float, Int
 

@@ -5,6 +5,8 @@ for each channel, then the weighted sum (arXiv 2502.04328, section 3.2; the orig
 pooler_projector.py). W1 [x, g] = W1x x + W1g g, and W1g g is the same for all members: it is
 computed once. b2 adds the same to all members and cancels in the softmax: it is left out, its
 gradient is zero. A group of four then costs 18 D^2 FLOPs, where the formula as it is written has 24.
+
+The kernels are imported where they are chosen: Pallas takes time to import, and its API is experimental.
 """
 
 import functools
@@ -13,8 +15,6 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ola_jax.kernels import local_global_pool_hopper as hopper
-from ola_jax.kernels import local_global_pool_tpu as tpu
 from ola_jax.sharding import platform
 from ola_jax.typing import Array, Float
 
@@ -51,6 +51,8 @@ def local_global_pool(
     if implementation != "pallas":
         pooled = pool_xla(groups, params)
     elif (kernels or platform()) == "gpu":
+        from ola_jax.kernels import local_global_pool_hopper as hopper
+
         hopper.check(x.shape[-2], x.dtype, interpret)
         pooled = pool_hopper(interpret, groups, params)
     else:
@@ -77,6 +79,8 @@ def pool_tpu(interpret: bool, x: Float[Array, "G n D"], params: PoolParams) -> F
 
 def _forward_tpu(interpret: bool, x: Array, params: PoolParams) -> tuple[Array, tuple[Array, PoolParams]]:
     """Channels are padded to whole lanes; zeros stay zeros all the way through."""
+    from ola_jax.kernels import local_global_pool_tpu as tpu
+
     pooled = tpu.pool(_member_major(x), *_pad_params(params), interpret=interpret)
     return pooled[:, : x.shape[-1]], (x, params)
 
@@ -84,6 +88,8 @@ def _forward_tpu(interpret: bool, x: Array, params: PoolParams) -> tuple[Array, 
 def _backward_tpu(
     interpret: bool, saved: tuple[Array, PoolParams], grad: Float[Array, "G D"]
 ) -> tuple[Array, PoolParams]:
+    from ola_jax.kernels import local_global_pool_tpu as tpu
+
     x, params = saved
     of_x, *of_params = tpu.pool_backward(
         _member_major(x), *_pad_params(params), _pad_to_lanes(grad, (1,)), interpret=interpret
@@ -97,21 +103,27 @@ pool_tpu.defvjp(_forward_tpu, _backward_tpu)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def pool_hopper(interpret: bool, x: Float[Array, "G n D"], params: PoolParams) -> Float[Array, "G D"]:
     """The kernels for Hopper GPUs, forward and backward."""
+    from ola_jax.kernels import local_global_pool_hopper as hopper
+
     pooled, _ = hopper.pool(_pad_to_lanes(x, (2,)), *_pad_params(params), interpret=interpret)
     return pooled[:, : x.shape[-1]]
 
 
 def _forward_hopper(
     interpret: bool, x: Array, params: PoolParams
-) -> tuple[Array, tuple[hopper.Saved, PoolParams]]:
+) -> tuple[Array, tuple[tuple[Array, ...], PoolParams]]:
+    from ola_jax.kernels import local_global_pool_hopper as hopper
+
     padded = _pad_to_lanes(x, (2,))
     pooled, saved = hopper.pool(padded, *_pad_params(params), save=True, interpret=interpret)
     return pooled[:, : x.shape[-1]], (saved, params)
 
 
 def _backward_hopper(
-    interpret: bool, saved: tuple[hopper.Saved, PoolParams], grad: Float[Array, "G D"]
+    interpret: bool, saved: tuple[tuple[Array, ...], PoolParams], grad: Float[Array, "G D"]
 ) -> tuple[Array, PoolParams]:
+    from ola_jax.kernels import local_global_pool_hopper as hopper
+
     activations, params = saved
     local, of_mean, _, kernel2 = _pad_params(params)
     of_x, *of_params = hopper.pool_backward(

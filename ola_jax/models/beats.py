@@ -1,6 +1,7 @@
-"""The BEATs encoder of general audio. Everything here is computed in float32.
+"""The BEATs encoder of general audio. Everything here is computed in float32 (quirk S7).
 
-Source: arXiv 2212.09058 and the original's speech_encoder/beats, quirks S3 and S4.
+Source: arXiv 2212.09058 and the original's speech_encoder/beats, quirks S3 and S4. No layer is dropped at
+random in training (quirk T3).
 """
 
 import functools

@@ -84,7 +84,7 @@ class Ola(nn.Module):
         return self.vision_projector(self.vision(normalize(share_out(batch.patches)), image, place))
 
     def hear(self, audio: Float[Array, "chunks T"]) -> Float[Array, "chunks F D"]:
-        """Projected tokens of all audio chunks: Whisper's and BEATs' frames side by side (quirk S3)."""
+        """Projected tokens of all audio chunks: Whisper's and BEATs' frames side by side."""
         c = self.config
         mel = for_each_device(lambda audio: log_mel(audio, c.whisper.num_mels), audio)
         frames = [self.whisper(mel.astype(c.dtype))]

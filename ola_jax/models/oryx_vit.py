@@ -93,7 +93,7 @@ class Block(nn.Module):
 
 
 class OryxViT(nn.Module):
-    """Patches to features; no final norm. Source: the original's oryx_vit.py, quirks V6 to V8."""
+    """Patches to features; no final norm. Source: the original's oryx_vit.py, quirks V6, V7 and V8."""
 
     config: OryxViTConfig
     dtype: DTypeLike = jnp.float32

@@ -13,7 +13,7 @@ KERNEL_AXES = ("embed", "features")
 
 
 class LocalGlobalPooling(nn.Module):
-    """Groups of patches to tokens (quirk V9: `predictor_2`'s bias is stored and never used)."""
+    """Groups of patches to tokens; `predictor_2`'s bias cancels in the softmax: stored, never used."""
 
     dtype: DTypeLike = jnp.float32
     implementation: Implementation = "auto"

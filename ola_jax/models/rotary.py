@@ -15,7 +15,7 @@ def rope(
     theta: float,
     scaling: YarnConfig | None = None,
 ) -> Float[Array, "B L heads h"]:
-    """Halves rotated against each other; angles in float32."""
+    """Halves rotated against each other; angles, cosines and sines in float32 (quirk L1)."""
     frequency, magnitude = inverse_frequencies(x.shape[-1], theta, scaling)
     angle = positions[:, :, None, None].astype(jnp.float32) * frequency
     cos, sin = jnp.cos(angle), jnp.sin(angle)

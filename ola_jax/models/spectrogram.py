@@ -42,7 +42,7 @@ def kaldi_fbank(
     """Kaldi's log filterbank energies of each waveform, F = 1 + (T - 400) // 160 frames.
 
     The waveform is taken in 16-bit units (times 2 ** 15), frames lose their mean, are
-    pre-emphasised (0.97) and windowed (Povey). Source: BEATs preprocess, quirk S3; not normalised.
+    pre-emphasised (0.97) and windowed (Povey). Source: BEATs preprocess; not normalised.
     `transform` as in `log_mel`.
     """
     frames = _frames(waveform * 2.0**15)

@@ -38,14 +38,14 @@ class OptimizerConfig:
     b2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.0  # of matrices and adapters; norms, biases and marks are never decayed
-    clip_norm: float | None = 1.0  # of all gradients together
+    clip_norm: float | None = 1.0  # of all gradients together (quirk T5)
     momentum_dtype: Literal["float32", "bfloat16"] = "float32"  # of the first moment of AdamW and Muon
     muon_momentum: float = 0.95
     offload: bool = False  # moments wait in the host's memory between updates
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Share of the learning rate at each step: 0 at step 0, 1 after warm-up, then half a cosine."""
+    """Share of the learning rate by step: 0 at step 0, 1 after warm-up, then half a cosine (quirk T4)."""
     warmup = math.ceil(config.warmup_ratio * steps)
 
     def share(step: Int[Array, ""] | int) -> Float[Array, ""]:

@@ -10,7 +10,7 @@ import pytest
 from ola_jax import sharding
 from ola_jax.errors import OlaError
 from ola_jax.kernels.attention import ENCODER_AXES, packed_attention
-from ola_jax.kernels.splash import computed_blocks
+from ola_jax.kernels.segment_blocks import computed_blocks
 from ola_jax.sharding import MeshConfig
 
 
