@@ -1,5 +1,6 @@
 """Errors that the user can correct: shown as one short line, without a traceback."""
 
+import importlib.util
 import io
 import os
 import reprlib
@@ -32,6 +33,17 @@ class SettingsError(OlaError):
     """Settings that cannot work: all that is wrong with them, in one line."""
 
     longest: ClassVar[int] = 4000
+
+
+class MissingLibraryError(OlaError, ImportError):
+    """A library that one of ola_jax's extras brings, and that is not installed."""
+
+
+def require(extra: str, *libraries: str) -> None:
+    """Raises MissingLibraryError, which names the extra, unless all the libraries are installed."""
+    missing = [name for name in libraries if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingLibraryError(f"{', '.join(missing)}: not installed; run: pip install 'ola_jax[{extra}]'")
 
 
 def one_line(text: str) -> str:

@@ -3,6 +3,10 @@
 import importlib
 from typing import Any
 
+from ola_jax.errors import require
+
+require("train", "PIL", "av", "grain", "soundfile", "soxr", "tokenizers")
+
 # Imported when first used: a process that decodes media starts without JAX and Grain.
 _PLACES = {
     "ImagePatches": "sample",

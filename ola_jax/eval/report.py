@@ -7,6 +7,7 @@ from typing import Any
 
 import rich.table
 
+from ola_jax.errors import require
 from ola_jax.training.config import Task
 
 
@@ -29,6 +30,7 @@ def write_json(file: pathlib.Path, tasks: Sequence[Task], results: dict[str, Any
 
 def plot(file: pathlib.Path, tasks: Sequence[Task], stages: Sequence[str], results: dict[str, Any]) -> None:
     """A line for each task over the stages, its chance level dotted, as PNG."""
+    require("demo", "matplotlib")
     import matplotlib
 
     matplotlib.use("Agg")
