@@ -96,6 +96,11 @@ def test_constraints_pin_what_the_tests_install() -> None:
     assert declared("test") <= pinned
 
 
+def test_the_hook_before_a_commit_runs_the_pinned_ruff() -> None:
+    (version,) = re.findall(r"^ruff==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert f"rev: v{version} #" in (ROOT / ".pre-commit-config.yaml").read_text()
+
+
 def test_a_missing_library_is_an_error_that_names_the_extra() -> None:
     with pytest.raises(
         MissingLibraryError, match=r"^no_such: not installed; run: pip install 'ola_jax\[x\]'$"
