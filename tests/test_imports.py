@@ -17,13 +17,17 @@ LIBRARIES = {  # neither rich nor filelock: flax and jax import these
     *("PIL", "av", "grain", "huggingface_hub", "librosa", "orbax", "safetensors", "soundfile", "soxr"),
     *("tensorflow_datasets", "tokenizers", "torch", "transformers", "tyro"),
 }
+# All parts are traced; the decoder is run too, which takes seconds less than all of them.
 FORWARD = """
-import jax
+import dataclasses, jax
 from ola_jax import Ola
+from ola_jax.models.ola import example_batch
 from tests import tiny
 assert tiny.CONFIG.attention == tiny.CONFIG.pooling == "auto"
-batch = tiny.make_batch(rows=1, seed=0)
-jax.jit(Ola(tiny.CONFIG).apply)({"params": tiny.params()}, batch).block_until_ready()
+init = lambda config: Ola(config).init_with_output(jax.random.key(0), example_batch(config))[0]
+jax.eval_shape(lambda: init(tiny.CONFIG))
+text = dataclasses.replace(tiny.CONFIG, vision=None, whisper=None, beats=None)
+jax.jit(lambda: init(text))().block_until_ready()
 """
 
 
@@ -63,10 +67,10 @@ def test_a_kernel_that_is_chosen_is_imported_alone(attention: str, pooling: str,
     code = f"""
 import dataclasses, jax
 from ola_jax import Ola
+from ola_jax.models.ola import example_batch
 from tests import tiny
 config = dataclasses.replace(tiny.CONFIG, attention="{attention}", pooling="{pooling}")
-batch = tiny.make_batch(rows=1, seed=0)
-jax.eval_shape(Ola(config).apply, {{"params": tiny.params()}}, batch)
+jax.eval_shape(lambda: Ola(config).init(jax.random.key(0), example_batch(config)))
 """
     ours = {name for name in KERNELS if name.startswith("ola_jax.")}
     assert loaded(ours, modules(code)) == chosen
