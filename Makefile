@@ -23,7 +23,7 @@ lint: $(VENV)/installed-test
 
 # The tests that compare with the original, and with live PyTorch modules.
 parity: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n 2 tests/test_audio.py tests/data tests/models tests/live \
+	$(BIN)/python -m pytest -n 2 tests/data tests/models tests/live \
 	  tests/generate tests/training/test_parity.py
 
 # Trained models in runs/ are kept.

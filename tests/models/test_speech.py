@@ -10,8 +10,8 @@ import pytest
 from ola_jax.models.beats import FBANK_MEAN, FBANK_STD, position_bias, relative_buckets
 from ola_jax.models.ola import Ola
 from tests import golden
+from tests.models.test_spectrogram import chunks
 from tests.released import released
-from tests.test_audio import chunks
 
 EXPECTED = golden.arrays("speech.npz")
 TOLERANCE = golden.stage("speech")["tolerance"]
