@@ -1,7 +1,11 @@
-"""Weights between released PyTorch checkpoints and ola_jax, both ways: `python convert_weights.py --help`."""
+"""Weights between released PyTorch checkpoints and ola_jax: `ola convert` as a script of this repository."""
 
-from ola_jax.cli.convert import main
+import functools
+
+from ola_jax.cli import convert
 from ola_jax.errors import run
+
+main = functools.partial(convert.main, prog="convert_weights.py")
 
 if __name__ == "__main__":
     run(main)

@@ -1,4 +1,4 @@
-"""Weights between released PyTorch checkpoints and ola_jax, both ways: `python convert_weights.py --help`."""
+"""Weights between released PyTorch checkpoints and ola_jax, both ways."""
 
 import contextlib
 import dataclasses
@@ -196,9 +196,7 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str = "ola convert") -> None:
     """Runs the command line (`arguments`: instead of the program's own)."""
     commands = {"import": import_released, "export": export_released, "verify": verify}
-    tyro.extras.subcommand_cli_from_dict(
-        commands, args=arguments, prog="convert_weights.py", description=__doc__
-    )
+    tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog=prog, description=__doc__)
