@@ -94,6 +94,7 @@ def test_a_config_may_import_from_the_current_folder(tmp_path: pathlib.Path) -> 
     """Beside configs/, while it is loaded and while its `prepare` runs; such modules come first."""
     for folder in ("configs", "examples"):
         (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").touch()
     (tmp_path / "examples" / "mine.py").write_text("NAME = 'mine'")
     (tmp_path / "later.py").write_text("NAME = 'later'")
     (tmp_path / "configs" / "a.py").write_text(
