@@ -96,10 +96,10 @@ class Assistant:
         *,
         stream: Callable[[str], object] | None = None,
         max_new_tokens: int = NEW_TOKENS,
-        temperature: float | None = None,
-        top_p: float | None = None,
+        temperature: float | int | None = None,
+        top_p: float | int | None = None,
         top_k: int | None = None,
-        repetition_penalty: float | None = None,
+        repetition_penalty: float | int | None = None,
         seed: int = 0,
     ) -> Reply:
         """The answer to one question.
@@ -147,10 +147,10 @@ class Chat:
         *,
         stream: Callable[[str], object] | None = None,
         max_new_tokens: int = NEW_TOKENS,
-        temperature: float | None = None,
-        top_p: float | None = None,
+        temperature: float | int | None = None,
+        top_p: float | int | None = None,
         top_k: int | None = None,
-        repetition_penalty: float | None = None,
+        repetition_penalty: float | int | None = None,
         seed: int = 0,
     ) -> Reply:
         """The answer to the next question; parameters are those of `Assistant.ask`."""
@@ -159,10 +159,12 @@ class Chat:
         question = Question(text, tuple(map(os.fspath, images)), path(video), path(audio), sound)
         check(question, max_new_tokens, seed)
         given = {
-            "temperature": temperature,
-            "top_p": top_p,
+            "temperature": temperature if temperature is None else float(temperature),
+            "top_p": top_p if top_p is None else float(top_p),
             "top_k": top_k,
-            "repetition_penalty": repetition_penalty,
+            "repetition_penalty": repetition_penalty
+            if repetition_penalty is None
+            else float(repetition_penalty),
         }
         given = {name: value for name, value in given.items() if value is not None}
         sampling = dataclasses.replace(self._assistant.sampling, **given)

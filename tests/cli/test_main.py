@@ -77,7 +77,10 @@ def test_an_unknown_command_is_one_line_with_those_that_there_are(
     ("arguments", "expected"),
     [
         (["train"], "error: give one --config=FILE"),
-        (["convert", "import", "--from", "none", "--to", "{folder}/to"], "error: none: "),
+        (
+            ["convert", "import", "--from", "none", "--to", "{folder}/to"],
+            "error: none/config.json: no such file",
+        ),
         (["ask", "--checkpoint", "{folder}", "--text", "Hi"], "not an ola_jax checkpoint"),
         (["ask", "--checkpoint", "{folder}", "--compilation-cache", "none"], "give --text, --image"),
     ],

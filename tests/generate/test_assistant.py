@@ -85,7 +85,6 @@ def test_a_conversation_is_the_record_with_all_turns(assistant: Assistant) -> No
     assert list(third.ids) == ids(assistant, seen)
     marks = [i for i in third.prompt_ids if i < 0]
     assert marks == [-300, -200, -300, -300]
-    assert second.ids != assistant.ask("And what do you hear?", audio=sound, **OPTIONS).ids
     assert [reply for _, reply in chat.turns] == [first, second, third]
 
 
@@ -167,7 +166,7 @@ def test_the_checkpoint_is_read_once_and_equal_shapes_are_compiled_once(
 def test_options_of_sampling_take_the_place_of_the_checkpoints(small_dir: pathlib.Path) -> None:
     assistant = Assistant.from_pretrained(small_dir)  # greedy
     ask = lambda **options: assistant.ask("Hi", max_new_tokens=8, **options).ids
-    assert ask() == ask(seed=1) == ask(temperature=0.0)
+    assert ask() == ask(seed=1) == ask(temperature=0)
     assert ask(temperature=5.0) == ask(temperature=5.0)
     assert ask(temperature=5.0) != ask(temperature=5.0, seed=1)
     assert ask(temperature=5.0, top_k=1) == ask()

@@ -14,7 +14,7 @@ import pytest
 
 from ola_jax import checkpoint
 from ola_jax.errors import OlaError
-from ola_jax.run import loop, scores
+from ola_jax.run import loop, scores, stages
 from ola_jax.run.stages import train
 from ola_jax.training import stage_settings
 from ola_jax.training.config import TrainConfig
@@ -129,7 +129,7 @@ def test_a_stage_that_is_trained_again_in_another_way_is_refused_where_a_later_o
     shutil.rmtree(stage_folder(config, 0))
     other = changed(config, "stages.0.optimizer.learning_rate", 1e-9)
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train_stage", None)
+        patch.setattr(stages, "train_stage", None)
         with pytest.raises(OlaError, match=r"1_two: the stage is finished, and .*: init_from: other content"):
             train(other)
     train(config)
@@ -209,7 +209,7 @@ def test_a_full_disk_at_the_model_loses_nothing(
         with pytest.raises(OlaError, match=r"No space left on device\); the trained state is saved"):
             train(config)
     assert stage_settings.last_step(stage_folder(config, 1)) == STEPS
-    monkeypatch.setattr(train, "make_train_step", lambda *_: None)  # no step is left
+    monkeypatch.setattr(loop, "make_train_step", lambda *_: None)  # no step is left
     train(config)
     same(model(config, 1), model(done, 1))
 
