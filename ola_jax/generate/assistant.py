@@ -159,14 +159,18 @@ class Chat:
         question = Question(text, tuple(map(os.fspath, images)), path(video), path(audio), sound)
         check(question, max_new_tokens, seed)
         given = {
-            "temperature": temperature if temperature is None else float(temperature),
-            "top_p": top_p if top_p is None else float(top_p),
+            "temperature": temperature,
+            "top_p": top_p,
             "top_k": top_k,
             "repetition_penalty": repetition_penalty
             if repetition_penalty is None
             else float(repetition_penalty),
         }
-        given = {name: value for name, value in given.items() if value is not None}
+        given = {
+            name: value if name == "top_k" else float(value)
+            for name, value in given.items()
+            if value is not None
+        }
         sampling = dataclasses.replace(self._assistant.sampling, **given)
         reply = self._answer(question, sampling, max_new_tokens, seed, stream)
         self.turns = (*self.turns, (question, reply))
