@@ -162,9 +162,7 @@ class Chat:
             "temperature": temperature,
             "top_p": top_p,
             "top_k": top_k,
-            "repetition_penalty": repetition_penalty
-            if repetition_penalty is None
-            else float(repetition_penalty),
+            "repetition_penalty": repetition_penalty,
         }
         given = {
             name: value if name == "top_k" else float(value)
