@@ -88,12 +88,12 @@ def load_config(arguments: Sequence[str], prog: str = "train.py") -> Loaded:
 @contextlib.contextmanager
 def importing_from(folder: str) -> Iterator[None]:
     """Within the block, modules of `folder` can be imported before all others, as with `python -m`."""
-    before = list(sys.path)
     sys.path.insert(0, folder)
     try:
         yield
     finally:
-        sys.path[:] = before
+        with contextlib.suppress(ValueError):  # what else was changed in the block stays
+            sys.path.remove(folder)
 
 
 def _get_config(file: str, argument: str) -> tuple[types.ModuleType, TrainConfig]:
