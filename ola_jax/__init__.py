@@ -6,6 +6,7 @@ from typing import Any
 # Imported when first used: the model runs on a machine without libraries for media, and a process that
 # decodes media starts without JAX.
 _PLACES = {
+    "Assistant": "ola_jax.generate.assistant",
     "Budget": "ola_jax.batch",
     "Ola": "ola_jax.models.ola",
     "OlaBatch": "ola_jax.batch",
@@ -15,7 +16,7 @@ _PLACES = {
     "load": "ola_jax.checkpoint",
 }
 
-__all__ = ["Budget", "Ola", "OlaBatch", "OlaConfig", "OlaError", "Processor", "load"]
+__all__ = ["Assistant", "Budget", "Ola", "OlaBatch", "OlaConfig", "OlaError", "Processor", "load"]
 
 
 def __getattr__(name: str) -> Any:

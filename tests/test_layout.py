@@ -17,9 +17,12 @@ TIERS = (  # a part imports itself and parts of tiers before its own
     {"kernels"},
     {"models"},
     {"checkpoint"},
-    {"data", "generate", "convert"},
+    {"data", "convert"},
+    {"generate"},
     {"training"},
     {"aot", "eval"},
+    {"run"},
+    {"cli"},
     {"infer"},
 )
 MODEL_SIDE = {"errors", "typing", "config", "batch", "sharding", "kernels", "models"}

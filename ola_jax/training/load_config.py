@@ -1,12 +1,15 @@
 """Reading configs/*.py and overriding their fields from the command line."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import inspect
+import os
 import pathlib
 import re
+import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import tyro
 
@@ -23,14 +26,29 @@ class Loaded:
     config: TrainConfig
     module: types.ModuleType
 
+    @property
+    def prepare(self) -> Callable[[TrainConfig], TrainConfig] | None:
+        """The function of the module that makes what is missing, if it has one."""
+        function = getattr(self.module, "prepare", None)
+        if function is None:
+            return None
 
-def usage() -> str:
-    """How train.py is called."""
-    return """usage: train.py --config=FILE[:ARGUMENT] [--config.PATH.TO.FIELD=VALUE ...]
-       train.py --config=FILE[:ARGUMENT] --compile_only|--plan --topology=NAME [--config.FIELD=VALUE ...]
+        def prepare(config: TrainConfig) -> TrainConfig:
+            with importing_from(os.getcwd()):
+                return function(config)
+
+        return prepare
+
+
+def usage(prog: str = "train.py") -> str:
+    """How the command `prog` is called."""
+    return f"""usage: {prog} --config=FILE[:ARGUMENT] [--config.PATH.TO.FIELD=VALUE ...]
+       {prog} --config=FILE[:ARGUMENT] --compile_only|--plan --topology=NAME [--config.FIELD=VALUE ...]
 
 Trains the stages of a config, for example --config=configs/digits_omni.py; the same command resumes a run
-that was stopped. All fields of a config with their values: train.py --config=FILE --help"""
+that was stopped. FILE may import modules of the current folder, and defines get_config(); ARGUMENT, which
+begins after the first colon, is given to it. All fields of a config with their values:
+{prog} --config=FILE --help"""
 
 
 def is_help(arguments: Sequence[str]) -> bool:
@@ -38,11 +56,12 @@ def is_help(arguments: Sequence[str]) -> bool:
     return not _split(arguments)[0] and bool({"-h", "--help"} & set(arguments))
 
 
-def load_config(arguments: Sequence[str]) -> Loaded:
+def load_config(arguments: Sequence[str], prog: str = "train.py") -> Loaded:
     """From `--config=FILE[:ARGUMENT] [--config.PATH.TO.FIELD=VALUE]...`, or with blanks in place of "=".
 
-    FILE defines `get_config()`, which takes ARGUMENT if one is given. A wrong type or an unknown
-    name ends the program with what was meant, as tyro does. Raises OlaError if FILE is none.
+    FILE defines `get_config()`, which takes ARGUMENT if one is given; it may import modules of the current
+    folder. A wrong type or an unknown name ends the program `prog` with what was meant, as tyro does. Raises
+    OlaError if FILE is none.
     """
     named, overrides = _split(arguments)
     if len(named) != 1 or not named[0]:
@@ -51,6 +70,34 @@ def load_config(arguments: Sequence[str]) -> Loaded:
     for override in overrides:
         if re.match(r"-(?![0-9.])", override) and not override.startswith(("--config.", "--help", "-h")):
             raise OlaError(f"{override}: fields are overridden as --config.FIELD=VALUE")
+    with importing_from(os.getcwd()):
+        module, config = _get_config(file, argument)
+    if wrong := next(settings.broken(config, {}), None):  # of types: before tyro, whose words are many lines
+        raise OlaError(f"{file}: {wrong}")
+    config = tyro.cli(
+        TrainConfig,
+        default=config,
+        args=[a.replace("--config.", "--", 1) for a in overrides],
+        config=(tyro.conf.FlagConversionOff,),
+        prog=f"{prog} --config={named[0]}",
+        description="Fields of this config; each is overridden as --config.FIELD=VALUE.",
+    )
+    return Loaded(config, module)
+
+
+@contextlib.contextmanager
+def importing_from(folder: str) -> Iterator[None]:
+    """Within the block, modules of `folder` can be imported before all others, as with `python -m`."""
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # what else was changed in the block stays
+            sys.path.remove(folder)
+
+
+def _get_config(file: str, argument: str) -> tuple[types.ModuleType, TrainConfig]:
+    """The module in `file`, and what its `get_config` returns."""
     module = _module(pathlib.Path(file))
     parameters = inspect.signature(module.get_config).parameters.values()
     if argument and not parameters:
@@ -60,17 +107,7 @@ def load_config(arguments: Sequence[str]) -> Loaded:
     config = module.get_config(argument) if argument else module.get_config()
     if not isinstance(config, TrainConfig):
         raise OlaError(f"{file}: get_config() returned {short(config)}, expected a TrainConfig")
-    if wrong := next(settings.broken(config, {}), None):  # of types: before tyro, whose words are many lines
-        raise OlaError(f"{file}: {wrong}")
-    config = tyro.cli(
-        TrainConfig,
-        default=config,
-        args=[a.replace("--config.", "--", 1) for a in overrides],
-        config=(tyro.conf.FlagConversionOff,),
-        prog=f"train.py --config={named[0]}",
-        description="Fields of this config; each is overridden as --config.FIELD=VALUE.",
-    )
-    return Loaded(config, module)
+    return module, config
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

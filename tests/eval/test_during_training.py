@@ -8,15 +8,16 @@ import jax
 import numpy as np
 import pytest
 
-import train
 from ola_jax import sharding
 from ola_jax.data.pipeline import make_train_iterator
 from ola_jax.errors import OlaError
 from ola_jax.eval.during_training import Evaluation
-from ola_jax.models.ola import Ola, init_params
+from ola_jax.models.ola import Ola, abstract_params, init_params
+from ola_jax.run.inputs import open_tokenizer
 from ola_jax.sharding import MeshConfig
 from ola_jax.training import optimizer, state
 from ola_jax.training.config import TrainConfig, check
+from ola_jax.training.start import start_params
 from ola_jax.training.state import TrainState
 from ola_jax.training.step import loss
 from tests.training import tiny_run
@@ -31,7 +32,7 @@ def config(tmp_path: pathlib.Path) -> TrainConfig:
 def evaluated(config: TrainConfig) -> tuple[TrainState, list[dict[str, float]]]:
     """Twice, at the parameters that the run begins with."""
     (stage,) = config.stages
-    processor, generation = train.open_tokenizer(config)
+    processor, generation = open_tokenizer(config)
     mesh = sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
         tx = optimizer.build(stage.optimizer, stage.steps)
@@ -49,7 +50,7 @@ def test_the_loss_is_the_mean_over_the_labelled_tokens_of_held_out_records(
 ) -> None:
     before, (first, second) = evaluated(dataclasses.replace(config, mesh=mesh))
     (stage,) = config.stages
-    processor, _ = train.open_tokenizer(config)
+    processor, _ = open_tokenizer(config)
     batches = list(
         make_train_iterator(stage.held_out, processor, stage.budget, stage.rows, config.seed, epochs=1)
     )
@@ -127,9 +128,9 @@ def test_a_stage_can_end_with_the_best_of_its_checkpoints(
     # The parameters after six steps, from the checkpoint, as another run would start from it.
     other = dataclasses.replace(config, init_from=str(folder / "6"))
     mesh = sharding.make_mesh(MeshConfig())
-    places = sharding.parameter_shardings(train.abstract_params(config.model), mesh)
-    jax.tree.map(np.testing.assert_array_equal, train.start_params(other, 0, places), params)
-    newest = train.start_params(dataclasses.replace(config, init_from=str(folder)), 0, places)
+    places = sharding.parameter_shardings(abstract_params(config.model), mesh)
+    jax.tree.map(np.testing.assert_array_equal, start_params(other, 0, places), params)
+    newest = start_params(dataclasses.replace(config, init_from=str(folder)), 0, places)
     head = lambda tree: np.asarray(tree["llm"]["lm_head"]["kernel"])
     assert (head(newest) != head(params)).any()
 

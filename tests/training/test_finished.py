@@ -12,12 +12,14 @@ import jax
 import numpy as np
 import pytest
 
-import train
 from ola_jax import checkpoint
 from ola_jax.errors import OlaError
+from ola_jax.run import loop, scores, stages
+from ola_jax.run.stages import train
 from ola_jax.training import stage_settings
 from ola_jax.training.config import TrainConfig
 from ola_jax.training.finished import is_finished
+from ola_jax.training.start import stage_folder
 from tests.training import tiny_run
 from tests.training.test_settings import changed
 from tests.training.test_watch import compiled_once  # noqa: F401 - a fixture
@@ -41,7 +43,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     (stage,) = config.stages
     stages = [dataclasses.replace(stage, name=name, steps=STEPS) for name in ("one", "two")]
     config = dataclasses.replace(config, stages=tuple(stages), save_every=100)
-    train.train(config)
+    train(config)
     return config
 
 
@@ -53,7 +55,7 @@ def config(done: TrainConfig, tmp_path: pathlib.Path) -> TrainConfig:
 
 
 def model(config: TrainConfig, number: int) -> pathlib.Path:
-    return train.stage_folder(config, number) / "model"
+    return stage_folder(config, number) / "model"
 
 
 def same(one: pathlib.Path, other: pathlib.Path) -> None:
@@ -61,7 +63,7 @@ def same(one: pathlib.Path, other: pathlib.Path) -> None:
 
 
 def steps_of(config: TrainConfig, number: int) -> list[int]:
-    file = train.stage_folder(config, number) / "metrics.jsonl"
+    file = stage_folder(config, number) / "metrics.jsonl"
     return [json.loads(line)["step"] for line in file.read_text().splitlines()]
 
 
@@ -71,8 +73,8 @@ def said(capsys: pytest.CaptureFixture) -> str:
 
 def test_the_last_step_is_saved_and_what_it_began_with_is_kept(config: TrainConfig) -> None:
     for number in (0, 1):
-        assert stage_settings.last_step(train.stage_folder(config, number)) == STEPS
-    began = stage_settings.read(train.stage_folder(config, 1))
+        assert stage_settings.last_step(stage_folder(config, number)) == STEPS
+    began = stage_settings.read(stage_folder(config, 1))
     assert began["init_from"]["path"] == "0_one"
     assert began["sources"][0]["sha256"]
 
@@ -80,7 +82,7 @@ def test_the_last_step_is_saved_and_what_it_began_with_is_kept(config: TrainConf
 def test_a_finished_run_says_that_nothing_was_trained(
     config: TrainConfig, capsys: pytest.CaptureFixture
 ) -> None:
-    train.train(config)
+    train(config)
     out = said(capsys)
     assert "nothing was trained: finished before this run: one, two" in out
     assert "has no effect" not in out
@@ -94,14 +96,14 @@ def test_a_finished_stage_stays_where_its_rate_is_changed_and_the_next_goes_on_w
     for number, rate in ((0, 5e-3), (1, 7e-3)):
         config = changed(config, f"stages.{number}.optimizer.learning_rate", rate)
     config = changed(config, "stages.1.steps", STEPS + 2)
-    train.train(config)
+    train(config)
     out = said(capsys)
     assert "optimizer.learning_rate: 0.003 -> 0.005 has no effect: the stage is finished" in out
     assert f"optimizer.learning_rate: 0.003 -> 0.007, from step {STEPS + 1} on" in out
     assert f"steps: {STEPS} -> {STEPS + 2}, from step {STEPS + 1} on" in out
     assert "finished before this run: one done" in out
     assert steps_of(config, 1) == list(range(1, STEPS + 3))
-    kept = json.loads((train.stage_folder(config, 1) / stage_settings.FILE).read_text())
+    kept = json.loads((stage_folder(config, 1) / stage_settings.FILE).read_text())
     assert kept["changes"][0]["optimizer.learning_rate"] == [0.003, 0.007]
 
 
@@ -116,7 +118,7 @@ def test_a_finished_stage_of_another_model_is_refused(
     config: TrainConfig, path: str, value: object, expected: str
 ) -> None:
     with pytest.raises(OlaError) as caught:
-        train.train(changed(config, path, value))
+        train(changed(config, path, value))
     assert expected in str(caught.value)
 
 
@@ -124,13 +126,13 @@ def test_a_stage_that_is_trained_again_in_another_way_is_refused_where_a_later_o
     config: TrainConfig, done: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before it is trained. In the same way it may be: it ends with the same parameters."""
-    shutil.rmtree(train.stage_folder(config, 0))
+    shutil.rmtree(stage_folder(config, 0))
     other = changed(config, "stages.0.optimizer.learning_rate", 1e-9)
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train_stage", None)
+        patch.setattr(stages, "train_stage", None)
         with pytest.raises(OlaError, match=r"1_two: the stage is finished, and .*: init_from: other content"):
-            train.train(other)
-    train.train(config)
+            train(other)
+    train(config)
     same(model(config, 0), model(done, 0))
     assert steps_of(config, 1) == list(range(1, STEPS + 1))
 
@@ -140,7 +142,7 @@ def test_a_model_written_again_is_what_the_next_stage_began_with(
 ) -> None:
     """Also where the rate was changed since: it has no effect."""
     shutil.rmtree(model(config, 0))
-    train.train(changed(config, "stages.0.optimizer.learning_rate", 1e-9))
+    train(changed(config, "stages.0.optimizer.learning_rate", 1e-9))
     out = said(capsys)
     assert "optimizer.learning_rate: 0.003 -> 1e-09 has no effect: all steps are done" in out
     assert "finished before this run: two" in out
@@ -162,21 +164,21 @@ def test_a_model_that_is_not_whole_is_written_again_from_the_checkpoint(
     if damage == "cut off":
         file = max((folder / "params").rglob("*"), key=lambda file: file.is_file() and file.stat().st_size)
         file.write_bytes(file.read_bytes()[:-1])
-    train.train(config)
+    train(config)
     same(folder, model(done, 1))
     assert steps_of(config, 1) == list(range(1, STEPS + 1))  # nothing was trained again
 
 
 def test_a_model_that_is_not_whole_and_cannot_be_written_again_is_an_error(config: TrainConfig) -> None:
-    folder = train.stage_folder(config, 1)
+    folder = stage_folder(config, 1)
     (folder / "model" / "config.json").unlink()
     shutil.rmtree(folder / "checkpoints")
     with pytest.raises(OlaError, match="there is no checkpoint to write the model from"):
-        train.train(config)
+        train(config)
 
 
 def test_what_training_did_not_write_is_never_removed(config: TrainConfig) -> None:
-    folder = train.stage_folder(config, 1)
+    folder = stage_folder(config, 1)
     (folder / "model" / "config.json").unlink()
     (folder / "model" / "notes.txt").write_text("mine")
     with pytest.raises(OlaError, match=r"holds 'notes\.txt', which training did not write"):
@@ -191,24 +193,24 @@ def test_a_model_of_a_later_version_is_not_written_over(config: TrainConfig) -> 
     file = model(config, 1) / "config.json"
     file.write_text(file.read_text().replace('"version": 1', '"version": 99'))
     with pytest.raises(OlaError, match="found version 99"):
-        is_finished(train.stage_folder(config, 1))
+        is_finished(stage_folder(config, 1))
 
 
 def test_a_full_disk_at_the_model_loses_nothing(
     config: TrainConfig, done: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.rmtree(train.stage_folder(config, 1))
+    shutil.rmtree(stage_folder(config, 1))
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.checkpoint, "save", full)
+        patch.setattr(checkpoint, "save", full)
         with pytest.raises(OlaError, match=r"No space left on device\); the trained state is saved"):
-            train.train(config)
-    assert stage_settings.last_step(train.stage_folder(config, 1)) == STEPS
-    monkeypatch.setattr(train, "make_train_step", lambda *_: None)  # no step is left
-    train.train(config)
+            train(config)
+    assert stage_settings.last_step(stage_folder(config, 1)) == STEPS
+    monkeypatch.setattr(loop, "make_train_step", lambda *_: None)  # no step is left
+    train(config)
     same(model(config, 1), model(done, 1))
 
 
@@ -219,12 +221,12 @@ def test_the_best_model_is_written_again_from_the_best_checkpoint(
         config, keep=1, keep_best=1, final_model="best", eval_every=1, output=config.output + "/best"
     )
     best = dataclasses.replace(best, stages=best.stages[:1])
-    train.train(best)
+    train(best)
     first = pathlib.Path(best.output) / "kept"
     shutil.copytree(model(best, 0), first)
     (model(best, 0) / "config.json").unlink()
     capsys.readouterr()
-    train.train(best)
+    train(best)
     assert "the model is that of step" in said(capsys)
     same(model(best, 0), first)
 
@@ -233,7 +235,7 @@ def test_what_was_opened_is_closed_where_the_next_thing_fails(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed = []
-    made = train.make_train_iterator
+    made = loop.make_train_iterator
 
     def make(*arguments: object, **options: object) -> object:
         iterator = made(*arguments, **options)
@@ -244,11 +246,11 @@ def test_what_was_opened_is_closed_where_the_next_thing_fails(
     def fail(*_: object) -> None:
         raise OlaError("cannot be opened")
 
-    monkeypatch.setattr(train, "make_train_iterator", make)
-    monkeypatch.setattr(train, "TrainCheckpoints", fail)
-    shutil.rmtree(train.stage_folder(config, 1))
+    monkeypatch.setattr(loop, "make_train_iterator", make)
+    monkeypatch.setattr(loop, "TrainCheckpoints", fail)
+    shutil.rmtree(stage_folder(config, 1))
     with pytest.raises(OlaError, match="cannot be opened"):
-        train.train(config)
+        train(config)
     assert closed == ["data"]
 
 
@@ -257,10 +259,10 @@ def test_accuracies_that_were_half_written_are_found_again(
 ) -> None:
     config = tiny_run.with_tasks(config)
     found = {"numbers": {"accuracy": 0.5}}
-    monkeypatch.setattr(train, "evaluate", lambda *_: found)
-    folder = train.stage_folder(config, 0)
+    monkeypatch.setattr(scores, "evaluate", lambda *_: found)
+    folder = stage_folder(config, 0)
     for text in ("", "[]", '{"other": {"accuracy": 1.0}}'):
         (folder / "accuracy.json").write_text(text)
-        assert train.accuracy(config, folder, None) == found
-    monkeypatch.setattr(train, "evaluate", None)
-    assert train.accuracy(config, folder, None) == found
+        assert scores.accuracy(config, folder, None) == found
+    monkeypatch.setattr(scores, "evaluate", None)
+    assert scores.accuracy(config, folder, None) == found

@@ -99,3 +99,21 @@ def test_a_config_that_needs_an_argument_says_so(tmp_path: pathlib.Path) -> None
     file.write_text("def get_config(output): ...")
     with pytest.raises(OlaError, match=r"takes an argument, given as --config=.*config\.py:ARGUMENT"):
         load_config(["--config", str(file)])
+
+
+def test_a_config_may_import_from_the_current_folder_and_change_the_path(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = list(sys.path)
+    monkeypatch.setattr(sys, "path", [*before])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "beside_the_config.py").write_text("OUTPUT = 'runs/beside'")
+    (tmp_path / "config.py").write_text(
+        "import dataclasses, runpy, sys\nfrom beside_the_config import OUTPUT\nsys.path.append('mine')\n"
+        f"def get_config():\n    config = runpy.run_path({DEMO!r})['get_config']()\n"
+        "    return dataclasses.replace(config, output=OUTPUT)\n"
+    )
+    loaded = load_config(["--config=config.py"])
+    assert loaded.config.output == "runs/beside"
+    assert loaded.prepare is None
+    assert sys.path == [*before, "mine"]

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-import train
 from ola_jax.errors import OlaError
 from ola_jax.training import changes, stage_settings
 from ola_jax.training.config import TrainConfig
+from ola_jax.training.start import stage_folder
 from tests.golden import VISIBLE
 from tests.training import tiny_run
 from tests.training.test_settings import changed
@@ -33,7 +33,7 @@ def described(config: TrainConfig, number: int = 0) -> dict[str, Any]:
 
 def begun(config: TrainConfig, step: int = STEP) -> pathlib.Path:
     """The folder of a stage that has a record and a checkpoint."""
-    folder = train.stage_folder(config, 0)
+    folder = stage_folder(config, 0)
     folder.mkdir(parents=True)
     assert stage_settings.keep(folder, described(config), changes.Changes({}, {}), 0, 10) == []
     (folder / "checkpoints" / str(step) / "state").mkdir(parents=True)

@@ -9,14 +9,15 @@ import jax
 import numpy as np
 import pytest
 
-import train
 from ola_jax import checkpoint, sharding
+from ola_jax.data.tokenizer import load_tokenizer
 from ola_jax.errors import OlaError
+from ola_jax.models.ola import abstract_params
 from ola_jax.sharding import MeshConfig
 from ola_jax.training import stage_settings
 from ola_jax.training.changes import Changes
 from ola_jax.training.config import TrainConfig
-from ola_jax.training.start import check_stages, check_start, start_params
+from ola_jax.training.start import check_stages, check_start, make_stage_folder, stage_folder, start_params
 from tests.golden import VISIBLE
 from tests.training import tiny_run
 from tests.training.test_settings import changed
@@ -29,14 +30,14 @@ def config(tmp_path: pathlib.Path) -> TrainConfig:
     source = tmp_path / "model"
     rng = np.random.default_rng(0)
     make = lambda x: rng.normal(size=x.shape).astype(x.dtype)
-    params = jax.tree.map(make, nn.unbox(train.abstract_params(config.model)))
+    params = jax.tree.map(make, nn.unbox(abstract_params(config.model)))
     checkpoint.save(source, config.model, config.processor, params, VISIBLE / "hf", {})
     return dataclasses.replace(config, init_from=str(source))
 
 
 def start(config: TrainConfig) -> dict:
     mesh = sharding.make_mesh(MeshConfig())
-    places = sharding.parameter_shardings(train.abstract_params(config.model), mesh)
+    places = sharding.parameter_shardings(abstract_params(config.model), mesh)
     return start_params(config, 0, places)
 
 
@@ -89,7 +90,7 @@ def test_another_tokenizer_is_reported_and_one_of_another_size_refused(
     file.write_text(text + "\n")
     check_start(other, said.append)
     assert "0 of " in said[0]
-    tokenizer = train.load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     tokenizer.add_tokens(["entirely new"])
     tokenizer.save(str(file))
     with pytest.raises(
@@ -129,6 +130,6 @@ def test_every_stage_is_checked_before_the_first_is_trained(config: TrainConfig)
 
 
 def test_a_stage_whose_folder_is_a_file_is_refused(config: TrainConfig) -> None:
-    train.stage_folder(config, 0).write_text("")
+    stage_folder(config, 0).write_text("")
     with pytest.raises(OlaError, match="0_tune: cannot be made"):
-        train.make_stage_folder(config, 0)
+        make_stage_folder(config, 0)

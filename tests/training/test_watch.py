@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-import train
 from ola_jax import hardware, sharding
 from ola_jax.data.pipeline import TrainIterator, make_train_iterator
 from ola_jax.errors import OlaError
 from ola_jax.models.ola import Ola, init_params
+from ola_jax.run.inputs import open_tokenizer
+from ola_jax.run.loop import train_stage
 from ola_jax.sharding import MeshConfig
 from ola_jax.training import flops, health, measures, optimizer, state
 from ola_jax.training.config import TrainConfig
@@ -53,10 +54,10 @@ class Never:
 
 
 def run_stage(config: TrainConfig) -> Params:
-    processor, generation = train.open_tokenizer(config)
+    processor, generation = open_tokenizer(config)
     mesh = sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-        return jax.tree.map(np.asarray, train.train_stage(config, 0, processor, generation, mesh, Never()))
+        return jax.tree.map(np.asarray, train_stage(config, 0, processor, generation, mesh, Never()))
 
 
 def lines(config: TrainConfig, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
@@ -67,7 +68,7 @@ def lines(config: TrainConfig, name: str = "metrics.jsonl") -> list[dict[str, An
 def iterator(config: TrainConfig) -> TrainIterator:
     """The batches that the stage is trained on."""
     stage = config.stages[0]
-    processor, _ = train.open_tokenizer(config)
+    processor, _ = open_tokenizer(config)
     return make_train_iterator(
         stage.sources, processor, stage.budget, stage.rows, config.seed, max_skipped=config.max_skipped
     )
@@ -299,10 +300,10 @@ def test_a_killed_run_leaves_figures_that_go_on(tmp_path: pathlib.Path) -> None:
                 raise Killed
             return False
 
-    processor, generation = train.open_tokenizer(config)
+    processor, generation = open_tokenizer(config)
     mesh = sharding.make_mesh(MeshConfig())
     with jax.set_mesh(mesh), pytest.raises(Killed):
-        train.train_stage(config, 0, processor, generation, mesh, Kill())
+        train_stage(config, 0, processor, generation, mesh, Kill())
     assert [line["step"] for line in lines(config)] == [1, 2, 3, 4, 5, 6]
     jax.tree.map(np.testing.assert_array_equal, run_stage(config), expected)
     same = lambda line: (line["step"], line["loss"], line["grad_norm"], line["tokens"])

@@ -1,0 +1,84 @@
+"""`ola ask --checkpoint DIR --image F --text "..."`: one answer, streamed or as JSON."""
+
+import codecs
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import tyro
+
+from ola_jax.compilation_cache import FOLDER, keep_compiled_programs
+from ola_jax.generate.assistant import NEW_TOKENS, Assistant
+from ola_jax.generate.conversation import PARAMETERS, Question, check
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Ask a model about images, a video, a sound, or in plain text.
+
+    Audio beside an image is a spoken question about it; audio beside a video takes the place of the
+    video's own sound track. Sampling options left out come from the checkpoint's
+    generation_config.json.
+    """
+
+    checkpoint: pathlib.Path  # an ola_jax checkpoint directory
+    image: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()  # an image file; may be repeated
+    video: str | None = None  # a video file
+    audio: str | None = None  # an audio file
+    text: str = ""  # the question
+    sound: bool = True  # use the video's own sound track, if it has one
+    max_new_tokens: int = NEW_TOKENS
+    temperature: float | None = None  # 0 is greedy
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    seed: int = 0  # of sampling
+    dtype: Literal["float32", "bfloat16"] | None = None  # of matrix products
+    json: bool = False  # print one JSON object instead of streaming the text
+    compilation_cache: str = FOLDER  # folder where compiled programs are kept for the next time; or none
+
+
+# What messages call the parts of a question.
+OPTIONS = {name: "--" + name.replace("_", "-") for name in PARAMETERS} | {"images": "--image"}
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "ola ask") -> None:
+    """Runs the command line (`arguments`: instead of the program's own)."""
+    ask(tyro.cli(Arguments, args=arguments, prog=prog))
+
+
+def ask(args: Arguments) -> None:
+    """Answer once. Raises OlaError for what the user can correct."""
+    question = Question(args.text, args.image, args.video, args.audio, args.sound)
+    check(question, args.max_new_tokens, args.seed, OPTIONS)
+    keep_compiled_programs(args.compilation_cache)
+    reply = Assistant.from_pretrained(args.checkpoint, args.dtype).ask(
+        args.text,
+        args.image,
+        args.video,
+        args.audio,
+        args.sound,
+        stream=None if args.json else lambda text: print(text, end="", flush=True),
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        top_k=args.top_k,
+        repetition_penalty=args.repetition_penalty,
+        seed=args.seed,
+    )
+    if not args.json:
+        print()
+        return
+    report = {
+        "prompt_ids": reply.prompt_ids,
+        "generated_ids": reply.ids,
+        "text": reply.text,
+        "tokens": reply.tokens,
+        "prefill_seconds": round(reply.prefill_seconds, 4),
+        "decode_seconds": round(reply.decode_seconds, 4),
+    }
+    readable = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
+    print(json.dumps(report, ensure_ascii=not readable))

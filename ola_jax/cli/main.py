@@ -1,0 +1,39 @@
+"""The console command `ola`: trains, converts weights, asks. A command's own code is imported when chosen."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from ola_jax.errors import OlaError, quote, run
+
+COMMANDS = {
+    "train": "trains a model, stage after stage, as a config says",
+    "convert": "weights from released PyTorch checkpoints and back: import, export, verify",
+    "ask": "answers a question about images, a video, audio, or in plain text",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line (`arguments`: instead of the program's own)."""
+    given = sys.argv[1:] if arguments is None else arguments
+    run(lambda: _choose(*given))
+
+
+def _choose(name: str = "", *rest: str) -> None:
+    if name in ("-h", "--help"):
+        print(usage())
+    elif name in COMMANDS:
+        importlib.import_module(f"ola_jax.cli.{name}").main(rest, f"ola {name}")
+    else:
+        wrong = f"no command {quote(name)}" if name else "no command is given"
+        raise OlaError(f"{wrong}; expected one of {', '.join(COMMANDS)}: `ola --help` says what they do")
+
+
+def usage() -> str:
+    """How `ola` is called."""
+    commands = "\n".join(f"  {name:<9}{what}" for name, what in COMMANDS.items())
+    return f"usage: ola COMMAND ...\n\n{commands}\n\nOptions of a command: ola COMMAND --help"
+
+
+if __name__ == "__main__":
+    main()
