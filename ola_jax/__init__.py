@@ -1,6 +1,7 @@
 """Ola, the omni-modal language model, in JAX and Flax."""
 
 import importlib
+import importlib.metadata
 from typing import Any
 
 # Imported when first used: the model runs on a machine without libraries for media, and a process that
@@ -22,4 +23,6 @@ __all__ = ["Assistant", "Budget", "Ola", "OlaBatch", "OlaConfig", "OlaError", "P
 def __getattr__(name: str) -> Any:
     if name in _PLACES:
         return getattr(importlib.import_module(_PLACES[name]), name)
+    if name == "__version__":
+        return importlib.metadata.version("ola_jax")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
