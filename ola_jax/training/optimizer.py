@@ -137,9 +137,9 @@ def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
 def muon_axes(params: dict[str, Any]) -> dict[str, optax.contrib.MuonDimensionNumbers | None]:
     """The axes of each kernel that Muon makes orthogonal, layer by layer; None: Adam's part.
 
-    Fused kernels are apart ([..., in, 3, out]); the taps of a convolution are inputs, as in Muon's own
-    code. As usual with Muon, embeddings, the output matrix, norms and biases are Adam's; so are adapters,
-    whose narrow factors are no matrices of the model.
+    Fused kernels are apart ([..., in, 3, out]); each tap of a convolution is a matrix. As usual with Muon,
+    embeddings, the output matrix, norms and biases are Adam's; so are adapters, whose narrow factors are no
+    matrices of the model.
     """
     axes = optax.contrib.MuonDimensionNumbers
 
@@ -148,8 +148,6 @@ def muon_axes(params: dict[str, Any]) -> dict[str, optax.contrib.MuonDimensionNu
             return None
         if path.endswith(FUSED):
             return axes(reduction_axis=(-3,), output_axis=(-1,))
-        if re.search(r"/conv\d+/kernel$", path):
-            return axes(reduction_axis=(-3, -2), output_axis=(-1,))
         return axes(reduction_axis=(-2,), output_axis=(-1,))
 
     return {path: of(path) for path in params}

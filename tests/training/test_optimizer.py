@@ -164,7 +164,7 @@ def test_muon_takes_queries_keys_and_values_of_a_fused_kernel_apart() -> None:
     assert shapes == {(2, 8, 24)}
 
 
-def test_muon_takes_the_taps_of_a_convolution_as_inputs_and_leaves_adapters_to_adam() -> None:
+def test_muon_takes_each_tap_of_a_convolution_as_a_matrix_and_leaves_adapters_to_adam() -> None:
     axes = optimizer.muon_axes(
         dict.fromkeys(
             [
@@ -177,4 +177,4 @@ def test_muon_takes_the_taps_of_a_convolution_as_inputs_and_leaves_adapters_to_a
         )
     )
     of = lambda *inputs: optax.contrib.MuonDimensionNumbers(reduction_axis=inputs, output_axis=(-1,))
-    assert list(axes.values()) == [of(-3, -2), of(-2), None, None, None]
+    assert list(axes.values()) == [of(-2), of(-2), None, None, None]
