@@ -126,7 +126,7 @@ def get_config(output: str = "runs/digits_omni") -> TrainConfig:
             "speech_align",  # and for that of Whisper and BEATs
             trainable=("speech_projector/", "whisper/", "beats/"),
             sources=sources(transcripts=1),
-            steps=240,
+            steps=320,
             rows=4,
             budget=sounds,
             optimizer=optimizer(5e-3),
@@ -137,7 +137,7 @@ def get_config(output: str = "runs/digits_omni") -> TrainConfig:
             sources=sources(
                 image=1, two_images=1, video=1, audio=2, image_speech=3, video_audio=3, text=1, described=1
             ),
-            steps=300,
+            steps=360,
             rows=6,
             budget=everything,
             optimizer=optimizer(3e-3),
