@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, ClassVar, TextIO
 
-MAX_MESSAGE = 400  # characters of an OlaError
+MAX_MESSAGE = 600  # characters of an OlaError: room for two long paths
 MAX_VALUE = 80  # characters of a value that a message quotes
 
 

@@ -39,8 +39,8 @@ def is_finished(folder: pathlib.Path, say: Callable[[str], None] = print) -> boo
         )
     if last_step(folder) is None:
         raise OlaError(
-            f"{reason}; there is no checkpoint to write the model from: restore it, or remove {folder} to "
-            "train the stage again"
+            f"{folder}: its model is not whole, and there is no checkpoint to write the model from: restore "
+            f"one of them, or remove the folder to train the stage again ({reason})"
         )
     say(f"{reason}; the stage's model is written again, from its newest checkpoint")
     return False
