@@ -21,6 +21,22 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int, Key, Shaped, UInt8
 
 Array = jax.Array | np.ndarray
-Params = Any  # a nested dict of arrays
+HostArray = np.ndarray  # in the memory of the host, as records, samples and checkpoint files are
+AnyArray = jax.Array | np.ndarray  # on the device or on the host
+Params = dict[str, Any]  # a nested dict of arrays
+FlatParams = dict[str, Any]  # {path: array}, a path such as "llm/layers/mlp/up_proj/kernel"
 
-__all__ = ["Array", "Bool", "DTypeLike", "Float", "Int", "Key", "Params", "Shaped", "UInt8"]
+__all__ = [
+    "AnyArray",
+    "Array",
+    "Bool",
+    "DTypeLike",
+    "FlatParams",
+    "Float",
+    "HostArray",
+    "Int",
+    "Key",
+    "Params",
+    "Shaped",
+    "UInt8",
+]
