@@ -18,7 +18,7 @@ DISTRIBUTIONS = {"PIL": "pillow", "orbax": "orbax-checkpoint", "sklearn": "sciki
 DEVICES = {"tpu", "cuda", "aot-cuda"}  # compilers and drivers, which jax loads
 BY_NAME = {"tensorboardx", "wandb"}  # imported by importlib, with a message of their own
 NOT_YET = {"librosa", "tensorflow-datasets"}  # what they are declared for stands in pyproject.toml
-TOOLS = {"beartype", "jinja2", "pytest-xdist", "ruff"}  # of the tests, which import none of them
+TOOLS = {"beartype", "jinja2", "pytest-xdist", "mypy", "ruff"}  # of the tests, which import none of them
 # Which extra (with the core) a part of the package may need; all others: the core alone.
 PARTS = {
     "data": "train",
