@@ -24,9 +24,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from ola_jax.convert import pickles  # noqa: E402  after the path
-from ola_jax.convert.readers import read_safetensors  # noqa: E402
-from ola_jax.convert.space import check_space  # noqa: E402
-from ola_jax.convert.writer import ShardWriter  # noqa: E402
+from ola_jax.convert.disk_space import check_space  # noqa: E402
+from ola_jax.convert.safetensors_reader import read_safetensors  # noqa: E402
+from ola_jax.convert.safetensors_writer import ShardWriter  # noqa: E402
 from ola_jax.errors import run  # noqa: E402
 
 HF = ROOT / "tests" / "goldens" / "visible" / "hf"  # a tokenizer, and the fields of config.json

@@ -8,7 +8,7 @@ import pytest
 
 import convert_weights
 from ola_jax import checkpoint, errors
-from ola_jax.convert import store
+from ola_jax.convert import orbax_store
 from ola_jax.convert.importer import read_released
 from tests.convert.checkpoints import BEATS_FILE, HF, WHISPER_FILE, without_speech_encoder, write
 
@@ -28,7 +28,7 @@ def run(*arguments: object) -> int:
 def test_imported_checkpoint_loads_bit_for_bit(
     chunk_bytes: int, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(orbax_store, "CHUNK_BYTES", chunk_bytes)
     target = tmp_path / "new" / "ola"
     assert run("--from", HF, "--to", target, *SPEECH) == 0
     expected = read_released(HF, WHISPER_FILE, BEATS_FILE)

@@ -14,7 +14,7 @@ import rich.table
 import tyro
 
 from ola_jax import checkpoint
-from ola_jax.convert import exporter, fresh, hub, importer
+from ola_jax.convert import exporter, hub, importer, projector_init
 from ola_jax.convert import verify as tensors
 from ola_jax.eval.logits import compare as compare_logits
 
@@ -59,7 +59,7 @@ class Sources:
             self.dtype,
             hub.fetch(self.vision) if self.vision else None,
             self.adapter,
-            fresh.parse(self.init),
+            projector_init.parse_parts(self.init),
             self.vocabulary,
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ola_jax.convert import adapter_config, pickles
-from ola_jax.convert.readers import Tensor, open_safetensors, read_json
+from ola_jax.convert.safetensors_reader import Tensor, open_safetensors, read_json
 from ola_jax.errors import OlaError
 
 CONFIG = "adapter_config.json"

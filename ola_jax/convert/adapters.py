@@ -20,7 +20,7 @@ import numpy as np
 from ola_jax.convert import adapter_config, adapter_files
 from ola_jax.convert.adapter_files import Adapter
 from ola_jax.convert.casting import cast
-from ola_jax.convert.readers import Tensor
+from ola_jax.convert.safetensors_reader import Tensor
 from ola_jax.convert.vocabulary import KEYS as VOCABULARY
 from ola_jax.errors import OlaError
 from ola_jax.typing import Float

@@ -14,14 +14,14 @@ from ola_jax import checkpoint
 from ola_jax.config import OlaConfig, ProcessorConfig
 from ola_jax.convert import export_config, pickles
 from ola_jax.convert.casting import overflowed
+from ola_jax.convert.disk_space import check_space
 from ola_jax.convert.layouts import copy
-from ola_jax.convert.matching import abstract_params
 from ola_jax.convert.names import BEATS, BEATS_FILE, BY_PATH, TABLE, WHISPER, WHISPER_FILE, num_layers
-from ola_jax.convert.prefetch import prefetch
-from ola_jax.convert.readers import DTYPES
-from ola_jax.convert.space import check_space
-from ola_jax.convert.store import Reader
-from ola_jax.convert.writer import ShardWriter, Spec
+from ola_jax.convert.orbax_store import Reader
+from ola_jax.convert.parameter_matching import abstract_params
+from ola_jax.convert.read_ahead import read_ahead
+from ola_jax.convert.safetensors_reader import DTYPES
+from ola_jax.convert.safetensors_writer import ShardWriter, Spec
 from ola_jax.errors import OlaError
 from ola_jax.typing import Shaped
 
@@ -133,7 +133,7 @@ def write(
         try:
             writer = ShardWriter(build, plan.inside(), max_shard_size)
             apart: dict[str, np.ndarray] = {}
-            for key, values in prefetch(tensors(plan)):
+            for key, values in read_ahead(tensors(plan)):
                 if plan.separate and key.startswith((WHISPER, BEATS)):
                     apart[key] = values
                 else:

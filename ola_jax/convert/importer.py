@@ -12,15 +12,15 @@ from flax import traverse_util
 
 from ola_jax import checkpoint
 from ola_jax.config import OlaConfig, ProcessorConfig
-from ola_jax.convert import adapters, fresh, released_config, sources
+from ola_jax.convert import adapters, added_encoders, projector_init, released_config
 from ola_jax.convert import vocabulary as vocabularies
 from ola_jax.convert.casting import overflowed
+from ola_jax.convert.disk_space import check_space
 from ola_jax.convert.layouts import copy
-from ola_jax.convert.matching import Leaf, match
-from ola_jax.convert.prefetch import prefetch
-from ola_jax.convert.readers import Tensor, check_dtype, read_json, read_safetensors
-from ola_jax.convert.space import check_space
-from ola_jax.convert.store import Writer, piece_rows
+from ola_jax.convert.orbax_store import Writer, piece_rows
+from ola_jax.convert.parameter_matching import Leaf, match
+from ola_jax.convert.read_ahead import read_ahead
+from ola_jax.convert.safetensors_reader import Tensor, check_dtype, read_json, read_safetensors
 from ola_jax.errors import OlaError
 from ola_jax.typing import Params, Shaped
 
@@ -94,10 +94,10 @@ def plan(
     where = str(source / "config.json")
     tensors, notes = read_safetensors(source), []
     if vision:
-        values, tensors, vision_heads, notes = sources.with_vision(
+        values, tensors, vision_heads, notes = added_encoders.with_vision(
             source, tensors, values, vision, vision_heads, init
         )
-    tensors, values, dims, cfg = sources.with_speech(source, tensors, values, whisper, beats, init)
+    tensors, values, dims, cfg = added_encoders.with_speech(source, tensors, values, whisper, beats, init)
     head, embedding = "lm_head.weight", "model.embed_tokens.weight"
     absent = bool(values.get("tie_word_embeddings")) and head not in tensors and embedding in tensors
     tied = absent
@@ -115,19 +115,21 @@ def plan(
         notes += lines
     vocabularies.check(source, values)
     tensors = {
-        k: t for k, t in tensors.items() if not k.startswith(tuple(fresh.PARTS[part] for part in init))
+        k: t
+        for k, t in tensors.items()
+        if not k.startswith(tuple(projector_init.PARTS[part] for part in init))
     }
     shapes = {key: tensor.shape for key, tensor in tensors.items()}
     config, assumed = released_config.ola_config(
         values, shapes, dims, cfg, vision_heads, whisper_heads, where
     )
     if init:
-        lacking = [part for part in init if getattr(config, fresh.ENCODER_OF[part]) is None]
+        lacking = [part for part in init if getattr(config, projector_init.ENCODER_OF[part]) is None]
         if lacking:
             raise OlaError(
-                f"{source}: --init {lacking[0]}: the model has no {fresh.ENCODER_OF[lacking[0]]} encoder"
+                f"{source}: --init {lacking[0]}: the model has no {projector_init.ENCODER_OF[lacking[0]]} encoder"
             )
-        tensors |= fresh.init(config, init)
+        tensors |= projector_init.init_projectors(config, init)
         shapes = {key: tensor.shape for key, tensor in tensors.items()}
         notes.append(f"made anew, untrained: {', '.join(init)}")
     leaves = match(config, shapes, str(source))
@@ -174,7 +176,7 @@ def write(
         ) as params_directory,
         Writer(params_directory, abstract) as writer,
     ):
-        for leaf, start, piece in prefetch(pieces(plan, check_finite, progress)):
+        for leaf, start, piece in read_ahead(pieces(plan, check_finite, progress)):
             writer.write(leaf.entry.path, start, piece)
 
 

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from ola_jax.convert.names import BEATS, BEATS_FILE, WHISPER, WHISPER_FILE
-from ola_jax.convert.readers import Tensor
+from ola_jax.convert.safetensors_reader import Tensor
 from ola_jax.errors import OlaError, first_line
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from ola_jax import checkpoint
 from ola_jax.config import architecture, differences
 from ola_jax.convert.importer import Plan, pieces
-from ola_jax.convert.store import Reader
+from ola_jax.convert.orbax_store import Reader
 from ola_jax.errors import OlaError
 from ola_jax.typing import Shaped
 

@@ -8,7 +8,7 @@ import numpy as np
 from ola_jax.config import OryxViTConfig
 from ola_jax.convert import pickles
 from ola_jax.convert.names import VISION
-from ola_jax.convert.readers import Tensor, open_safetensors, read_json, read_safetensors
+from ola_jax.convert.safetensors_reader import Tensor, open_safetensors, read_json, read_safetensors
 from ola_jax.errors import OlaError
 
 FIRST = "patch_embed.proj.weight"  # every OryxViT state dict has it, below some prefix

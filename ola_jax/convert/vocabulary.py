@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from ola_jax.convert.readers import Tensor
+from ola_jax.convert.safetensors_reader import Tensor
 from ola_jax.errors import OlaError
 
 KEYS = ("model.embed_tokens.weight", "lm_head.weight")

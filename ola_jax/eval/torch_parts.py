@@ -8,7 +8,7 @@ import numpy as np
 
 from ola_jax.config import OryxViTConfig, WhisperConfig
 from ola_jax.convert.names import VISION, WHISPER
-from ola_jax.convert.readers import Tensor
+from ola_jax.convert.safetensors_reader import Tensor
 from ola_jax.errors import OlaError
 from ola_jax.typing import Float, Int
 

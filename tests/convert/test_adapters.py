@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from ola_jax.convert import adapters, importer
-from ola_jax.convert.readers import read_safetensors
+from ola_jax.convert.safetensors_reader import read_safetensors
 from ola_jax.errors import OlaError
 from tests.convert import checkpoints
 from tests.convert.checkpoints import HF, Tensors, write

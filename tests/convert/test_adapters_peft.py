@@ -16,7 +16,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from ola_jax.convert import adapters, importer
-from ola_jax.convert.readers import read_safetensors
+from ola_jax.convert.safetensors_reader import read_safetensors
 from ola_jax.errors import OlaError
 from tests.convert.checkpoints import HF
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 import convert_weights
 from ola_jax import checkpoint, errors
-from ola_jax.convert import importer, store
+from ola_jax.convert import importer, orbax_store
 from tests.convert import checkpoints
 from tests.convert.checkpoints import BEATS_FILE, WHISPER_FILE, write
 
@@ -353,9 +353,9 @@ def test_full_disk_is_told_before_anything_is_written(
 def test_interrupted_conversion_leaves_nothing_and_can_be_run_again(
     stop: type, whole: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = store.Writer.write, []
+    original, calls = orbax_store.Writer.write, []
 
-    def interrupted(self: store.Writer, *arguments: Any) -> None:
+    def interrupted(self: orbax_store.Writer, *arguments: Any) -> None:
         calls.append(arguments)
         if len(calls) == 20:
             raise stop
@@ -363,13 +363,13 @@ def test_interrupted_conversion_leaves_nothing_and_can_be_run_again(
 
     speech = (whole / "whisper.pt", whole / "beats.pt")
     plan = importer.plan(whole, *speech)
-    monkeypatch.setattr(store.Writer, "write", interrupted)
+    monkeypatch.setattr(orbax_store.Writer, "write", interrupted)
     with pytest.raises((KeyboardInterrupt, OSError, errors.OlaError)):
         importer.write(plan, tmp_path / "ola")
     assert not list(tmp_path.iterdir())
     importer.write(plan, tmp_path / "ola")
     importer.write(plan, tmp_path / "undisturbed")
-    again, undisturbed = (store.Reader(tmp_path / name / "params") for name in ("ola", "undisturbed"))
+    again, undisturbed = (orbax_store.Reader(tmp_path / name / "params") for name in ("ola", "undisturbed"))
     assert again.leaves == undisturbed.leaves
     for path in again.leaves:
         bits = [

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from ola_jax import checkpoint
 from ola_jax.config import OlaConfig, Qwen2Config
-from ola_jax.convert import exporter, importer, store
+from ola_jax.convert import exporter, importer, orbax_store
 from ola_jax.convert.importer import read_released
 from ola_jax.errors import OlaError
 from tests.convert import checkpoints
@@ -89,7 +89,7 @@ def test_import_then_export_gives_back_every_bit(
     change: Callable, config: dict, shards: int, chunk_bytes: int,
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(store, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(orbax_store, "CHUNK_BYTES", chunk_bytes)
     source = write(tmp_path / "hf", change, config, shards)
     back = there_and_back(source, tmp_path)
     assert_same_tensors(load_all(back), load_all(source))

@@ -6,8 +6,8 @@ import pytest
 from flax import traverse_util
 
 from ola_jax.config import BeatsConfig, OlaConfig, OryxViTConfig, Qwen2Config, WhisperConfig
-from ola_jax.convert.matching import abstract_params, match
 from ola_jax.convert.names import BEATS, BY_PATH, TABLE, WHISPER, num_layers, to_jax, to_torch
+from ola_jax.convert.parameter_matching import abstract_params, match
 from ola_jax.convert.released_config import ola_config
 
 MANIFEST = json.loads((pathlib.Path(__file__).parents[1] / "goldens" / "ola_7b_manifest.json").read_text())

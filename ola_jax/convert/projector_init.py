@@ -9,7 +9,7 @@ from flax import traverse_util
 
 from ola_jax.config import OlaConfig
 from ola_jax.convert.names import BY_PATH
-from ola_jax.convert.readers import Tensor
+from ola_jax.convert.safetensors_reader import Tensor
 from ola_jax.errors import OlaError
 from ola_jax.models.ola import Ola, example_batch
 
@@ -18,7 +18,7 @@ PARTS = {"vision_projector": "model.mm_projector.", "speech_projector": "model.s
 ENCODER_OF = {"vision_projector": "vision", "speech_projector": "whisper"}
 
 
-def parse(text: str) -> tuple[str, ...]:
+def parse_parts(text: str) -> tuple[str, ...]:
     """The parts that `--init` names: "vision_projector,speech_projector"."""
     parts = tuple(part for part in text.split(",") if part)
     if unknown := [part for part in parts if part not in PARTS]:
@@ -28,7 +28,7 @@ def parse(text: str) -> tuple[str, ...]:
     return parts
 
 
-def init(config: OlaConfig, parts: tuple[str, ...], seed: int = 0) -> dict[str, Tensor]:
+def init_projectors(config: OlaConfig, parts: tuple[str, ...], seed: int = 0) -> dict[str, Tensor]:
     """The parts' tensors by released key, in float32, as the model itself initialises them."""
 
     @jax.jit  # what is not returned is not computed: no other part is ever allocated

@@ -8,7 +8,7 @@ import huggingface_hub
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ola_jax.convert.readers import DTYPES, INDEX
+from ola_jax.convert.safetensors_reader import DTYPES, INDEX
 from ola_jax.errors import OlaError
 from ola_jax.typing import Shaped
 

@@ -7,7 +7,7 @@ from ola_jax.config import OlaConfig
 from ola_jax.convert import export_config, released_config
 from ola_jax.convert.names import BEATS, VISION, WHISPER
 from ola_jax.convert.pickles import read_beats, read_whisper
-from ola_jax.convert.readers import Tensor
+from ola_jax.convert.safetensors_reader import Tensor
 from ola_jax.convert.vision_files import read_vision
 from ola_jax.errors import OlaError
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-def prefetch(items: Iterator[Item]) -> Iterator[Item]:
+def read_ahead(items: Iterator[Item]) -> Iterator[Item]:
     """The items; while one is used the next one is made, in a thread. No more than these two exist."""
     end = object()
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from ola_jax import checkpoint
-from ola_jax.convert import exporter, fresh, importer
+from ola_jax.convert import exporter, importer, projector_init
 from ola_jax.convert.importer import read_released
 from ola_jax.convert.names import VISION
 from ola_jax.convert.vision_files import read_vision
@@ -119,10 +119,10 @@ def test_nothing_is_made_anew_unasked(qwen: pathlib.Path, oryx: pathlib.Path) ->
 
 
 def test_names_of_parts_are_checked() -> None:
-    assert fresh.parse("vision_projector,speech_projector") == BOTH
-    assert fresh.parse("") == ()
+    assert projector_init.parse_parts("vision_projector,speech_projector") == BOTH
+    assert projector_init.parse_parts("") == ()
     with pytest.raises(OlaError, match=r"--init llm: expected some of vision_projector,speech_projector"):
-        fresh.parse("llm")
+        projector_init.parse_parts("llm")
 
 
 def siglip(directory: pathlib.Path, patch: int = 16) -> transformers.SiglipVisionModel:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ola_jax.convert.pickles import read_beats, read_whisper
-from ola_jax.convert.readers import read_safetensors
+from ola_jax.convert.safetensors_reader import read_safetensors
 from ola_jax.errors import OlaError
 from tests.convert import checkpoints
 from tests.convert.checkpoints import BEATS_FILE, HF, WHISPER_FILE, write

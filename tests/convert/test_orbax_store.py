@@ -11,8 +11,8 @@ from flax import traverse_util
 
 from ola_jax import checkpoint
 from ola_jax.config import OlaConfig, ProcessorConfig
-from ola_jax.convert import store
-from ola_jax.convert.store import Reader, Writer
+from ola_jax.convert import orbax_store
+from ola_jax.convert.orbax_store import Reader, Writer
 from ola_jax.errors import OlaError
 from tests.convert.checkpoints import HF
 
@@ -40,7 +40,7 @@ def write(directory: pathlib.Path, values: dict[str, np.ndarray]) -> None:
     abstract = {path: jax.ShapeDtypeStruct(*leaf) for path, leaf in LEAVES.items()}
     with Writer(directory, abstract) as writer:
         for path, leaf in values.items():
-            rows = store.piece_rows(leaf.shape, leaf.dtype)
+            rows = orbax_store.piece_rows(leaf.shape, leaf.dtype)
             for start in range(0, len(leaf), rows) if leaf.ndim else [0]:
                 writer.write(path, start, leaf[start : start + rows] if leaf.ndim else leaf)
 
@@ -49,7 +49,7 @@ def write(directory: pathlib.Path, values: dict[str, np.ndarray]) -> None:
 def test_orbax_restores_what_was_written_in_pieces(
     chunk_bytes: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(orbax_store, "CHUNK_BYTES", chunk_bytes)
     values = random_leaves(chunk_bytes)
     write(tmp_path / "params", values)
     with ocp.PyTreeCheckpointer() as checkpointer:
@@ -66,7 +66,7 @@ def test_orbax_restores_what_was_written_in_pieces(
 def test_pieces_read_are_those_written(
     chunk_bytes: int, written_by: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(orbax_store, "CHUNK_BYTES", chunk_bytes)
     values = random_leaves(chunk_bytes)
     if written_by == "pieces":
         write(tmp_path / "params", values)
@@ -90,7 +90,7 @@ def test_large_arrays_of_training_are_stored_layer_by_layer(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "CHUNK_BYTES", 400)
-    monkeypatch.setattr(store, "CHUNK_BYTES", 400)
+    monkeypatch.setattr(orbax_store, "CHUNK_BYTES", 400)
     values = np.arange(6 * 5 * 10, dtype=np.float32).reshape(6, 5, 10)
     config = OlaConfig(vision=None, whisper=None, beats=None)
     checkpoint.save(tmp_path / "model", config, ProcessorConfig(), {"kernel": values}, HF, {})
