@@ -1,11 +1,11 @@
-"""Whether the disk has room, asked before anything is written."""
+"""Free space on the disk, checked before anything is written."""
 
 import pathlib
 import shutil
 
 from ola_jax.errors import OlaError
 
-RESERVE = 64 * 2**20  # bytes, for all that is not weights: tokenizer, indices, the file system's own
+RESERVE = 64 * 2**20  # bytes, for all but the weights: tokenizer, indices, the file system's own
 
 
 def check_space(directory: pathlib.Path, size: int) -> None:

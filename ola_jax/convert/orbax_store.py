@@ -1,9 +1,9 @@
-"""A checkpoint's params/ written and read piece by piece, so that no array is ever whole in memory.
+"""A checkpoint's params/, written and read piece by piece, so that no array is held in memory whole.
 
-An Orbax tree is a directory of Orbax's own notes and one tensorstore database (OCDBT) with a zarr
-array for each leaf. Here Orbax writes the notes itself, for a tree of the same structure with tiny
-leaves; then each array is made anew in its size and filled through tensorstore. So the notes are
-always those of the installed Orbax, and what it reads back is checked.
+An Orbax tree is a directory with Orbax's own metadata and one tensorstore database (OCDBT) that holds a
+zarr array for each leaf. Orbax itself writes the metadata here, for a tree of the same structure with tiny
+leaves; then each array is recreated in its full size and written through tensorstore. So the metadata is
+always that of the installed Orbax, and what Orbax reads of it is checked.
 """
 
 import pathlib
@@ -18,9 +18,9 @@ from flax import traverse_util
 
 from ola_jax.checkpoint import CHUNK_BYTES
 from ola_jax.errors import OlaError, first_line
-from ola_jax.typing import DTypeLike, Shaped
+from ola_jax.typing import DTypeLike, HostArray, Shaped
 
-IN_FLIGHT = 2  # writes that may be under way while the next piece is made
+IN_FLIGHT = 2  # writes in progress while the next piece is made
 
 
 def piece_rows(shape: tuple[int, ...], dtype: DTypeLike) -> int:
@@ -32,9 +32,9 @@ def piece_rows(shape: tuple[int, ...], dtype: DTypeLike) -> int:
 
 
 class Writer:
-    """Makes an Orbax tree in `directory`, whose `leaves` are named by path ("llm/norm/scale").
+    """Writer of an Orbax tree in `directory`, whose `leaves` are named by path ("llm/norm/scale").
 
-    A context: at its end all is written, and Orbax has confirmed the shape and dtype of every leaf.
+    A context manager: at its end all is written, and Orbax has confirmed the shape and dtype of every leaf.
     """
 
     def __init__(self, directory: pathlib.Path, leaves: Mapping[str, jax.ShapeDtypeStruct]):
@@ -45,8 +45,8 @@ class Writer:
             checkpointer.save(self._directory, traverse_util.unflatten_dict(tiny, sep="/"))
         self._arrays = {path: self._create(path, leaf) for path, leaf in leaves.items()}
 
-    def write(self, path: str, start: int, piece: Shaped[np.ndarray, "..."]) -> None:
-        """Puts a piece of a leaf at `start` of its first axis; the caller must not change it afterwards."""
+    def write(self, path: str, start: int, piece: Shaped[HostArray, "..."]) -> None:
+        """Writes a piece of a leaf at `start` of its first axis; the caller must not change it afterwards."""
         array = self._arrays[path]
         place = array[start : start + len(piece)] if piece.ndim else array
         try:
@@ -61,7 +61,7 @@ class Writer:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         failed = None
-        while self._writes:  # every one, in a failure too: none may write where files are being removed
+        while self._writes:  # after an error too: none may write while the files are being removed
             try:
                 self._writes.pop(0).result()
             except ValueError as error:
@@ -94,14 +94,14 @@ class Writer:
 
 
 class Reader:
-    """Reads an Orbax tree of arrays. Raises OlaError where the directory is none.
+    """Reader of an Orbax tree of arrays. Raises OlaError if the directory is none.
 
     `leaves` has the shape and dtype of every array, by path.
     """
 
     def __init__(self, directory: pathlib.Path):
         self._directory = directory.absolute()
-        # Not through Orbax: of a damaged store it leaves reads behind that end in noise on stderr.
+        # Not through Orbax: for a damaged store it leaves reads behind that print errors later.
         try:
             store = ts.KvStore.open(_database(self._directory), context=_context()).result()
             keys = [key.decode() for key in store.list().result()]
@@ -114,17 +114,18 @@ class Reader:
         if not self.leaves:
             raise _unreadable(directory, "no arrays")
 
-    def pieces(self, path: str) -> Iterator[tuple[int, Shaped[np.ndarray, "..."]]]:
+    def pieces(self, path: str) -> Iterator[tuple[int, Shaped[HostArray, "..."]]]:
         """(start on the first axis, values) of a leaf, each stored chunk read once; 0 for a scalar."""
         try:
-            array = self._open(path)
-            if not array.rank:
+            array, leaf = self._open(path), self.leaves[path]
+            if not leaf.shape:
                 yield 0, array.read().result()
                 return
-            length, rows = array.shape[0], piece_rows(array.shape, array.dtype.numpy_dtype)
-            rows = max(rows, array.chunk_layout.read_chunk.shape[0])
+            length, rows = leaf.shape[0], piece_rows(leaf.shape, leaf.dtype)
+            if chunk := array.chunk_layout.read_chunk.shape:
+                rows = max(rows, chunk[0] or 0)
             read = lambda start: array[start : min(start + rows, length)].read()
-            upcoming = read(0) if length else None
+            upcoming = read(0)
             for start in range(0, length, rows):
                 current = upcoming
                 if start + rows < length:
@@ -133,8 +134,8 @@ class Reader:
         except ValueError as error:
             raise _unreadable(self._directory, error, path) from error
 
-    def read(self, path: str, start: int, stop: int) -> Shaped[np.ndarray, "..."]:
-        """Entries `start` to `stop` of a leaf's first axis; of a scalar, itself."""
+    def read(self, path: str, start: int, stop: int) -> Shaped[HostArray, "..."]:
+        """Entries `start` to `stop` of a leaf's first axis; a scalar as it is."""
         try:
             array = self._open(path)
             return (array[start:stop] if array.rank else array).read().result()
@@ -171,7 +172,7 @@ def _unreadable(directory: pathlib.Path, reason: ValueError | str, path: str = "
 
 
 def _context() -> ts.Context:
-    # No cache: every chunk is used once. The files are synced together before the checkpoint is renamed.
+    # No cache: every chunk is used once. No sync: all files are synced before the checkpoint is renamed.
     return ts.Context({"cache_pool": {"total_bytes_limit": 0}, "file_io_sync": False})
 
 

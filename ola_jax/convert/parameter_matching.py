@@ -1,24 +1,24 @@
-"""Which released tensors make up each leaf of our tree; every one of both is accounted for."""
+"""The released tensors of each parameter of our model; all of both are accounted for."""
 
 import dataclasses
 import functools
 from collections.abc import Mapping
 
+import flax.linen as nn
 import jax
 from flax import traverse_util
-from flax.core import meta
 
 from ola_jax.config import OlaConfig
 from ola_jax.convert.names import BY_PATH, Entry, num_layers
 from ola_jax.errors import OlaError
-from ola_jax.models.ola import Ola, example_batch
+from ola_jax.models import ola
 
 LISTED = 8  # keys that an error names of each kind
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """One leaf of our tree and the tensors that it is made of, layer by layer."""
+    """One leaf of our tree and the tensors that make it up, layer by layer."""
 
     entry: Entry
     shape: tuple[int, ...]
@@ -26,47 +26,48 @@ class Leaf:
     copies: tuple[str, ...] = ()  # further tensors that must equal the first
 
 
-def abstract_params(config: OlaConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Path and shape of every parameter of the model, without allocating any."""
-    return dict(_abstract_params(config))
+def match_parameters(config: OlaConfig, shapes: Mapping[str, tuple[int, ...]], where: str) -> list[Leaf]:
+    """The leaves of the model with their tensors. `shapes`: of the tensors of a released checkpoint.
 
-
-def match(config: OlaConfig, shapes: Mapping[str, tuple[int, ...]], where: str) -> list[Leaf]:
-    """Which tensors make up each leaf of the model. `shapes` are the tensors of a released checkpoint.
-
-    Raises OlaError unless every leaf is covered, in its shape, and every tensor used exactly once: the
+    Raises OlaError unless every leaf is covered, in its shape, and every tensor is used exactly once: the
     original leaves some of what is missing at random values (quirks C4 and C6).
     """
-    leaves, used, missing, misshaped = [], set(), [], []
-    for path, leaf in abstract_params(config).items():
+    leaves: list[Leaf] = []
+    used: set[str] = set()
+    problems: dict[str, list[str]] = {"missing": [], "unused": [], "mis-shaped": []}
+    for path, leaf in abstract_leaves(config).items():
         entry = BY_PATH[path]
         keys = entry.keys(num_layers(config, entry))
-        if entry.copies:  # one will do; more must be the same
+        if entry.copies:  # one is enough; further ones must be equal
             keys = [key for key in keys if key in shapes] or keys[:1]
         expected = entry.torch_shape(leaf.shape)
         for key in keys:
             if key not in shapes:
-                missing.append(f"{key} {list(expected)}")
+                problems["missing"].append(f"{key} {list(expected)}")
             elif tuple(shapes[key]) != expected:
-                misshaped.append(f"{key} {list(shapes[key])}, expected {list(expected)}")
+                problems["mis-shaped"].append(f"{key} {list(shapes[key])}, expected {list(expected)}")
         used.update(keys)
         main = keys[:1] if entry.copies else keys
         leaves.append(Leaf(entry, leaf.shape, tuple(main), tuple(keys[len(main) :])))
-    unused = [f"{key} {list(shapes[key])}" for key in shapes if key not in used]
-    problems = [
-        f"{len(lines)} {kind}: {'; '.join(lines[:LISTED])}" + (" ..." if len(lines) > LISTED else "")
-        for kind, lines in (("missing", missing), ("unused", unused), ("mis-shaped", misshaped))
-        if lines
+    problems["unused"] = [f"{key} {list(shapes[key])}" for key in shapes if key not in used]
+    lines = [
+        f"{len(found)} {kind}: {'; '.join(found[:LISTED])}" + (" ..." if len(found) > LISTED else "")
+        for kind, found in problems.items()
+        if found
     ]
-    if problems:
+    if lines:
         raise OlaError(
             f"{where}: tensors do not fit the model that config.json and the shapes describe: "
-            + " | ".join(problems)
+            + " | ".join(lines)
         )
     return leaves
 
 
+def abstract_leaves(config: OlaConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shape of every parameter of the model, by path."""
+    return dict(_trace_leaves(config))
+
+
 @functools.lru_cache(maxsize=4)
-def _abstract_params(config: OlaConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    init = lambda: Ola(config).init(jax.random.key(0), example_batch(config))["params"]
-    return traverse_util.flatten_dict(meta.unbox(jax.eval_shape(init)), sep="/")
+def _trace_leaves(config: OlaConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    return traverse_util.flatten_dict(nn.unbox(ola.abstract_params(config)), sep="/")

@@ -8,10 +8,15 @@ Item = TypeVar("Item")
 
 
 def read_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The items; while one is used the next one is made, in a thread. No more than these two exist."""
-    end = object()
+    """The same items; a thread makes the next one while one is in use. At most these two exist."""
+
+    def take() -> tuple[Item, ...]:  # empty at the end
+        for item in items:
+            return (item,)
+        return ()
+
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
-        upcoming = pool.submit(next, items, end)
-        while (item := upcoming.result()) is not end:
-            upcoming = pool.submit(next, items, end)
-            yield item
+        upcoming = pool.submit(take)
+        while taken := upcoming.result():
+            upcoming = pool.submit(take)
+            yield taken[0]

@@ -19,14 +19,14 @@ MAX_NEW_TOKENS = 12
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A held-out prompt, ready for the model, and the answer that is right."""
+    """A held-out prompt, ready for the model, and the right answer."""
 
     sample: Sample
     expected: str
 
 
 def read_questions(records: str, root: str, processor: Processor, limit: int | None = None) -> list[Question]:
-    """The records of a JSON file whose conversations are one question and one answer, at most `limit`.
+    """The records of a JSON file, each one question with its answer; at most `limit` of them.
 
     Raises OlaError naming the file and the record if there are none or one of them is something else.
     """
@@ -60,23 +60,25 @@ def exact_match(
     params: Params,
     processor: Processor,
     questions: Sequence[Question],
+    *,
     sampling: SamplingConfig,
     rows: int,
 ) -> dict[str, Any]:
-    """Share of the questions whose answer is the expected one, and examples of wrong answers.
+    """The share of the questions that are answered as expected, and examples of wrong answers.
 
-    `rows` prompts are answered at a time; the last batch is filled up with the first questions, so
-    that one shape serves for all.
+    `rows` prompts are answered at a time; the last batch is completed with the first questions, so
+    that all batches have one shape.
     """
     if not questions or rows < 1:
         raise OlaError(f"{len(questions)} questions, {rows} rows: expected at least one of each")
     budget = processor.smallest_budget([q.sample for q in questions])
     positions = max(POSITIONS, processor.processor_config.max_length)
-    correct, wrong = 0, []
+    correct = 0
+    wrong: list[dict[str, str]] = []
     for start in range(0, len(questions), rows):
         part = list(questions[start : start + rows])
-        filled = [*part, *itertools.islice(itertools.cycle(questions), rows - len(part))]
-        batch = processor.batch([q.sample for q in filled], budget)
+        complete = [*part, *itertools.islice(itertools.cycle(questions), rows - len(part))]
+        batch = processor.batch([q.sample for q in complete], budget)
         out = answer(model, params, batch, processor.tokenizer, sampling, MAX_NEW_TOKENS, positions=positions)
         for question, text in zip(part, out.texts, strict=False):
             if text == question.expected.strip():

@@ -36,6 +36,6 @@ def score_tasks(
     sampling = from_generation_config(generation, processor.tokenizer.get_vocab_size())
     sampling = dataclasses.replace(sampling, temperature=0.0)
     return {
-        name: exact_match(model, params, processor, of_task, sampling, rows)
+        name: exact_match(model, params, processor, of_task, sampling=sampling, rows=rows)
         for name, of_task in questions.items()
     }

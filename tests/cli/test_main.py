@@ -65,7 +65,7 @@ def test_each_command_has_its_help(ends: Callable, arguments: list[str], expecte
 
 
 @pytest.mark.parametrize("arguments", [[], ["trian"], ["--verbose"], ["a\nb"]])
-def test_an_unknown_command_is_one_line_with_those_that_there_are(
+def test_an_unknown_command_is_answered_with_the_list_of_commands(
     ends: Callable, arguments: list[str]
 ) -> None:
     status, shown, errors = ends(*arguments)

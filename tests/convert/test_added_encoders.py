@@ -1,4 +1,4 @@
-"""A plain Qwen2.5 with encoders from elsewhere: where training begins."""
+"""A plain Qwen2.5 with encoders from other files: where training begins."""
 
 import json
 import pathlib
@@ -12,13 +12,14 @@ import transformers
 
 from ola_jax import checkpoint
 from ola_jax.convert import exporter, importer, projector_init
-from ola_jax.convert.importer import read_released
+from ola_jax.convert.export_job import prepare_export
+from ola_jax.convert.import_job import prepare_import
 from ola_jax.convert.names import VISION
 from ola_jax.convert.vision_files import read_vision
 from ola_jax.errors import OlaError
 from ola_jax.models.ola import Ola, example_batch
 from tests.convert import checkpoints
-from tests.convert.checkpoints import BEATS_FILE, HF, WHISPER_FILE, Tensors, write
+from tests.convert.checkpoints import HF, SPEECH, WHISPER_FILE, Tensors, read_released, write
 
 BOTH = ("vision_projector", "speech_projector")
 QWEN = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
@@ -55,23 +56,26 @@ def oryx(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path / "oryx_vit.pth"
 
 
-def test_parts_are_put_together(qwen: pathlib.Path, oryx: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    plan = importer.plan(qwen, WHISPER_FILE, BEATS_FILE, vision=oryx, init=BOTH)
-    assert "oryx_vit.pth: left out 2 tensors that Ola has no place for: norm.weight ..." in plan.notes
-    assert "made anew, untrained: vision_projector, speech_projector" in plan.notes
-    importer.write(plan, tmp_path / "ola")
+def test_models_are_assembled_from_parts(
+    qwen: pathlib.Path, oryx: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    job = prepare_import(qwen, **SPEECH, vision=oryx, init=BOTH)
+    assert "oryx_vit.pth: 2 tensors left out that Ola does not use: norm.weight ..." in job.notes
+    assert "initialized at random, untrained: vision_projector, speech_projector" in job.notes
+    importer.write_checkpoint(job, tmp_path / "ola")
     config, params = checkpoint.load(tmp_path / "ola")
-    golden = read_released(HF, WHISPER_FILE, BEATS_FILE)
+    golden = read_released(HF, **SPEECH)
     assert config == golden.config
     for part in ("llm", "vision", "whisper", "beats"):
         jax.tree.map(np.testing.assert_array_equal, params[part], golden.params[part])
-    init = jax.jit(Ola(config).init)(jax.random.key(0), example_batch(config))
-    expected = nn.unbox(init)["params"]
+    model, batch = Ola(config), example_batch(config)
+    init = lambda key: {part: nn.unbox(model.init(key, batch))["params"][part] for part in BOTH}
+    expected = jax.jit(init)(jax.random.key(0))  # jit: other parts are not computed
     for part in BOTH:
         assert {str(leaf.dtype) for leaf in jax.tree.leaves(params[part])} == {"float32"}
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), params[part], expected[part])
-    exporter.write(exporter.plan(tmp_path / "ola"), tmp_path / "back")
-    values = json.loads((tmp_path / "back" / "config.json").read_text())
+    exporter.write_released(prepare_export(tmp_path / "ola"), tmp_path / "exported")
+    values = json.loads((tmp_path / "exported" / "config.json").read_text())
     released = json.loads((HF / "config.json").read_text())
     for key in (
         "model_type",
@@ -82,40 +86,40 @@ def test_parts_are_put_together(qwen: pathlib.Path, oryx: pathlib.Path, tmp_path
     ):
         assert values[key] == released[key]
     assert (values["speech_encoder"], values["mm_vision_tower"]) == ("whisper.pt", "oryx_vit.pth")
-    assert importer.plan(tmp_path / "back", vision_heads=4, whisper_heads=2).config == config
+    assert prepare_import(tmp_path / "exported", vision_heads=4, whisper_heads=2).config == config
 
 
 def test_speech_can_be_added_to_an_image_model(tmp_path: pathlib.Path) -> None:
     image = write(tmp_path / "hf", checkpoints.without_speech, {"speech_encoder": None})
-    plan = importer.plan(image, WHISPER_FILE, BEATS_FILE, init=("speech_projector",))
-    assert plan.config == read_released(HF, WHISPER_FILE, BEATS_FILE).config
+    job = prepare_import(image, **SPEECH, init=("speech_projector",))
+    assert job.config == read_released(HF, **SPEECH).config
     with pytest.raises(OlaError, match=r"give both and --init speech_projector to add one"):
-        importer.plan(image, WHISPER_FILE, BEATS_FILE)
+        prepare_import(image, **SPEECH)
 
 
-def test_projectors_of_a_checkpoint_can_be_made_anew() -> None:
-    plan = importer.plan(HF, init=("vision_projector",))
-    tensor = plan.tensors["model.mm_projector.proj1.weight"].read()
+def test_projectors_of_a_checkpoint_can_be_reinitialized() -> None:
+    job = prepare_import(HF, init=("vision_projector",))
+    tensor = job.tensors["model.mm_projector.proj1.weight"].read()
     assert not np.array_equal(
         tensor, checkpoints.golden_tensors()["model.mm_projector.proj1.weight"].float().numpy()
     )
-    kept = plan.tensors["model.speech_projector.linear1.bias"].read().astype(np.float32)
+    kept = job.tensors["model.speech_projector.linear1.bias"].read().astype(np.float32)
     np.testing.assert_array_equal(
         kept, checkpoints.golden_tensors()["model.speech_projector.linear1.bias"].float()
     )
 
 
-def test_nothing_is_made_anew_unasked(qwen: pathlib.Path, oryx: pathlib.Path) -> None:
+def test_nothing_is_initialized_unless_requested(qwen: pathlib.Path, oryx: pathlib.Path) -> None:
     for arguments, message in [
         ({"vision": oryx}, r"--vision gives an encoder without its projector: add --init vision_projector"),
         ({"init": ("vision_projector",)}, r"--init vision_projector: the model has no vision encoder"),
-        ({"init": ("speech_projector",)}, r"--init speech_projector: the model has no whisper encoder"),
+        ({"init": ("speech_projector",)}, r"--init speech_projector: the model has no speech encoder"),
         ({"whisper": WHISPER_FILE}, r"leave them out, or give both and --init speech_projector"),
     ]:
         with pytest.raises(OlaError, match=message):
-            importer.plan(qwen, **arguments)
+            prepare_import(qwen, **arguments)
     with pytest.raises(OlaError, match=r"has a vision encoder \(mm_vision_tower\); leave out --vision"):
-        importer.plan(HF, vision=oryx, init=BOTH)
+        prepare_import(HF, vision=oryx, init=BOTH)
 
 
 def test_names_of_parts_are_checked() -> None:
@@ -139,10 +143,10 @@ def siglip(directory: pathlib.Path, patch: int = 16) -> transformers.SiglipVisio
 def test_siglip_of_transformers_becomes_an_oryx_vit(qwen: pathlib.Path, tmp_path: pathlib.Path) -> None:
     model = siglip(tmp_path / "siglip").state_dict()
     by_end = lambda end: next(value for key, value in model.items() if key.endswith(end)).numpy()
-    plan = importer.plan(qwen, vision=tmp_path / "siglip", init=("vision_projector",))
-    assert (plan.config.vision.num_heads, plan.config.vision.position_grid) == (6, 128)
-    assert "siglip: SigLIP's position embeddings resized to 128 x 128" in plan.notes
-    tensors = plan.tensors
+    job = prepare_import(qwen, vision=tmp_path / "siglip", init=("vision_projector",))
+    assert (job.config.vision.num_heads, job.config.vision.position_grid) == (6, 128)
+    assert "siglip: SigLIP's position embeddings resized to 128 x 128" in job.notes
+    tensors = job.tensors
     qkv = [by_end(f"layers.1.self_attn.{name}_proj.weight") for name in "qkv"]
     np.testing.assert_array_equal(tensors[f"{VISION}blocks.1.attn.qkv.weight"].read(), np.concatenate(qkv))
     for theirs, name in {
@@ -158,7 +162,7 @@ def test_siglip_of_transformers_becomes_an_oryx_vit(qwen: pathlib.Path, tmp_path
     np.testing.assert_allclose(found, grid[0].permute(1, 2, 0).numpy(), atol=1e-6)
 
 
-def test_vision_files_of_another_kind_are_told(tmp_path: pathlib.Path) -> None:
+def test_other_files_are_refused_as_vision_encoders(tmp_path: pathlib.Path) -> None:
     siglip(tmp_path / "siglip14", patch=14)
     torch.save({"a": torch.ones(1)}, tmp_path / "a.pth")
     for name, message in [
@@ -171,7 +175,7 @@ def test_vision_files_of_another_kind_are_told(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "siglip14" / "config.json"
     values = json.loads(file.read_text()) | {"patch_size": 16}
     for change, message in [
-        ({"num_attention_heads": "4"}, r"num_attention_heads: found '4', expected one above 0"),
+        ({"num_attention_heads": "4"}, r"num_attention_heads: found '4', expected a positive number"),
         ({"vision_config": 3}, r"vision_config: found 3, expected an object"),
     ]:
         file.write_text(json.dumps(values | change))

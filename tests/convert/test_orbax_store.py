@@ -20,7 +20,7 @@ LEAVES = {
     "llm/layers/mlp/kernel": ((5, 3, 4), ml_dtypes.bfloat16),
     "llm/layers/bias": ((4, 2), np.float16),
     "llm/embed": ((7,), np.float32),
-    "zero": ((3, 2), np.float32),  # tensorstore likes to leave such chunks out
+    "zero": ((3, 2), np.float32),  # by default tensorstore does not store such chunks
     "scalar": ((), np.float32),
 }
 
@@ -99,7 +99,7 @@ def test_large_arrays_of_training_are_stored_layer_by_layer(
     np.testing.assert_array_equal(np.concatenate(found), values)
 
 
-def test_no_write_is_under_way_when_an_error_has_left_the_writer(tmp_path: pathlib.Path) -> None:
+def test_no_write_is_in_progress_after_an_error_in_the_writer(tmp_path: pathlib.Path) -> None:
     leaf = jax.ShapeDtypeStruct((40, 2**16), np.float32)
     with pytest.raises(KeyError), Writer(tmp_path / "params", {"a": leaf}) as writer:  # noqa: PT012
         for row in range(3):
@@ -111,7 +111,7 @@ def test_no_write_is_under_way_when_an_error_has_left_the_writer(tmp_path: pathl
     assert not (tmp_path / "params").exists()
 
 
-def test_a_leaf_that_is_not_there_or_damaged_is_told(tmp_path: pathlib.Path) -> None:
+def test_a_missing_or_damaged_store_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(OlaError, match=r"none: the parameters cannot be read"):
         Reader(tmp_path / "none")
     write(tmp_path / "params", random_leaves(0))
