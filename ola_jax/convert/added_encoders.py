@@ -19,7 +19,7 @@ _SPEECH_WIDTHS = (f"{WHISPER}ln_post.weight", f"{BEATS}encoder.layer_norm.weight
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """All that describes a model before its config is known."""
+    """The description of a model before its config is known."""
 
     tensors: dict[str, Tensor]
     values: dict[str, Any]  # config.json

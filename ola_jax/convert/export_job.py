@@ -177,9 +177,9 @@ def _head_is_embedding(reader: Reader) -> bool:
     embedding, head = reader.leaves["llm/embed_tokens/embedding"], reader.leaves["llm/lm_head/kernel"]
     if embedding.dtype != head.dtype:
         return False
-    whole = np.concatenate([piece for _, piece in reader.pieces("llm/embed_tokens/embedding")])
+    embeddings = np.concatenate([piece for _, piece in reader.pieces("llm/embed_tokens/embedding")])
     return all(
-        np.array_equal(_bits(piece), _bits(whole[:, start : start + len(piece)].T))
+        np.array_equal(_bits(piece), _bits(embeddings[:, start : start + len(piece)].T))
         for start, piece in reader.pieces("llm/lm_head/kernel")
     )
 

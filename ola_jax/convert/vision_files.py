@@ -42,12 +42,10 @@ def read_vision(path: pathlib.Path) -> tuple[dict[str, Tensor], int | None, list
     if own is None:
         raise OlaError(f"{path}: not a vision encoder: found no {FIRST}; expected OryxViT's state dict")
     unused = [key for key in own if key.startswith(UNUSED)]
-    notes = [f"{path.name}: {len(unused)} tensors left out that Ola does not use: {unused[0]} ..."]
-    return (
-        {VISION + key: tensor for key, tensor in own.items() if key not in unused},
-        None,
-        (notes if unused else []),
-    )
+    notes = []
+    if unused:
+        notes.append(f"{path.name}: {len(unused)} tensors left out that Ola does not use: {unused[0]} ...")
+    return {VISION + key: tensor for key, tensor in own.items() if key not in unused}, None, notes
 
 
 def _below(tensors: Mapping[str, Tensor], first: str) -> dict[str, Tensor] | None:

@@ -62,7 +62,7 @@ def read_prompts(file: pathlib.Path) -> list[dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """What our model computes of one prompt, and its batch of one row."""
+    """Outputs of our model for one prompt, with its batch of one row."""
 
     prompt: str
     batch: OlaBatch

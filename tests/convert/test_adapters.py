@@ -106,11 +106,11 @@ def test_folded_weights_are_those_of_the_formula(
 
 def test_size_of_the_blocks_does_not_matter(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_adapter(tmp_path / "adapter", {"r": 4, "lora_alpha": 8}, dora=True)
-    whole, _ = fold_adapter(read_safetensors(HF), tmp_path / "adapter")
+    undivided, _ = fold_adapter(read_safetensors(HF), tmp_path / "adapter")
     monkeypatch.setattr(adapters, "ROWS", 7)
     blocks, _ = fold_adapter(read_safetensors(HF), tmp_path / "adapter")
     for module in MODULES:
-        a, b = (tensors[f"{module}.weight"].read().astype(np.float32) for tensors in (whole, blocks))
+        a, b = (tensors[f"{module}.weight"].read().astype(np.float32) for tensors in (undivided, blocks))
         np.testing.assert_allclose(a, b, rtol=2**-7)
 
 

@@ -28,24 +28,24 @@ from tests.convert.checkpoints import BEATS_FILE, WHISPER_FILE, write
 SHARD = "model-00001-of-00002.safetensors"
 INDEX = "model.safetensors.index.json"
 NORM = "model.norm.weight"
-NOT_WHOLE = r"not a complete safetensors file"
+INCOMPLETE = r"not a complete safetensors file"
 FLAGS = {"whisper.pt": "--whisper", "beats.pt": "--beats"}
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def intact(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A checkpoint in two shards, with its speech files."""
-    directory = write(tmp_path_factory.mktemp("whole") / "hf", checkpoints.without_speech_encoder, shards=2)
+    directory = write(tmp_path_factory.mktemp("intact") / "hf", checkpoints.without_speech_encoder, shards=2)
     shutil.copyfile(WHISPER_FILE, directory / "whisper.pt")
     shutil.copyfile(BEATS_FILE, directory / "beats.pt")
     return directory
 
 
 @pytest.fixture(scope="module")
-def imported(whole: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def imported(intact: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The same checkpoint, imported with the check for NaN."""
     directory = tmp_path_factory.mktemp("imported") / "ola"
-    assert run_import(whole, directory, "--check-finite") == 0
+    assert run_import(intact, directory, "--check-finite") == 0
     return directory
 
 
@@ -208,20 +208,20 @@ DAMAGES: dict[str, tuple[Callable, str]] = {
     ),
     "shard missing": (delete(SHARD), rf"{SHARD}: no such file, but {INDEX} lists it"),
     "shard empty": (cut(SHARD, 0), r"not a complete safetensors file \(.*[Hh]eader"),
-    "shard cut in its header": (cut(SHARD, 0.0002), NOT_WHOLE),
+    "shard cut in its header": (cut(SHARD, 0.0002), INCOMPLETE),
     "shard cut in its data": (cut(SHARD, 0.9), r"not a complete safetensors file \(.*(ncomplete|not fully)"),
-    "shard longer than its header says": (append(SHARD, bytes(64)), NOT_WHOLE),
-    "shard of another kind": (text(SHARD, "<html>Not found</html>"), NOT_WHOLE),
+    "shard longer than its header says": (append(SHARD, bytes(64)), INCOMPLETE),
+    "shard of another kind": (text(SHARD, "<html>Not found</html>"), INCOMPLETE),
     "header longer than the file": (
         lambda d: (d / SHARD).write_bytes(b"\xff" * 7 + b"\x00" + (d / SHARD).read_bytes()[8:]),
-        NOT_WHOLE,
+        INCOMPLETE,
     ),
-    "header not JSON": (header(lambda v: None, lambda v: "{" + json.dumps(v)), NOT_WHOLE),
-    "header key twice": (header(lambda v: None, twice), NOT_WHOLE),
+    "header not JSON": (header(lambda v: None, lambda v: "{" + json.dumps(v)), INCOMPLETE),
+    "header key twice": (header(lambda v: None, twice), INCOMPLETE),
     "overlapping offsets": (header(overlap), r"not a complete safetensors file \(.*offset"),
-    "offsets beyond the file": (header(beyond), NOT_WHOLE),
-    "negative shape": (header(lambda v: first(v).update(shape=[-1, 64])), NOT_WHOLE),
-    "dtype of another width": (header(lambda v: first(v).update(dtype="F32")), NOT_WHOLE),
+    "offsets beyond the file": (header(beyond), INCOMPLETE),
+    "negative shape": (header(lambda v: first(v).update(shape=[-1, 64])), INCOMPLETE),
+    "dtype of another width": (header(lambda v: first(v).update(dtype="F32")), INCOMPLETE),
     "unknown dtype": (header(lambda v: first(v).update(dtype="F7")), r"not a complete safetensors file .*F7"),
     "dtype of integers": (
         header(lambda v: first(v).update(dtype="I16")),
@@ -273,11 +273,11 @@ DAMAGES: dict[str, tuple[Callable, str]] = {
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_damaged_checkpoint_is_one_line_and_nothing_is_written(
-    name: str, whole: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+    name: str, intact: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
 ) -> None:
     damage, message = DAMAGES[name]
     source = tmp_path / "hf"
-    shutil.copytree(whole, source)
+    shutil.copytree(intact, source)
     damage(source)
     assert run_import(source, tmp_path / "ola", "--check-finite") == 2
     output = capsys.readouterr()
@@ -289,10 +289,10 @@ def test_damaged_checkpoint_is_one_line_and_nothing_is_written(
 
 
 def test_damaged_checkpoint_leaves_an_older_one_in_place(
-    whole: pathlib.Path, imported: pathlib.Path, tmp_path: pathlib.Path
+    intact: pathlib.Path, imported: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     shutil.copytree(imported, tmp_path / "ola")
-    shutil.copytree(whole, tmp_path / "hf")
+    shutil.copytree(intact, tmp_path / "hf")
     spoil_norm(float("nan"))(tmp_path / "hf")
     before = np.asarray(checkpoint.load(tmp_path / "ola")[1]["llm"]["norm"]["scale"]).tobytes()
     assert run_import(tmp_path / "hf", tmp_path / "ola", "--check-finite") == 2
@@ -335,7 +335,7 @@ def test_damaged_ola_jax_checkpoint_is_one_line_and_nothing_is_written(
 
 
 def test_full_disk_is_reported_before_anything_is_written(
-    whole: pathlib.Path,
+    intact: pathlib.Path,
     imported: pathlib.Path,
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -344,7 +344,7 @@ def test_full_disk_is_reported_before_anything_is_written(
     usage = types.SimpleNamespace(total=10**10, used=10**10, free=10**6)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     for command in (
-        lambda: run_import(whole, tmp_path / "other"),
+        lambda: run_import(intact, tmp_path / "other"),
         lambda: run("export", "--from", imported, "--to", tmp_path / "hf"),
     ):
         capsys.readouterr()
@@ -358,7 +358,7 @@ def test_full_disk_is_reported_before_anything_is_written(
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_interrupted_conversion_leaves_nothing_and_can_be_run_again(
     stop: type,
-    whole: pathlib.Path,
+    intact: pathlib.Path,
     imported: pathlib.Path,
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -371,7 +371,7 @@ def test_interrupted_conversion_leaves_nothing_and_can_be_run_again(
             raise stop
         original(self, *arguments)
 
-    job = prepare_import(whole, whisper=whole / "whisper.pt", beats=whole / "beats.pt")
+    job = prepare_import(intact, whisper=intact / "whisper.pt", beats=intact / "beats.pt")
     monkeypatch.setattr(orbax_store.Writer, "write", interrupted)
     with pytest.raises((KeyboardInterrupt, OSError, errors.OlaError)):
         importer.write_checkpoint(job, tmp_path / "ola")
@@ -386,10 +386,10 @@ def test_interrupted_conversion_leaves_nothing_and_can_be_run_again(
         assert bits[0] == bits[1]
 
 
-def test_killed_conversion_can_be_run_again(whole: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_killed_conversion_can_be_run_again(intact: pathlib.Path, tmp_path: pathlib.Path) -> None:
     target = tmp_path / "ola"
-    command = [sys.executable, convert_weights.__file__, "import", "--from", whole, "--to", target]
-    command += ["--whisper", whole / "whisper.pt", "--beats", whole / "beats.pt"]
+    command = [sys.executable, convert_weights.__file__, "import", "--from", intact, "--to", target]
+    command += ["--whisper", intact / "whisper.pt", "--beats", intact / "beats.pt"]
     process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and not (tmp_path / ".ola.partial" / "params").exists():
         time.sleep(0.001)
@@ -397,6 +397,6 @@ def test_killed_conversion_can_be_run_again(whole: pathlib.Path, tmp_path: pathl
     process.wait()
     assert process.returncode == -signal.SIGKILL
     assert [path.name for path in tmp_path.iterdir()] == [".ola.partial"]
-    assert run_import(whole, target) == 0
+    assert run_import(intact, target) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["ola"]
     checkpoint.load(target)
