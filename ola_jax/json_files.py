@@ -21,7 +21,7 @@ def read_object(file: pathlib.Path) -> dict[str, Any]:
 
 def write_object(file: pathlib.Path, values: Mapping[str, Any]) -> None:
     """Writes a JSON object, indented by two spaces."""
-    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(dict(values), indent=2) + "\n", encoding="utf-8")
 
 
 def parse_unique(text: str | bytes) -> Any:

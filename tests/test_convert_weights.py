@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import convert_weights
-from ola_jax import checkpoint, errors
+from ola_jax import checkpoint
 from ola_jax.convert import orbax_store
 from tests.convert.checkpoints import (
     BEATS_FILE,
@@ -18,17 +18,9 @@ from tests.convert.checkpoints import (
     without_speech_encoder,
     write,
 )
+from tests.convert.command import run
 
 SPEECH_OPTIONS = ["--whisper", str(WHISPER_FILE), "--beats", str(BEATS_FILE)]
-
-
-def run(*arguments: object) -> int:
-    """The exit status."""
-    try:
-        errors.run(lambda: convert_weights.main(["import", *map(str, arguments)]))
-    except SystemExit as stop:
-        return stop.code
-    return 0
 
 
 @pytest.mark.parametrize("chunk_bytes", [2000, 2**30])
@@ -37,7 +29,7 @@ def test_imported_checkpoint_loads_bit_for_bit(
 ) -> None:
     monkeypatch.setattr(orbax_store, "CHUNK_BYTES", chunk_bytes)
     target = tmp_path / "new" / "ola"
-    assert run("--from", HF, "--to", target, *SPEECH_OPTIONS) == 0
+    assert run("import", "--from", HF, "--to", target, *SPEECH_OPTIONS) == 0
     expected = read_released(HF, **SPEECH)
     config, params = checkpoint.load(target)
     assert config == expected.config
@@ -53,7 +45,7 @@ def test_imported_checkpoint_loads_bit_for_bit(
 def test_options_take_effect(tmp_path: pathlib.Path) -> None:
     target = tmp_path / "ola"
     options = ["--vision-heads", 2, "--whisper-heads", 4, "--dtype", "float32"]
-    assert run("--from", HF, "--to", target, *options) == 0
+    assert run("import", "--from", HF, "--to", target, *options) == 0
     config, params = checkpoint.load(target)
     assert (config.vision.num_heads, config.whisper.num_heads) == (2, 4)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(params)} == {"float32"}
@@ -73,7 +65,7 @@ def test_mistakes_are_one_line_and_status_2(tmp_path: pathlib.Path, capsys: pyte
         (("--from", HF, "--to", occupied), "is not overwritten"),
         (("--from", HF, "--to", target, "--vision-heads", 7), "48 is not a multiple of 7"),
     ]:
-        assert run(*arguments) == 2
+        assert run("import", *arguments) == 2
         captured = capsys.readouterr()
         assert captured.err.startswith("error: ")
         assert captured.err.count("\n") == 1

@@ -5,7 +5,8 @@ from typing import Any
 
 from ola_jax.config import BeatsConfig, OlaConfig, OryxViTConfig, ProcessorConfig, WhisperConfig
 from ola_jax.convert import rope
-from ola_jax.convert.released_config import BEATS_FLAGS, NO_LIMIT, assume_vision_heads
+from ola_jax.convert.config_numbers import NO_LIMIT
+from ola_jax.convert.encoder_configs import BEATS_FLAGS, assume_vision_heads
 
 WHISPER_NAME, BEATS_NAME = "large-v3.pt", "BEATs.pt"  # if no released config names the files
 

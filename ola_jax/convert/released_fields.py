@@ -19,8 +19,9 @@ READ = {
     *("speech_encoder", "speech_encoder_type", "speech_encoder_ds_rate", "music_encoder"),
 }
 
-# None stands for a field that is absent or null.
-DECODER: dict[str, tuple[Any, ...]] = {
+Value = str | bool | int | None  # None stands for a field that is absent or null
+
+DECODER: dict[str, tuple[Value, ...]] = {
     "hidden_act": (None, "silu"),
     "use_sliding_window": (None, False),
     "use_mrope": (None, False),
@@ -41,14 +42,14 @@ DECODER: dict[str, tuple[Any, ...]] = {
     "logit_scale": (None, 1),
     "scale_emb": (None, 1),
 }
-VISION: dict[str, tuple[Any, ...]] = {
+VISION: dict[str, tuple[Value, ...]] = {
     "mm_projector_type": (None, "ola_mlp"),
     "mm_resampler_type": (None,),
     "mm_use_im_patch_token": (None, False),
     "mm_use_im_start_end": (None, False),
     "use_mm_proj": (None, True),
 }
-SPEECH: dict[str, tuple[Any, ...]] = {"speech_projector_type": (None, "linear")}
+SPEECH: dict[str, tuple[Value, ...]] = {"speech_projector_type": (None, "linear")}
 
 # About training or the program that wrote the file, or implied by the shapes and dtypes of the tensors.
 HARMLESS = re.compile(

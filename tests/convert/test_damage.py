@@ -24,6 +24,7 @@ from ola_jax.convert import importer, orbax_store
 from ola_jax.convert.import_job import prepare_import
 from tests.convert import checkpoints
 from tests.convert.checkpoints import BEATS_FILE, WHISPER_FILE, write
+from tests.convert.command import run
 
 SHARD = "model-00001-of-00002.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -47,15 +48,6 @@ def imported(intact: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> 
     directory = tmp_path_factory.mktemp("imported") / "ola"
     assert run_import(intact, directory, "--check-finite") == 0
     return directory
-
-
-def run(*arguments: object) -> int:
-    """The exit status."""
-    try:
-        errors.run(lambda: convert_weights.main([*map(str, arguments)]))
-    except SystemExit as stop:
-        return stop.code
-    return 0
 
 
 def run_import(source: pathlib.Path, target: pathlib.Path, *options: str) -> int:

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import convert_weights
-from ola_jax import checkpoint, errors
+from ola_jax import checkpoint
 from ola_jax.convert import importer, verify
 from ola_jax.convert.import_job import prepare_import
 from ola_jax.errors import OlaError
 from tests.convert import checkpoints
 from tests.convert.checkpoints import BEATS_FILE, HF, SPEECH, WHISPER_FILE, read_released, write
+from tests.convert.command import run
 from tests.convert.test_adapters import write_adapter
 
 SPEECH_OPTIONS = ("--whisper", WHISPER_FILE, "--beats", BEATS_FILE)
@@ -21,15 +22,6 @@ SPEECH_OPTIONS = ("--whisper", WHISPER_FILE, "--beats", BEATS_FILE)
 
 def add_one(tensors: checkpoints.Tensors) -> None:
     tensors["model.norm.weight"] = tensors["model.norm.weight"] + 1
-
-
-def run(*arguments: object) -> int:
-    """The exit status."""
-    try:
-        errors.run(lambda: convert_weights.main(["verify", *map(str, arguments)]))
-    except SystemExit as stop:
-        return stop.code
-    return 0
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +91,7 @@ def test_command_prints_a_table_and_writes_json(
     prompts = tmp_path / "prompts.json"
     prompts.write_text('["One?", "Two?"]')
     file = tmp_path / "figures.json"
-    status = run("--jax", ours, "--torch", HF, *SPEECH_OPTIONS, "--logits", prompts, "--json", file)
+    status = run("verify", "--jax", ours, "--torch", HF, *SPEECH_OPTIONS, "--logits", prompts, "--json", file)
     assert status == 0
     output = capsys.readouterr().out
     for text in ("vision_projector", "identical", "One?", "top-1", "100.00%"):
@@ -113,13 +105,13 @@ def test_command_prints_a_table_and_writes_json(
 def test_command_exits_with_status_1_if_values_differ(
     ours: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert run("--jax", ours, "--torch", HF) == 0  # the embedded copies have the same values in bfloat16
+    assert run("verify", "--jax", ours, "--torch", HF) == 0  # the copies inside
     output = capsys.readouterr().out
     assert "same values" in output
     assert "differ" not in output
     assert "float32 and bfloat16" in output
     changed = write(tmp_path / "hf", add_one)
-    assert run("--jax", ours, "--torch", changed, *SPEECH_OPTIONS) == 1
+    assert run("verify", "--jax", ours, "--torch", changed, *SPEECH_OPTIONS) == 1
     output = capsys.readouterr().out
     assert "differ" in output
     assert "llm/norm/scale: bfloat16 and bfloat16, max abs" in output
@@ -138,7 +130,7 @@ def test_settings_of_training_do_not_matter(ours: pathlib.Path, tmp_path: pathli
     file.write_text(json.dumps(values))
     prompts = tmp_path / "prompts.json"
     prompts.write_text('["One?"]')
-    assert run("--jax", tmp_path / "ola", "--torch", HF, *SPEECH_OPTIONS, "--logits", prompts) == 0
+    assert run("verify", "--jax", tmp_path / "ola", "--torch", HF, *SPEECH_OPTIONS, "--logits", prompts) == 0
     values["model"]["llm"]["rope_theta"] = 5e5
     file.write_text(json.dumps(values))
     with pytest.raises(
@@ -155,12 +147,12 @@ def test_an_import_with_an_adapter_and_another_vocabulary_is_identical(
     prompts.write_text('["One?"]')
     options = ("--adapter", tmp_path / "adapter", "--vocabulary", "tokenizer", "--dtype", "float32")
     import_with(tmp_path / "ola", HF, *options)
-    assert run("--jax", tmp_path / "ola", "--torch", HF, *options, "--logits", prompts) == 0
+    assert run("verify", "--jax", tmp_path / "ola", "--torch", HF, *options, "--logits", prompts) == 0
     output = capsys.readouterr().out
     assert "100.00%" in output
     assert "identical" in output
-    assert run("--jax", tmp_path / "ola", "--torch", HF, *options[2:]) == 1  # without the adapter
-    assert run("--jax", tmp_path / "ola", "--torch", HF) == 2  # another vocabulary
+    assert run("verify", "--jax", tmp_path / "ola", "--torch", HF, *options[2:]) == 1  # without the adapter
+    assert run("verify", "--jax", tmp_path / "ola", "--torch", HF) == 2  # another vocabulary
     assert "is [728, 64] here, [768, 64] there" in capsys.readouterr().err
 
 
@@ -184,7 +176,7 @@ def test_untrained_parts_are_named_and_not_compared(
     processor = checkpoint.load_configs(tmp_path / "ola")[1]
     checkpoint.save(tmp_path / "trained", config, processor, params, qwen, {}, released)
     capsys.readouterr()
-    assert run("--jax", tmp_path / "trained", "--torch", qwen, *options) == 0
+    assert run("verify", "--jax", tmp_path / "trained", "--torch", qwen, *options) == 0
     output = capsys.readouterr().out
     assert "not compared, because --init makes them untrained: vision_projector" in output
     assert "identical" in output
