@@ -10,7 +10,6 @@ released.json           what the released checkpoint said that it came from, for
 
 import contextlib
 import errno
-import json
 import logging
 import os
 import pathlib
@@ -25,6 +24,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from ola_jax import json_files
 from ola_jax.config import OlaConfig, ProcessorConfig, from_dict, to_dict
 from ola_jax.errors import OlaError, first_line
 from ola_jax.typing import Params
@@ -93,9 +93,9 @@ def writing(
         yield build / "params"
         if jax.process_index() != 0:
             return
-        _write_json(build / "generation_config.json", dict(generation_config))
+        json_files.write_object(build / "generation_config.json", generation_config)
         if released is not None:
-            _write_json(build / "released.json", dict(released))
+            json_files.write_object(build / "released.json", released)
         (build / "tokenizer").mkdir()
         for file in tokenizer_files:
             shutil.copyfile(file, build / "tokenizer" / file.name)
@@ -106,7 +106,7 @@ def writing(
             for file in sorted((build / "params").rglob("*"))
             if file.is_file()
         }
-        _write_json(build / "config.json", values)
+        json_files.write_object(build / "config.json", values)
 
 
 def load(directory: StrPath, dtype: Any = None, shardings: Params | None = None) -> tuple[OlaConfig, Params]:
@@ -150,7 +150,7 @@ def load_configs(directory: StrPath) -> tuple[OlaConfig, ProcessorConfig, dict[s
             f"{directory}: not an ola_jax checkpoint: found {_listing(directory)}, expected config.json; "
             "give the directory that train.py or convert_weights.py wrote"
         )
-    values = _read_json(file)
+    values = json_files.read_object(file)
     if values.get("format") != FORMAT:
         raise OlaError(
             f'{file}: not an ola_jax checkpoint: found no "format": "{FORMAT}"; a released PyTorch '
@@ -167,7 +167,7 @@ def load_configs(directory: StrPath) -> tuple[OlaConfig, ProcessorConfig, dict[s
         raise OlaError(f"{directory}: not a whole checkpoint: found no tokenizer/; copy it again")
     _check_files(directory, values.get("files"))
     generation_file = directory / "generation_config.json"
-    generation = _read_json(generation_file) if generation_file.is_file() else {}
+    generation = json_files.read_object(generation_file) if generation_file.is_file() else {}
     config = from_dict(OlaConfig, values["model"], f"{file}: model")
     return config, from_dict(ProcessorConfig, values["processor"], f"{file}: processor"), generation
 
@@ -175,14 +175,14 @@ def load_configs(directory: StrPath) -> tuple[OlaConfig, ProcessorConfig, dict[s
 def load_released(directory: StrPath) -> dict[str, Any] | None:
     """What `save` was given as `released`: None for a model that was trained from scratch."""
     file = pathlib.Path(directory) / "released.json"
-    return _read_json(file) if file.is_file() else None
+    return json_files.read_object(file) if file.is_file() else None
 
 
 def is_checkpoint(directory: StrPath) -> bool:
     """Whether a directory says of itself that it is an ola_jax checkpoint."""
     file = pathlib.Path(directory) / "config.json"
     try:
-        return file.is_file() and _read_json(file).get("format") == FORMAT
+        return file.is_file() and json_files.read_object(file).get("format") == FORMAT
     except OlaError:
         return False
 
@@ -359,17 +359,3 @@ def _tokenizer_files(directory: pathlib.Path) -> list[pathlib.Path]:
 def _listing(directory: pathlib.Path) -> str:
     names = sorted(path.name for path in directory.iterdir())
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "nothing"
-
-
-def _write_json(file: pathlib.Path, values: dict[str, Any]) -> None:
-    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-
-def _read_json(file: pathlib.Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise OlaError(f"{file}: not readable as JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise OlaError(f"{file}: expected a JSON object, found a {type(values).__name__}")
-    return values
