@@ -66,7 +66,8 @@ VALUES = [
 ]
 KEYS = [
     "id", "image", "video", "audio", "audio_q", "text_q", "conversations", "from", "value", "img_path",
-    "patch", "images", "IMAGE", "image_path", "size", "start_num", "image_encoding", "", "\ud83d", "a\nb", "k" * 999,
+    "patch", "images", "IMAGE", "image_path", "size", "start_num", "image_encoding", "",
+    "\ud83d", "a\nb", "k" * 999,
 ]
 JUNK = [b"", b"\0", b"\xff", b"\n", b"[" * 3000, b'"', b"}", b"]", b"\xef\xbb\xbf", b"\r", b"9" * 5000]
 # fmt: on
