@@ -45,7 +45,7 @@ def read_audio(
             f"{media.name}: has no audio; expected an audio file or a video with a sound track"
         )
     if not len(waveform):
-        raise BadMediaError(f"{media.name}: the audio has no samples (zero length)")
+        raise BadMediaError(f"{media.name}: the audio has no samples; replace or remove it")
     return waveform
 
 
@@ -69,13 +69,17 @@ def _track(
     try:
         with open_container(media) as container:
             if is_picture(container) and not is_video:  # which may be an animated image
-                raise BadMediaError(f"{media.name}: cannot be read as audio (it is an image)")
+                raise BadMediaError(
+                    f"{media.name}: cannot be read as audio (it is an image); expected an audio file"
+                )
             tracks = container.streams.audio
             if not tracks:
                 return None
             track = next((track for track in tracks if track.codec_context is not None), None)
             if track is None:
-                raise BadMediaError(f"{media.name}: its audio is in a format that cannot be decoded")
+                raise BadMediaError(
+                    f"{media.name}: its audio is in a format that cannot be decoded; convert it"
+                )
             limit_threads(track)
             waveform = _waveform(_track_blocks(container, track), media, limits, max_seconds)
             return waveform if len(waveform) else None
@@ -127,7 +131,7 @@ def _waveform(
 
 def _check_finite(samples: np.ndarray, media: Media) -> None:
     if not np.isfinite(samples).all():
-        raise BadMediaError(f"{media.name}: the audio has samples that are not finite (NaN or infinite)")
+        raise BadMediaError(f"{media.name}: the audio has samples that are not finite; write it again")
 
 
 class _Unchanged:

@@ -61,7 +61,10 @@ def open_image(media: Media) -> Image.Image:
 def check_pixels(media: Media, size: tuple[int, int], limit: int, name: str) -> None:
     """Raises OlaError for an image or frame of more pixels than allowed."""
     if size[0] * size[1] > limit:
-        raise BadMediaError(f"{media.name}: {size[0]}x{size[1]} pixels, at most {limit} are decoded ({name})")
+        raise BadMediaError(
+            f"{media.name}: {size[0]}x{size[1]} pixels, at most {limit} are decoded ({name}); resize it or "
+            "raise the limit"
+        )
 
 
 def image_views(image: Image.Image, limits: PixelLimits) -> tuple[Image.Image, Image.Image]:

@@ -66,8 +66,10 @@ class IsolatedDecoder:
                     f"the process that decodes media did not start within {START_SECONDS:g} seconds; reduce "
                     "the load of the machine"
                 ) from None
-            reason = f"decoding took more than {self._seconds:g} seconds (decode_seconds) and was ended"
-            raise TimedOutError(f"{subject(arguments)}: {reason}") from None
+            raise TimedOutError(
+                f"{subject(arguments)}: decoding took more than {self._seconds:g} seconds (decode_seconds) "
+                "and was ended; shorten or convert the file, or raise the limit"
+            ) from None
         except (EOFError, OSError) as error:
             how = worker.kill(wait=1.0)
             if self._pool.closed:

@@ -155,7 +155,7 @@ def _check_place(start: int, size: int, *, length: int, total: int, name: str, l
         raise _too_short(name, available)
     if total > limits.patch_bytes:
         allowed = f"at most {limits.patch_bytes} are read (patch_bytes)"
-        raise BadMediaError(f"{name}: {total} bytes in all, {allowed}")
+        raise BadMediaError(f"{name}: {total} bytes in all, {allowed}; check 'size' or raise the limit")
 
 
 def _read_item(file: BinaryIO, start: int, size: int, name: str) -> bytes:
@@ -174,9 +174,11 @@ def _from_base64(item: MediaBytes) -> bytes:
     try:
         data = base64.b64decode(b"".join(item.data.split()), validate=True)
     except binascii.Error as error:
-        raise BadMediaError(f"{item.name}: not base64: {first_line(error)}") from error
+        raise BadMediaError(
+            f"{item.name}: not base64 ({first_line(error)}); correct it, or remove 'image_encoding'"
+        ) from error
     if not data:
-        raise BadMediaError(f"{item.name}: not base64: it is empty")
+        raise BadMediaError(f"{item.name}: not base64 (it is empty)")
     return data
 
 

@@ -44,8 +44,9 @@ class SkipLog:
             self._skips[key] = skip
             logger.warning("skipped %s: %s", where, skip.reason)
             if len(self._skips) > self._limit:
+                records = "record" if len(self._skips) == 1 else "records"
                 raise OlaError(
-                    f"{len(self._skips)} bad records, at most {self._limit} may be skipped (max_skipped); "
+                    f"{len(self._skips)} bad {records}, at most {self._limit} may be skipped (max_skipped); "
                     f"correct the data or raise the limit; the last: {where}: {skip.reason}"
                 )
         failed = self._failed[skip.number]

@@ -17,6 +17,8 @@ from ola_jax.errors import first_line
 Frame = TypeVar("Frame")  # what is kept of a decoded frame
 Reduce = Callable[[Image.Image], Frame]
 
+_SINGLE_IMAGE = "is a single image, not a video; give it as 'image', or in a list of frames"
+
 
 def frame_indices(count: int, limits: PixelLimits) -> list[int]:
     """The numbers of the frames, of `count`, that the model sees: evenly spaced, first and last included.
@@ -47,7 +49,7 @@ def read_frames(
     """
     kind = "frames" if len(items) > 1 else _kind(items[0])
     if kind == "image" and not single_image and isinstance(items[0], MediaFile):
-        raise BadMediaError(f"{items[0].name}: is a single image, not a video")
+        raise BadMediaError(f"{items[0].name}: {_SINGLE_IMAGE}")
     if kind in ("frames", "image"):
         shown = frame_indices(len(items), limits)
         frames = {i: reduce(read_image(items[i], True, media_limits)) for i in sorted(set(shown))}
@@ -104,7 +106,7 @@ def _video(
     except (av.FFmpegError, OSError, ValueError, EOFError) as error:
         raise BadMediaError(f"{media.name}: cannot be read as a video ({reason(error)})") from error
     if not frames:
-        raise BadMediaError(f"{media.name}: the video has no frames")
+        raise BadMediaError(f"{media.name}: the video has no frames; replace or remove it")
     return shown, frames
 
 
@@ -151,19 +153,21 @@ def _upright(frame: av.VideoFrame, size: tuple[int, int], transpose: Transpose |
 
 def _check_count(media: Media, count: int, limits: MediaLimits) -> None:
     if count > limits.video_frames:
-        allowed = f"at most {limits.video_frames} are decoded (video_frames)"
-        raise BadMediaError(f"{media.name}: more than {limits.video_frames} frames, {allowed}")
+        raise BadMediaError(
+            f"{media.name}: more than {limits.video_frames} frames, the most that are decoded (video_frames); "
+            "shorten it or raise the limit"
+        )
 
 
 def _stream(container: av.container.InputContainer, media: Media) -> av.VideoStream:
     """The first video stream that can be decoded, and is not the cover art of an audio file."""
     if is_picture(container):
-        raise BadMediaError(f"{media.name}: is a single image, not a video")
+        raise BadMediaError(f"{media.name}: {_SINGLE_IMAGE}")
     art = av.stream.Disposition.attached_pic
     streams = [s for s in container.streams.video if not s.disposition & art]
     if not streams:
         raise BadMediaError(f"{media.name}: has no video stream; expected a video file")
     stream = next((s for s in streams if s.codec_context is not None), None)
     if stream is None:
-        raise BadMediaError(f"{media.name}: its video is in a format that cannot be decoded")
+        raise BadMediaError(f"{media.name}: its video is in a format that cannot be decoded; convert it")
     return stream

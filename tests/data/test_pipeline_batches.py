@@ -1,4 +1,4 @@
-"""Which samples the training input yields, in which order and shares, and the facts of each batch."""
+"""The samples of the training input: their order and shares, and the facts of each batch."""
 
 import itertools
 import json

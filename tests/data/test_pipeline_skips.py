@@ -147,5 +147,5 @@ def test_a_failing_processor_of_the_user_makes_bad_records(source, monkeypatch):
         raise TypeError("not\nthis")
 
     monkeypatch.setattr("ola_jax.data.processor.Processor.sample", fail)
-    with pytest.raises(OlaError, match=r"1 bad records.*record 'r\d+': TypeError: not$"):
+    with pytest.raises(OlaError, match=r"1 bad record,.*record 'r\d+': TypeError: not$"):
         next(iterate([source]))
