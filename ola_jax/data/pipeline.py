@@ -77,9 +77,8 @@ class TrainIterator(Iterator[TrainBatch]):
     def set_state(self, state: dict[str, Any]) -> None:
         """Resumes after that batch. Raises OlaError if the state belongs to other data or settings."""
         if not isinstance(identity := state.get("identity"), dict) or "iterator" not in state:
-            raise OlaError(
-                f"data state: expected the value of get_state(), with 'identity' and 'iterator'; found {quote(state)}"
-            )
+            expected = "a value of get_state(), with 'identity' and 'iterator'"
+            raise OlaError(f"data state: expected {expected}; found {quote(state)}")
         for name, value in self._identity.items():
             if (saved := identity.get(name)) != value:
                 raise OlaError(

@@ -154,8 +154,8 @@ def _upright(frame: av.VideoFrame, size: tuple[int, int], transpose: Transpose |
 def _check_count(media: Media, count: int, limits: MediaLimits) -> None:
     if count > limits.video_frames:
         raise BadMediaError(
-            f"{media.name}: more than {limits.video_frames} frames, the most that are decoded (video_frames); "
-            "shorten it or raise the limit"
+            f"{media.name}: more than {limits.video_frames} frames, the most that are decoded "
+            "(video_frames); shorten it or raise the limit"
         )
 
 

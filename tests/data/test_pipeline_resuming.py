@@ -71,7 +71,7 @@ def test_threads_and_prefetching_do_not_belong_to_the_state(source):
 
 @pytest.mark.parametrize("state", [{}, {"identity": 3, "iterator": {}}, {"identity": {}}])
 def test_a_value_that_is_not_a_state_is_refused(source, state):
-    with pytest.raises(OlaError, match="data state: expected .* 'identity' and 'iterator'"):
+    with pytest.raises(OlaError, match=r"data state: expected .* 'identity' and 'iterator'"):
         iterate([source]).set_state(state)
 
 
