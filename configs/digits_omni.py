@@ -13,7 +13,7 @@ import rich.console
 
 from examples.digits_omni.build import build
 from examples.digits_omni.tasks import TASKS
-from examples.digits_omni.tokenizer import (
+from examples.digits_omni.tokenizer_training import (
     generation_config,
     save_tokenizer,
     train_tokenizer,

@@ -115,7 +115,7 @@ class Watch:
             "data_seconds": step.waited,
             "tokens_per_second": metrics["tokens"] / seconds,
             **{f"mfu/{name}": of_part / seconds for name, of_part in self._at_peak.items()},
-            **{f"fill/{name}": of for name, of in step.batch.fill.items()},
+            **{f"fill/{name}": of for name, of in step.batch.utilization.items()},
             **measures.memory(self._devices),
             "recompilations": step.recompilations,
             **{f"skipped/{kind.replace(' ', '_')}": count for kind, count in step.batch.skipped.items()},
@@ -130,7 +130,7 @@ class Watch:
         self._show(step, metrics, seconds)
 
     def _tell_bad(self, step: _Step, metrics: Mapping[str, float | int]) -> None:
-        rows = [[dataclasses.asdict(record) for record in row] for row in step.batch.records]
+        rows = [[dataclasses.asdict(record) for record in row] for row in step.batch.record_ids]
         reason = health.reason(metrics["loss"], metrics["grad_norm"], metrics["targets"])
         figures = {name: metrics[name] for name in ("loss", "grad_norm", "targets")}
         self._bad.write(step.number, {"reason": reason, **figures, "records": rows})

@@ -90,7 +90,7 @@ def test_the_figures_of_every_step_are_written(tmp_path: pathlib.Path) -> None:
         rates = {"speech_projector": 3e-3, "llm/lowest": 1e-3, "llm/highest": 2e-3}
         for name, peak in rates.items():
             assert line[f"learning_rate/{name}"] == pytest.approx(share * peak)
-        assert {f"fill/{name}": of for name, of in batch.fill.items()} == {
+        assert {f"fill/{name}": of for name, of in batch.utilization.items()} == {
             name: of for name, of in line.items() if name.startswith("fill/")
         }
         assert line["tokens"] == (batch.batch.segments > 0).sum()
@@ -193,7 +193,7 @@ def without_the_bad_batch(config: TrainConfig) -> tuple[Params, list[int]]:
     with jax.set_mesh(mesh):
         for step in range(1, stage.steps + 1):
             batch = next(data)
-            if any(record.index == tiny_run.LOUD for row in batch.records for record in row):
+            if any(record.index == tiny_run.LOUD for row in batch.record_ids for record in row):
                 left_out.append(step)
             else:
                 train_state, _ = train_step(train_state, sharding.global_batch(batch.batch, mesh))

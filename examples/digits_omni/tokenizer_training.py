@@ -32,7 +32,7 @@ CHAT_TEMPLATE = (
 
 
 def training_texts(root: Path) -> list[str]:
-    """What the tokenizer is trained on: all text of the training records, and the chat's own words."""
+    """The texts that train the tokenizer: those of the training records, and the words of the chat format."""
     texts = []
     for name in (*(task.name for task in TASKS), *AIDS):
         for record in load_records(root, "train", name):

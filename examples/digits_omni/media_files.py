@@ -1,4 +1,4 @@
-"""The media files of the dataset: each is planned with its ground truth, then written."""
+"""The media files of the dataset: each is described with its ground truth, then written."""
 
 import dataclasses
 from fractions import Fraction
@@ -13,10 +13,10 @@ from PIL import Image
 from examples.digits_omni.drawing import Variation, paint, place, random_paper, random_size
 from examples.digits_omni.speech import LONGEST, Recording, vary
 from ola_jax.config import SAMPLE_RATE
-from ola_jax.typing import Array, Float, UInt8
+from ola_jax.typing import Float, HostArray, UInt8
 
 FRAMES, FPS, SIDE = 8, 4, 64  # of a video: frames, frames per second, pixels
-WOBBLE = 4  # pixels that a digit moves about in a video
+WOBBLE = 4  # pixels by which a digit moves in a video
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Speech:
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """An MP4 that shows one digit after another; `sound` is heard on its sound track."""
+    """An MP4 that shows one digit after another; `sound` is its sound track."""
 
     file: str
     digits: tuple[int, int]
@@ -54,7 +54,7 @@ class Clip:
     seed: int
 
 
-def write_picture(item: Picture, root: Path, digits: UInt8[Array, "n 8 8"], variation: Variation) -> None:
+def write_picture(item: Picture, root: Path, digits: UInt8[HostArray, "n 8 8"], variation: Variation) -> None:
     """Draws and writes `item.file` below `root`."""
     rng = np.random.default_rng(item.seed)
     picture = paint(
@@ -63,20 +63,22 @@ def write_picture(item: Picture, root: Path, digits: UInt8[Array, "n 8 8"], vari
     Image.fromarray(picture).save(root / item.file, compress_level=1)
 
 
-def samples_of(item: Speech, pack: dict[str, Recording]) -> Float[Array, "T"]:
-    """The sound of `item`, at 16 kHz."""
+def speech_samples(item: Speech, pack: dict[str, Recording]) -> Float[HostArray, "T"]:
+    """The audio of `item`, at 16 kHz."""
     return vary(pack[item.source].samples, np.random.default_rng(item.seed))
 
 
 def write_speech(item: Speech, root: Path, pack: dict[str, Recording]) -> None:
     """Writes `item.file` below `root`."""
     soundfile.write(
-        root / item.file, samples_of(item, pack), SAMPLE_RATE, subtype="PCM_16", compression_level=0.0
+        root / item.file, speech_samples(item, pack), SAMPLE_RATE, subtype="PCM_16", compression_level=0.0
     )
 
 
-def frames_of(item: Clip, digits: UInt8[Array, "n 8 8"], variation: Variation) -> UInt8[Array, "f 64 64 3"]:
-    """The frames of `item`: the digit changes about half-way, and wobbles from frame to frame."""
+def clip_frames(
+    item: Clip, digits: UInt8[HostArray, "n 8 8"], variation: Variation
+) -> UInt8[HostArray, "f 64 64 3"]:
+    """The frames of `item`: the digit changes about half-way, and moves a little in each frame."""
     rng = np.random.default_rng(item.seed)
     room = SIDE - WOBBLE
     inks = [place(digits[source], (room, room), variation, rng) for source in item.sources]
@@ -91,11 +93,11 @@ def frames_of(item: Clip, digits: UInt8[Array, "n 8 8"], variation: Variation) -
 def write_clip(
     item: Clip,
     root: Path,
-    digits: UInt8[Array, "n 8 8"],
+    digits: UInt8[HostArray, "n 8 8"],
     variation: Variation,
     pack: dict[str, Recording],
 ) -> None:
-    """Encodes and writes `item.file` below `root`: H.264, and AAC if it has a sound."""
+    """Encodes and writes `item.file` below `root`: H.264, and AAC if it has a sound track."""
     with av.open(root / item.file, "w") as container:
         video = container.add_stream("libx264", FPS, options={"preset": "ultrafast", "crf": "18"})
         video.width = video.height = SIDE
@@ -105,14 +107,14 @@ def write_clip(
             options = {"aac_coder": "fast"}
             track = container.add_stream("aac", SAMPLE_RATE, options, layout="mono", bit_rate=48_000)
         reformatter = VideoReformatter()
-        for picture in frames_of(item, digits, variation):
+        for picture in clip_frames(item, digits, variation):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             container.mux(video.encode(reformatter.reformat(frame, format=video.pix_fmt, threads=1)))
         container.mux(video.encode(None))
         if item.sound:
-            samples = samples_of(item.sound, pack)
+            samples = speech_samples(item.sound, pack)
             samples = np.pad(samples, (0, LONGEST - len(samples)))  # as long as the video
-            sound = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
-            sound.sample_rate, sound.pts, sound.time_base = SAMPLE_RATE, 0, Fraction(1, SAMPLE_RATE)
-            container.mux(track.encode(sound))
+            audio = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+            audio.sample_rate, audio.pts, audio.time_base = SAMPLE_RATE, 0, Fraction(1, SAMPLE_RATE)
+            container.mux(track.encode(audio))
             container.mux(track.encode(None))

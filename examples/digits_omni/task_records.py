@@ -1,11 +1,12 @@
-"""One record in Ola's JSON format from planned media, for each task."""
+"""The records of each task, in Ola's JSON format."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from examples.digits_omni.facts import TextQuestion
-from examples.digits_omni.media import Clip, Picture, Speech
+from examples.digits_omni.media_files import Clip, Picture, Speech
 from examples.digits_omni.questions import (
     AUDIO,
     CAPTION,
@@ -19,12 +20,13 @@ from examples.digits_omni.questions import (
     parity,
 )
 
-Record = dict[str, Any]
+Record = dict[str, Any]  # in Ola's JSON format
+Answers = dict[str, int | str]  # by topic
 SPOKEN_PROMPT = "<image>\nUser's question in speech: <speech>"
 
 
 def text_record(fact: TextQuestion, rng: np.random.Generator) -> Record:
-    """Text only."""
+    """A text-only question."""
     return _conversation(fact.text, fact.answer)
 
 
@@ -37,20 +39,21 @@ def image_record(picture: Picture, rng: np.random.Generator) -> Record:
 def two_images_record(first: Picture, second: Picture, rng: np.random.Generator) -> Record:
     """A written question about two images, answered in their order."""
     topic, wording = choose(TWO_IMAGES, rng)
-    answer = {
+    answers: Answers = {
         "digits": both(first.digit, second.digit),
         "colours": both(first.colour, second.colour),
         "first": first.digit,
         "second": second.digit,
-    }[topic]
-    return {"image": [first.file, second.file]} | _conversation(f"<image>\n<image>\n{wording}", answer)
+    }
+    question = f"<image>\n<image>\n{wording}"
+    return {"image": [first.file, second.file]} | _conversation(question, answers[topic])
 
 
 def video_record(clip: Clip, rng: np.random.Generator) -> Record:
     """A written question about a video."""
     topic, wording = choose(VIDEO, rng)
-    answer = {"digits": both(*clip.digits), "first": clip.digits[0], "last": clip.digits[1]}[topic]
-    return {"video": clip.file} | _conversation(f"<image>\n{wording}", answer)
+    answers: Answers = {"digits": both(*clip.digits), "first": clip.digits[0], "last": clip.digits[1]}
+    return {"video": clip.file} | _conversation(f"<image>\n{wording}", answers[topic])
 
 
 def audio_record(speech: Speech, rng: np.random.Generator) -> Record:
@@ -63,35 +66,37 @@ def audio_record(speech: Speech, rng: np.random.Generator) -> Record:
 
 def image_speech_record(picture: Picture, question: Speech, rng: np.random.Generator) -> Record:
     """A spoken question about an image; the human's text is its transcript, which `text_q` replaces."""
-    media = {"image": picture.file, "audio_q": question.file, "text_q": SPOKEN_PROMPT}
-    return media | _conversation(f"<image>\n{question.text}", _about(picture, question.meaning))
+    keys = {"image": picture.file, "audio_q": question.file, "text_q": SPOKEN_PROMPT}
+    return keys | _conversation(f"<image>\n{question.text}", _about(picture, question.meaning))
 
 
 def video_audio_record(clip: Clip, rng: np.random.Generator) -> Record:
-    """A written question about what a video shows and what is heard with it."""
+    """A written question about the pictures and the sound track of a video."""
+    if clip.sound is None:
+        raise ValueError(f"{clip.file} has no sound track")
     topic, wording = choose(VIDEO_AUDIO, rng)
     heard = int(clip.sound.meaning)
-    answer = {
+    answers: Answers = {
         "first": both(clip.digits[0], heard),
         "last": both(clip.digits[1], heard),
         "seen": clip.digits[0],
         "heard": heard,
-    }[topic]
-    media = {"video": clip.file, "audio": clip.sound.file}
-    return media | _conversation(f"<speech><image>\n{wording}", answer)
+    }
+    files = {"video": clip.file, "audio": clip.sound.file}
+    return files | _conversation(f"<speech><image>\n{wording}", answers[topic])
 
 
 def caption_record(picture: Picture, rng: np.random.Generator) -> Record:
-    """What an image shows, in words: for aligning the vision encoder."""
+    """A description of an image, for aligning the vision encoder."""
     return {"image": picture.file} | _conversation(f"<image>\n{CAPTION}", _describe(picture))
 
 
 def transcript_record(speech: Speech, rng: np.random.Generator) -> Record:
-    """What is said, in words: for aligning the audio encoders."""
+    """A transcript of speech, for aligning the audio encoders."""
     return {"audio": speech.file} | _conversation(f"<speech>\n{TRANSCRIBE}", speech.text)
 
 
-RECORDS = {
+RECORDS: dict[str, Callable[..., Record]] = {
     "text": text_record,
     "image": image_record,
     "two_images": two_images_record,
@@ -99,7 +104,7 @@ RECORDS = {
     "audio": audio_record,
     "image_speech": image_speech_record,
     "video_audio": video_audio_record,
-    # for training alone
+    # for training only
     "captions": caption_record,
     "transcripts": transcript_record,
 }
@@ -108,13 +113,13 @@ RECORDS = {
 def described_record(
     task: str, items: tuple[Picture | Speech | Clip, ...], rng: np.random.Generator
 ) -> Record:
-    """A record of `task` with words in the place of its media: text only.
+    """A text-only record of `task` with words instead of its media.
 
-    What a decoder that knows language brings along: it can answer when it is told what is to be
-    seen and heard, so that aligning an encoder is left with the seeing and hearing.
+    It teaches the decoder to answer from a description, which a pretrained language model can do already, so
+    that aligning an encoder only has to teach the description.
     """
     record = RECORDS[task](*items, rng)
-    question = record.get("text_q") or record["conversations"][0]["value"]
+    question: str = record.get("text_q") or record["conversations"][0]["value"]
     seen = [_describe(item) for item in items if not isinstance(item, Speech)]
     heard = [item.text for item in items if isinstance(item, Speech)]
     heard += [item.sound.text for item in items if isinstance(item, Clip) and item.sound]
@@ -131,7 +136,8 @@ def _describe(item: Picture | Clip) -> str:
 
 
 def _about(picture: Picture, topic: str) -> int | str:
-    return {"digit": picture.digit, "colour": picture.colour, "parity": parity(picture.digit)}[topic]
+    answers: Answers = {"digit": picture.digit, "colour": picture.colour, "parity": parity(picture.digit)}
+    return answers[topic]
 
 
 def _conversation(question: str, answer: int | str) -> Record:

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 
 from examples.digits_omni.build import load_records
 from examples.digits_omni.tasks import SPLITS, TASKS
-from examples.digits_omni.tokenizer import (
+from examples.digits_omni.tokenizer_training import (
     OLA_SPECIAL,
     PATTERN,
     QWEN_SPECIAL,
