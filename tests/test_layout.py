@@ -13,7 +13,7 @@ FILES = sorted((ROOT / "ola_jax").rglob("*.py"))
 TIERS = (  # a part imports itself and parts of tiers before its own
     {"errors", "typing"},
     {"config", "batch"},
-    {"sharding", "hardware", "compilation_cache"},
+    {"sharding", "hardware", "compilation_cache", "storage"},
     {"kernels"},
     {"models"},
     {"checkpoint"},

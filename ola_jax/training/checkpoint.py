@@ -15,8 +15,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
-from ola_jax.checkpoint import quiet_storage, remove_unfinished, storage_trouble
 from ola_jax.errors import OlaError, first_line
+from ola_jax.storage import quiet_storage, remove_unfinished, storage_trouble
 from ola_jax.training.state import TrainState
 from ola_jax.training.stored import (
     is_training_checkpoint,

@@ -7,8 +7,8 @@ import jax
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from ola_jax.checkpoint import quiet_storage, storage_trouble
 from ola_jax.errors import OlaError, first_line
+from ola_jax.storage import quiet_storage, storage_trouble
 from ola_jax.training.state import TrainState
 from ola_jax.typing import Params
 
