@@ -67,14 +67,14 @@ def test_batches_and_models_that_do_not_fit_a_mesh_are_told(
     config: MeshConfig, rows: int, tokens: int, message: str
 ) -> None:
     with pytest.raises(OlaError, match=message):
-        sharding.check(sharding.make_mesh(config), tiny.CONFIG, rows, Budget(tokens=tokens))
+        sharding.check_mesh(sharding.make_mesh(config), tiny.CONFIG, rows=rows, budget=Budget(tokens=tokens))
 
 
 @pytest.mark.parametrize("windows", [1, 3, 4])
 def test_windows_are_shared_out_evenly_and_come_back_to_their_rows(windows: int) -> None:
     x = np.arange(4 * windows * 5, dtype=np.float32).reshape(4, windows, 5)
     with jax.set_mesh(sharding.make_mesh(MeshConfig(fsdp=2, tensor=2, context=2))):
-        shared = jax.jit(sharding.share_out)(x)
+        shared = jax.jit(sharding.shard_windows)(x)
         assert len({str(shard.index) for shard in shared.addressable_shards}) == 8
-        back = jax.jit(lambda y: sharding.bring_back(y, 4, windows))(shared)
+        back = jax.jit(lambda y: sharding.gather_windows(y, 4, windows))(shared)
     np.testing.assert_array_equal(back, x)

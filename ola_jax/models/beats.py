@@ -15,7 +15,7 @@ import numpy as np
 from ola_jax.config import BeatsConfig
 from ola_jax.kernels.biased_attention import biased_attention
 from ola_jax.models.layers import gelu, layer_norm, linear, stack_layers
-from ola_jax.sharding import constrain, for_each_device, gather
+from ola_jax.sharding import constrain, gather_weight, map_window_shards
 from ola_jax.typing import Array, Float, Int
 
 FBANK_MEAN, FBANK_STD = 15.41663, 6.55582  # of AudioSet; the original divides by twice the deviation
@@ -110,7 +110,7 @@ class PositionConvolution(nn.Module):
             named(nn.initializers.normal(std), (None, None, "embed")),
             (taps, width // c.conv_groups, width),
         )
-        v = gather(v, (None, None, "embed"))
+        v = gather_weight(v, (None, None, "embed"))
         norm = jnp.sqrt(jnp.sum(v.astype(jnp.float32) ** 2, axis=(1, 2)))
         g = self.param("weight_g", named(lambda _: norm, (None,)))
         b = self.param("bias", named(nn.initializers.zeros, ("embed",)), (width,))
@@ -122,7 +122,7 @@ class PositionConvolution(nn.Module):
             dimension_numbers=("NWC", "WIO", "NWC"),
             feature_group_count=c.conv_groups,
         )
-        y = for_each_device(convolve, x, kernel)
+        y = map_window_shards(convolve, x, kernel)
         if taps % 2 == 0:
             y = y[:, :-1]  # an even kernel yields one frame too many
         return gelu(y + b.astype(jnp.float32))

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ola_jax.sharding import axis_size, gather
+from ola_jax.sharding import axis_size, gather_weight
 from ola_jax.typing import Array, DTypeLike, Float
 
 
@@ -25,7 +25,9 @@ def linear(
         dtype=dtype,
         kernel_init=nn.with_logical_partitioning(nn.initializers.lecun_normal(), axes),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
-        dot_general=lambda x, kernel, *_, precision=None, **__: product(x, gather(kernel, axes), precision),
+        dot_general=lambda x, kernel, *_, precision=None, **__: product(
+            x, gather_weight(kernel, axes), precision
+        ),
         name=name,
     )
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from ola_jax.config import OryxViTConfig
 from ola_jax.kernels.attention import ENCODER_AXES, Implementation, packed_attention
 from ola_jax.models.layers import gelu, layer_norm, linear, stack_layers
-from ola_jax.sharding import constrain, gather
+from ola_jax.sharding import constrain, gather_weight
 from ola_jax.typing import Array, DTypeLike, Float, Int, UInt8
 
 
@@ -119,7 +119,7 @@ class OryxViT(nn.Module):
             pixels.astype(self.dtype)
         )
         self.sow("intermediates", "patch_embed_out", x)
-        table = gather(table, (None, "embed"))
+        table = gather_weight(table, (None, "embed"))
         x = x + resample_position_embedding(table, place).astype(self.dtype)
         blocks = stack_layers(Block, c.num_layers, self.remat, in_axes=(nn.broadcast,))
         return blocks(c, self.dtype, self.attention, name="blocks")(x, image)[0]

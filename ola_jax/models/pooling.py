@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ola_jax.kernels.local_global_pool import Implementation, PoolParams, local_global_pool
-from ola_jax.sharding import for_each_device, gather
+from ola_jax.sharding import gather_weight, map_window_shards
 from ola_jax.typing import Array, DTypeLike, Float
 
 KERNEL_AXES = ("embed", "features")
@@ -24,10 +24,10 @@ class LocalGlobalPooling(nn.Module):
         width = x.shape[-1]
         first = _Parameters(2 * width, width, name="predictor_0")()
         second = _Parameters(width, width, name="predictor_2")()
-        kernel = lambda k: gather(k.astype(self.dtype), KERNEL_AXES)
+        kernel = lambda k: gather_weight(k.astype(self.dtype), KERNEL_AXES)
         params = PoolParams(kernel(first[0]), first[1].astype(self.dtype), kernel(second[0]))
         pool = functools.partial(local_global_pool, implementation=self.implementation)
-        return for_each_device(pool, x, params) if self.implementation == "pallas" else pool(x, params)
+        return map_window_shards(pool, x, params) if self.implementation == "pallas" else pool(x, params)
 
 
 class _Parameters(nn.Module):

@@ -8,7 +8,7 @@ import numpy as np
 from ola_jax.config import WhisperConfig
 from ola_jax.kernels.attention import ENCODER_AXES, Implementation, packed_attention
 from ola_jax.models.layers import gelu, layer_norm, linear, product, stack_layers
-from ola_jax.sharding import constrain, gather
+from ola_jax.sharding import constrain, gather_weight
 from ola_jax.typing import Array, DTypeLike, Float
 
 LAYER_NORM_EPS = 1e-5
@@ -98,7 +98,7 @@ class Convolution(nn.Module):
         bias = self.param("bias", named(nn.initializers.zeros, ("embed",)), (self.features,))
         padded = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (0, 0)))
         taps = [padded[:, tap : tap + x.shape[1] : self.stride] for tap in range(3)]
-        kernel = gather(kernel.astype(self.dtype), (None, None, "embed"))
+        kernel = gather_weight(kernel.astype(self.dtype), (None, None, "embed"))
         out = product(jnp.concatenate(taps, axis=-1), kernel.reshape(-1, self.features))
         return out + bias.astype(self.dtype)
 

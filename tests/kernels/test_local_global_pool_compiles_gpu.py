@@ -69,7 +69,7 @@ def test_eight_gpus_take_their_shares_of_the_groups() -> None:
     """In the model, on a mesh: each device runs the kernels, gradients of the parameters are summed."""
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=4), devices("h100:8"))
     module = LocalGlobalPooling(jnp.bfloat16, implementation="pallas")
-    split = lambda *names: NamedSharding(mesh, sharding.spec(*names))
+    split = lambda *names: NamedSharding(mesh, sharding.activation_spec(*names))
     x = jax.ShapeDtypeStruct((16, 64, 4, 256), jnp.bfloat16, sharding=split("windows"))
     boxed = jax.eval_shape(
         LocalGlobalPooling().init, jax.random.key(0), jax.ShapeDtypeStruct(x.shape, x.dtype)
