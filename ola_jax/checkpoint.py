@@ -5,7 +5,7 @@ config.json             {"format": "ola_jax", "version": 1, "model": ..., "proce
 generation_config.json  defaults of sampling, as Hugging Face names them
 tokenizer/              the tokenizer's own files
 params/                 the parameter tree, an Orbax PyTree
-released.json           what the released checkpoint said that it came from, for the way back; may be absent
+released.json           fields of the released checkpoint that it came from, for the export; may be absent
 """
 
 import contextlib
@@ -21,8 +21,8 @@ import orbax.checkpoint as ocp
 
 from ola_jax.config import OlaConfig, ProcessorConfig, from_dict, to_dict
 from ola_jax.errors import OlaError, first_line
-from ola_jax.storage import replacing, storage_trouble
-from ola_jax.typing import Params
+from ola_jax.storage import replace_directory, storage_failure
+from ola_jax.typing import DTypeLike, Params
 
 FORMAT, VERSION = "ola_jax", 1
 CHUNK_BYTES = 128 * 2**20  # larger arrays are stored in pieces of about this size, cut along the first axis
@@ -40,6 +40,7 @@ StrPath = str | os.PathLike[str]
 
 def save(
     directory: StrPath,
+    *,
     config: OlaConfig,
     processor_config: ProcessorConfig,
     params: Params,
@@ -47,44 +48,50 @@ def save(
     generation_config: Mapping[str, Any],
     released: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a checkpoint: built beside its place, then renamed, so that it is there whole or not at all.
+    """Writes a checkpoint, complete or not at all: it is built beside its place, then renamed.
 
-    A checkpoint that is already there is replaced; any other directory with content is refused
-    (OlaError). Leaves of `params` are jax or numpy arrays and keep their dtypes; of
-    `tokenizer_dir` the TOKENIZER_FILES are copied. `released`: of the checkpoint that training began
-    with (`load_released`); what it says of single tensors' dtypes is dropped, since training changes them.
-    All processes call it; each writes its shards, the first all else.
+    An existing checkpoint is replaced; any other directory with content is refused (OlaError). Leaves of
+    `params` are jax or numpy arrays and keep their dtypes; of `tokenizer_dir` the TOKENIZER_FILES are
+    copied. `released`: as `load_released` returns it for the checkpoint that training started from; its
+    dtypes of single tensors are dropped, since training changes them. All processes call it; each writes
+    its shards, the first everything else.
     """
     if released is not None:
         released = dict(released) | {"dtypes": {}}
-    with writing(
-        directory, config, processor_config, tokenizer_dir, generation_config, released
+    with create(
+        directory,
+        config=config,
+        processor_config=processor_config,
+        tokenizer_dir=tokenizer_dir,
+        generation_config=generation_config,
+        released=released,
     ) as params_directory:
-        how = lambda leaf: (
+        save_args = lambda leaf: (
             ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,))
             if getattr(leaf, "nbytes", 0) > CHUNK_BYTES
             else ocp.SaveArgs()
         )
         with ocp.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save(params_directory, params, save_args=jax.tree.map(how, params))
+            checkpointer.save(params_directory, params, save_args=jax.tree.map(save_args, params))
 
 
 @contextlib.contextmanager
-def writing(
+def create(
     directory: StrPath,
+    *,
     config: OlaConfig,
     processor_config: ProcessorConfig,
     tokenizer_dir: StrPath,
     generation_config: Mapping[str, Any],
     released: Mapping[str, Any] | None = None,
 ) -> Iterator[pathlib.Path]:
-    """All of a checkpoint but the parameters, which the block writes into the path that it is given.
+    """Writes all of a checkpoint but the parameters, which the block writes below the path it is given.
 
-    When the block ends well the checkpoint takes its place; else nothing is left of it.
+    The checkpoint takes its place when the block succeeds; otherwise it is removed.
     """
     directory = check_destination(directory)
     tokenizer_files = _tokenizer_files(pathlib.Path(tokenizer_dir))
-    with replacing(directory) as build:
+    with replace_directory(directory) as build:
         yield build / "params"
         if jax.process_index() != 0:
             return
@@ -104,12 +111,14 @@ def writing(
         _write_json(build / "config.json", values)
 
 
-def load(directory: StrPath, dtype: Any = None, shardings: Params | None = None) -> tuple[OlaConfig, Params]:
+def load(
+    directory: StrPath, dtype: DTypeLike | None = None, shardings: Params | None = None
+) -> tuple[OlaConfig, Params]:
     """The model's config and its parameters, a nested dict of jax arrays on the default device.
 
-    `dtype`: of all parameters; None keeps each as it is stored. `shardings`: where each parameter
-    goes; no process then reads more than its share. Raises OlaError if `directory` is not a whole
-    checkpoint.
+    `dtype`: of all parameters; None keeps each as it is stored. `shardings`: the sharding of each
+    parameter; no process then reads more than its shards. Raises OlaError if `directory` is not a
+    complete checkpoint.
     """
     directory = pathlib.Path(directory)
     config, _, _ = load_configs(directory)
@@ -118,13 +127,16 @@ def load(directory: StrPath, dtype: Any = None, shardings: Params | None = None)
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             stored = checkpointer.metadata(path).item_metadata.tree
-            places = jax.tree.map(lambda _: sharding, stored) if shardings is None else shardings
-            how = jax.tree.map(lambda _, to: ocp.ArrayRestoreArgs(sharding=to, dtype=dtype), stored, places)
-            return config, checkpointer.restore(path, restore_args=how)
-    except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged store
-        if why := storage_trouble(error):
+            if shardings is None:
+                shardings = jax.tree.map(lambda _: sharding, stored)
+            restore_args = jax.tree.map(
+                lambda _, sharding: ocp.ArrayRestoreArgs(sharding=sharding, dtype=dtype), stored, shardings
+            )
+            return config, checkpointer.restore(path, restore_args=restore_args)
+    except Exception as error:  # Orbax and tensorstore raise many types for a damaged store
+        if reason := storage_failure(error):
             raise OlaError(
-                f"{path}: the parameters cannot be read now ({why}); they are not changed: see to that and "
+                f"{path}: the parameters cannot be read now ({reason}); they are unchanged: resolve this and "
                 "start again"
             ) from error
         raise OlaError(
@@ -134,7 +146,7 @@ def load(directory: StrPath, dtype: Any = None, shardings: Params | None = None)
 
 
 def load_configs(directory: StrPath) -> tuple[OlaConfig, ProcessorConfig, dict[str, Any]]:
-    """The model's config, the processor's, and the defaults of generation."""
+    """The model's config, the processor's config, and the defaults of generation."""
     directory = pathlib.Path(directory)
     file = directory / "config.json"
     if not directory.is_dir():
@@ -149,7 +161,7 @@ def load_configs(directory: StrPath) -> tuple[OlaConfig, ProcessorConfig, dict[s
     if values.get("format") != FORMAT:
         raise OlaError(
             f'{file}: not an ola_jax checkpoint: found no "format": "{FORMAT}"; a released PyTorch '
-            f"checkpoint is read in by `python convert_weights.py import --from {directory} --to DIR`"
+            f"checkpoint is imported by `python convert_weights.py import --from {directory} --to DIR`"
         )
     if values.get("version") != VERSION:
         raise OlaError(
@@ -159,7 +171,7 @@ def load_configs(directory: StrPath) -> tuple[OlaConfig, ProcessorConfig, dict[s
     if missing := [key for key in ("model", "processor") if not isinstance(values.get(key), dict)]:
         raise OlaError(f"{file}: found no {missing[0]!r} section; write the checkpoint again")
     if not (directory / "tokenizer").is_dir():
-        raise OlaError(f"{directory}: not a whole checkpoint: found no tokenizer/; copy it again")
+        raise OlaError(f"{directory}: not a complete checkpoint: found no tokenizer/; copy it again")
     _check_files(directory, values.get("files"))
     generation_file = directory / "generation_config.json"
     generation = _read_json(generation_file) if generation_file.is_file() else {}
@@ -168,13 +180,13 @@ def load_configs(directory: StrPath) -> tuple[OlaConfig, ProcessorConfig, dict[s
 
 
 def load_released(directory: StrPath) -> dict[str, Any] | None:
-    """What `save` was given as `released`: None for a model that was trained from scratch."""
+    """Fields of the released checkpoint, as given to `save`; None for a model trained from scratch."""
     file = pathlib.Path(directory) / "released.json"
     return _read_json(file) if file.is_file() else None
 
 
 def is_checkpoint(directory: StrPath) -> bool:
-    """Whether a directory says of itself that it is an ola_jax checkpoint."""
+    """True if the directory's config.json has the format of an ola_jax checkpoint."""
     file = pathlib.Path(directory) / "config.json"
     try:
         return file.is_file() and _read_json(file).get("format") == FORMAT
@@ -183,7 +195,7 @@ def is_checkpoint(directory: StrPath) -> bool:
 
 
 def check_destination(directory: StrPath) -> pathlib.Path:
-    """The path, if a checkpoint may be written there: nothing, an empty directory, or a checkpoint."""
+    """Returns the path if a checkpoint may be written there: a new or empty directory, or a checkpoint."""
     directory = pathlib.Path(directory)
     try:
         if directory.exists() and not directory.is_dir():
@@ -198,8 +210,8 @@ def check_destination(directory: StrPath) -> pathlib.Path:
     return directory
 
 
-def _check_files(directory: pathlib.Path, files: Any) -> None:
-    """The parameters' files are there in their sizes: an unfinished copy is told before it is read."""
+def _check_files(directory: pathlib.Path, files: object) -> None:
+    """Raises OlaError unless all files of the parameters have their sizes: the copy is unfinished."""
     if not isinstance(files, dict) or not files:
         raise OlaError(f"{directory / 'config.json'}: found no 'files' section; write the checkpoint again")
     for name, size in files.items():
@@ -207,7 +219,7 @@ def _check_files(directory: pathlib.Path, files: Any) -> None:
         found = f"{file.stat().st_size} bytes" if file.is_file() else "nothing"
         if found != f"{size} bytes":
             raise OlaError(
-                f"{file}: not a whole checkpoint: found {found}, expected {size} bytes; copy it again"
+                f"{file}: not a complete checkpoint: found {found}, expected {size} bytes; copy it again"
             )
 
 

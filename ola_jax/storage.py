@@ -1,4 +1,4 @@
-"""Directories that are replaced as a whole, and what keeps a machine from reading or writing one."""
+"""Directories that are replaced as a whole, and the failures of storage that keep them from it."""
 
 import contextlib
 import errno
@@ -19,60 +19,60 @@ from ola_jax.errors import OlaError
 
 
 @contextlib.contextmanager
-def replacing(directory: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A new directory beside `directory` that takes its place when the block ends well.
+def replace_directory(directory: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a new directory beside `directory` that takes its place when the block succeeds.
 
-    Processes enter and leave together; the first makes the directory and moves it.
+    Processes enter and leave together; the first creates the directory and moves it.
     """
-    place = directory.absolute()
+    target = directory.absolute()
     if jax.process_index() != 0:
-        _meet("build")
-        yield place.with_name(f".{place.name}.partial")
-        _meet("replaced")
+        _wait_for_all("build")
+        yield target.with_name(f".{target.name}.partial")
+        _wait_for_all("replaced")
         return
-    build, old = (place.with_name(f".{place.name}.{kind}") for kind in ("partial", "old"))
+    build, old = (target.with_name(f".{target.name}.{kind}") for kind in ("partial", "old"))
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if old.exists() and not place.exists():  # killed between the two renames below
-            old.rename(place)
-        for leftover in (build, old):  # of a run that was killed
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if old.exists() and not target.exists():  # killed between the two renames below
+            old.rename(target)
+        for leftover in (build, old):  # from a process that was killed
             shutil.rmtree(leftover, ignore_errors=True)
         build.mkdir()
     except OSError as error:
         raise OlaError(f"{directory}: cannot be written ({error.strerror})") from error
     try:
-        _meet("build")
-        with quiet_storage():
+        _wait_for_all("build")
+        with quiet_orbax():
             yield build
         _sync(build)
-        if place.exists():
-            place.rename(old)
-        build.rename(place)
+        if target.exists():
+            target.rename(old)
+        build.rename(target)
         shutil.rmtree(old, ignore_errors=True)
-        _meet("replaced")
+        _wait_for_all("replaced")
     except BaseException as error:
-        if old.exists() and not place.exists():
-            old.rename(place)
+        if old.exists() and not target.exists():
+            old.rename(target)
         remove_unfinished(build)
-        if not isinstance(error, OlaError) and (why := storage_trouble(error, writing=True)):
+        if not isinstance(error, OlaError) and (reason := storage_failure(error, writing=True)):
             raise OlaError(
-                f"{directory}: cannot be written ({why}); nothing there was changed: make room for it, or "
-                "choose another place, and start again"
+                f"{directory}: cannot be written ({reason}); nothing there was changed: make room for it, or "
+                "choose another directory, and start again"
             ) from error
         raise
 
 
-def storage_trouble(error: BaseException, writing: bool = False) -> str | None:
-    """What keeps this machine from reading or writing now, in a few words: no memory, space or permission.
+def storage_failure(error: BaseException, writing: bool = False) -> str | None:
+    """Reason why this machine cannot read or write now, in a few words: no memory, space or permission.
 
-    None for any other error: of the data, or of the program. Files that are not there are trouble to a
+    None for any other error, of the data or of the program. A missing file is a failure of storage for a
     writer only.
     """
-    for each in _chain(error):
+    for each in _causes(error):
         if isinstance(each, MemoryError):
             return "out of memory"
         number = each.errno if isinstance(each, OSError) else None
-        if found := _OS_ERROR.search(str(each)):  # as tensorstore says it
+        if found := _OS_ERROR.search(str(each)):  # in tensorstore's form
             number = int(found[1])
         if number and (writing or number not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)):
             return os.strerror(number)
@@ -85,8 +85,8 @@ _OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 _REFUSED = re.compile(r"RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED")
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, and those it came from."""
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yields an error and all that it was raised from."""
     seen: list[BaseException] = []
     todo = [error]
     while todo:
@@ -100,7 +100,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def remove_unfinished(directory: pathlib.Path, seconds: float = 10.0) -> None:
-    """Remove what a save that failed left, until it stays away: some of its threads may still write."""
+    """Removes what a failed save left, until nothing returns: some of its threads may still be writing."""
     end, absent = time.monotonic() + seconds, 0
     while absent < 4 and time.monotonic() < end:
         absent = 0 if directory.exists() else absent + 1
@@ -109,12 +109,11 @@ def remove_unfinished(directory: pathlib.Path, seconds: float = 10.0) -> None:
 
 
 @contextlib.contextmanager
-def quiet_storage() -> Iterator[None]:
-    """Within the block, Orbax does not print the errors that it raises as well.
+def quiet_orbax() -> Iterator[None]:
+    """Keeps Orbax from printing the errors that it also raises.
 
-    A failed save is printed with a traceback by each of its threads, and once more for each array that
-    was still on its way to the disk ("Event loop is closed"). After an error it stays quiet: its threads
-    end later.
+    Each thread of a failed save prints a traceback, and one more for each array that was not yet on the
+    disk ("Event loop is closed"). After an error Orbax stays quiet, as its threads end later.
     """
     logger, hook = logging.getLogger("absl"), sys.unraisablehook
 
@@ -134,14 +133,14 @@ def quiet_storage() -> Iterator[None]:
 
 
 def _sync(directory: pathlib.Path) -> None:
-    """All files are on the disk, not only in memory, before the directory takes its place."""
+    """Flushes all files to the disk, before the directory takes its place."""
     for path in directory.rglob("*"):
         if path.is_file():
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
 
 
-def _meet(name: str) -> None:
-    """Wait for all processes."""
+def _wait_for_all(name: str) -> None:
+    """Waits until all processes are here."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"ola_jax.checkpoint.{name}")
+        multihost_utils.sync_global_devices(f"ola_jax.storage.{name}")

@@ -196,7 +196,7 @@ def test_directory_that_is_no_checkpoint_is_told(tmp_path: pathlib.Path) -> None
     with pytest.raises(OlaError, match=r"found notes\.txt, expected config\.json; give the directory that"):
         checkpoint.load(tmp_path)
     with pytest.raises(
-        OlaError, match=r"a released PyTorch checkpoint is read in by `python convert_weights"
+        OlaError, match=r"a released PyTorch checkpoint is imported by `python convert_weights"
     ):
         checkpoint.load(TOKENIZER)
 
@@ -230,7 +230,7 @@ def test_config_that_is_not_json_is_told(text: str, tmp_path: pathlib.Path) -> N
 def test_checkpoint_without_tokenizer_is_told(tmp_path: pathlib.Path) -> None:
     save(tmp_path / "model")
     shutil.rmtree(tmp_path / "model" / "tokenizer")
-    with pytest.raises(OlaError, match="not a whole checkpoint: found no tokenizer/"):
+    with pytest.raises(OlaError, match="not a complete checkpoint: found no tokenizer/"):
         checkpoint.load(tmp_path / "model")
 
 
@@ -244,7 +244,7 @@ def test_unfinished_copy_is_told_by_its_file(cut: bool, tmp_path: pathlib.Path) 
         else:
             file.unlink()
         found = f"found {len(content) - 1} bytes" if cut and content else "found nothing"
-        with pytest.raises(OlaError, match=f"{file.name}: not a whole checkpoint: {found}, expected"):
+        with pytest.raises(OlaError, match=f"{file.name}: not a complete checkpoint: {found}, expected"):
             checkpoint.load(tmp_path / "model")
         file.write_bytes(content)
     assert checkpoint.load(tmp_path / "model")[0] == CONFIG

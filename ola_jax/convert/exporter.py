@@ -23,7 +23,7 @@ from ola_jax.convert.space import check_space
 from ola_jax.convert.store import Reader
 from ola_jax.convert.writer import ShardWriter, Spec
 from ola_jax.errors import OlaError
-from ola_jax.storage import replacing
+from ola_jax.storage import replace_directory
 from ola_jax.typing import Shaped
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -130,7 +130,7 @@ def write(
     }
     total, done = sum(sizes.values()), 0
     check_space(directory, total)
-    with replacing(directory) as build:
+    with replace_directory(directory) as build:
         try:
             writer = ShardWriter(build, plan.inside(), max_shard_size)
             apart: dict[str, np.ndarray] = {}

@@ -169,8 +169,13 @@ def write(
     size = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in abstract.values())
     check_space(checkpoint.check_destination(directory), size)
     with (
-        checkpoint.writing(
-            directory, plan.config, plan.processor_config, plan.source, plan.generation_config, plan.released
+        checkpoint.create(
+            directory,
+            config=plan.config,
+            processor_config=plan.processor_config,
+            tokenizer_dir=plan.source,
+            generation_config=plan.generation_config,
+            released=plan.released,
         ) as params_directory,
         Writer(params_directory, abstract) as writer,
     ):

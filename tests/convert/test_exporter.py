@@ -195,7 +195,13 @@ def trained(directory: pathlib.Path, released: dict | None = None) -> importer.R
         "llm": jax.tree.map(lambda leaf: np.float32(leaf) + np.float32(1e-6), found.params["llm"])
     }
     checkpoint.save(
-        directory, found.config, found.processor_config, params, HF, found.generation_config, released
+        directory,
+        config=found.config,
+        processor_config=found.processor_config,
+        params=params,
+        tokenizer_dir=HF,
+        generation_config=found.generation_config,
+        released=released,
     )
     return dataclasses.replace(found, params=params)
 
@@ -233,7 +239,13 @@ def test_untied_by_training_is_written_and_said(tmp_path: pathlib.Path) -> None:
     params = read_released(source).params
     params["llm"]["lm_head"]["kernel"] += params["llm"]["lm_head"]["kernel"].dtype.type(1)
     checkpoint.save(
-        tmp_path / "jax", planned.config, planned.processor_config, params, HF, {}, planned.released
+        tmp_path / "jax",
+        config=planned.config,
+        processor_config=planned.processor_config,
+        params=params,
+        tokenizer_dir=HF,
+        generation_config={},
+        released=planned.released,
     )
     plan = exporter.plan(tmp_path / "jax")
     assert "lm_head differs from the embeddings by now" in plan.notes[0]
@@ -286,9 +298,23 @@ def test_parameters_of_another_model_are_told(tmp_path: pathlib.Path) -> None:
     config = OlaConfig(llm=Qwen2Config(48, 24, 3, 4, 2, 40), vision=None, whisper=None, beats=None)
     found = read_released(HF)
     llm = {"llm": found.params["llm"]}
-    checkpoint.save(tmp_path / "jax", config, found.processor_config, llm, HF, {})
+    checkpoint.save(
+        tmp_path / "jax",
+        config=config,
+        processor_config=found.processor_config,
+        params=llm,
+        tokenizer_dir=HF,
+        generation_config={},
+    )
     with pytest.raises(OlaError, match=r"llm/embed_tokens/embedding is \[768, 64\], expected \[48, 24\]"):
         exporter.plan(tmp_path / "jax")
-    checkpoint.save(tmp_path / "jax", found.config, found.processor_config, llm, HF, {})
+    checkpoint.save(
+        tmp_path / "jax",
+        config=found.config,
+        processor_config=found.processor_config,
+        params=llm,
+        tokenizer_dir=HF,
+        generation_config={},
+    )
     with pytest.raises(OlaError, match=r"beats/encoder/layer_norm/bias is missing, expected \[32\]"):
         exporter.plan(tmp_path / "jax")
