@@ -1,27 +1,26 @@
-"""Compiled programs kept on disk, so that the next start of the same work need not compile."""
+"""Compiled programs kept on disk, so that the next start of the same run need not compile."""
 
 import pathlib
 import sys
 import tempfile
 import threading
 import time
-from typing import Any
 
 import jax
 
 from ola_jax.errors import OlaError
 
-FOLDER = "~/.cache/ola_jax"  # of command-line tools, if the user names no other
+FOLDER = "~/.cache/ola_jax"  # default of the command-line tools
 OFF = "none"
-MAX_BYTES = 8 * 2**30  # what was not used for longest is removed above it
-PATIENCE = 3.0  # seconds of compiling after which a user at a terminal is told why it takes long
+MAX_BYTES = 8 * 2**30  # above it, programs unused for longest are removed
+NOTICE_AFTER = 3.0  # seconds of compiling after which a terminal shows a notice
 
 
 def keep_compiled_programs(folder: str) -> None:
-    """From now on keep every compiled program of this process in `folder`, and take those that are there.
+    """Keeps all compiled programs of this process in `folder` from now on, and reuses those already there.
 
-    "none": keep nothing. A folder that cannot be written is reported in one line on stderr, and the process
-    works without. Whoever can write the folder can make the process run anything: it is the user's own.
+    "none" keeps nothing. If the folder cannot be written, one line on stderr reports it and nothing is
+    kept. Who can write to the folder can make the process run anything: only the user can.
     """
     if folder == OFF:
         return
@@ -33,7 +32,7 @@ def keep_compiled_programs(folder: str) -> None:
         with tempfile.TemporaryFile(dir=path):
             pass
         remove_half_written(path)
-    except (OSError, RuntimeError, ValueError) as error:  # no place, no home, no name of a file
+    except (OSError, RuntimeError, ValueError) as error:  # disk full, no home directory, no valid name
         reason = getattr(error, "strerror", None) or str(error)
         print(f"note: {folder}: compiled programs are not kept ({reason})", file=sys.stderr)
         return
@@ -42,13 +41,13 @@ def keep_compiled_programs(folder: str) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     if sys.stderr is not None and sys.stderr.isatty():
-        jax.monitoring.register_event_listener(Patience(folder))
+        jax.monitoring.register_event_listener(CompilationNotice(folder))
 
 
 def remove_half_written(folder: pathlib.Path, seconds: float = 60.0) -> None:
-    """Remove programs that a process which was killed left half-written, `seconds` ago or more.
+    """Removes programs that a killed process left half-written at least `seconds` ago.
 
-    JAX would neither read nor replace them. It writes the time of a program's use after the program.
+    JAX would neither read nor replace them. It writes a program's time of use after the program.
     """
     for file in folder.glob("*-cache"):
         used = file.with_name(file.name.removesuffix("-cache") + "-atime")
@@ -56,22 +55,22 @@ def remove_half_written(folder: pathlib.Path, seconds: float = 60.0) -> None:
             file.unlink(missing_ok=True)
 
 
-class Patience:
-    """Listens to JAX's events and says, once, that compiling takes its time."""
+class CompilationNotice:
+    """Listener to JAX's events that prints, once, that the process is compiling."""
 
-    def __init__(self, folder: str, seconds: float = PATIENCE):
-        self._folder, self._seconds, self._said = folder, seconds, False
+    def __init__(self, folder: str, seconds: float = NOTICE_AFTER):
+        self._folder, self._seconds, self._printed = folder, seconds, False
         self._timer: threading.Timer | None = None
 
-    def __call__(self, event: str, **_: Any) -> None:
+    def __call__(self, event: str, **_: object) -> None:
         name = event.removeprefix("/jax/compilation_cache/")
         if self._timer and name in ("compile_requests_use_cache", "cache_hits", "cache_misses"):
             self._timer.cancel()
-        if name == "compile_requests_use_cache" and not self._said:
-            self._timer = threading.Timer(self._seconds, self._say)
+        if name == "compile_requests_use_cache" and not self._printed:
+            self._timer = threading.Timer(self._seconds, self._print)
             self._timer.daemon = True
             self._timer.start()
 
-    def _say(self) -> None:
-        self._said = True
+    def _print(self) -> None:
+        self._printed = True
         print(f"compiling ... (once: kept in {self._folder} for the next time)", file=sys.stderr)

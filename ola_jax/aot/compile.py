@@ -183,7 +183,7 @@ def _report(
 ) -> Report:
     devices = find_topology(topology).devices
     mesh = sharding.make_mesh(config.mesh, devices)
-    chip = hardware.chip(devices[0].device_kind)
+    chip = hardware.find_chip(devices[0].device_kind)
     found = hlo.collectives(program)
     of_parts = flops.step(config.model, stage.budget, stage.rows, stage.trainable, stage.lora)
     again = flops.recomputed(config.model, stage.budget, stage.rows, stage.trainable, stage.lora)
