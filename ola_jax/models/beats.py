@@ -66,7 +66,7 @@ class Attention(nn.Module):
 
         # For half precision, the original divides scores by 32 and subtracts their maximum before the
         # bias is added. Neither changes the softmax.
-        out = biased_attention(q, k, v, gate, bias).reshape(x.shape)
+        out = biased_attention(q, k, v, gate=gate, bias=bias).reshape(x.shape)
         return linear(c.hidden_size, ("features", "embed"), jnp.float32, name="out_proj")(out)
 
 
