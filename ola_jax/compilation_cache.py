@@ -5,15 +5,16 @@ import sys
 import tempfile
 import threading
 import time
+from typing import Any
 
 import jax
 
 from ola_jax.errors import OlaError
 
-FOLDER = "~/.cache/ola_jax"  # default of the command-line tools
+FOLDER = "~/.cache/ola_jax"  # of command-line tools, if the user names no other
 OFF = "none"
-MAX_BYTES = 8 * 2**30  # above it, programs unused for longest are removed
-NOTICE_AFTER = 3.0  # seconds of compiling after which a terminal shows a notice
+MAX_BYTES = 8 * 2**30  # what was not used for longest is removed above it
+PATIENCE = 3.0  # seconds of compiling after which a user at a terminal is told why it takes long
 
 
 def keep_compiled_programs(folder: str) -> None:
@@ -41,7 +42,7 @@ def keep_compiled_programs(folder: str) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     if sys.stderr is not None and sys.stderr.isatty():
-        jax.monitoring.register_event_listener(CompilationNotice(folder))
+        jax.monitoring.register_event_listener(Patience(folder))
 
 
 def remove_half_written(folder: pathlib.Path, seconds: float = 60.0) -> None:
@@ -55,22 +56,22 @@ def remove_half_written(folder: pathlib.Path, seconds: float = 60.0) -> None:
             file.unlink(missing_ok=True)
 
 
-class CompilationNotice:
-    """Listener to JAX's events that prints, once, that the process is compiling."""
+class Patience:
+    """Listens to JAX's events and says, once, that compiling takes its time."""
 
-    def __init__(self, folder: str, seconds: float = NOTICE_AFTER):
-        self._folder, self._seconds, self._printed = folder, seconds, False
+    def __init__(self, folder: str, seconds: float = PATIENCE):
+        self._folder, self._seconds, self._said = folder, seconds, False
         self._timer: threading.Timer | None = None
 
-    def __call__(self, event: str, **_: object) -> None:
+    def __call__(self, event: str, **_: Any) -> None:
         name = event.removeprefix("/jax/compilation_cache/")
         if self._timer and name in ("compile_requests_use_cache", "cache_hits", "cache_misses"):
             self._timer.cancel()
-        if name == "compile_requests_use_cache" and not self._printed:
-            self._timer = threading.Timer(self._seconds, self._print)
+        if name == "compile_requests_use_cache" and not self._said:
+            self._timer = threading.Timer(self._seconds, self._say)
             self._timer.daemon = True
             self._timer.start()
 
-    def _print(self) -> None:
-        self._printed = True
+    def _say(self) -> None:
+        self._said = True
         print(f"compiling ... (once: kept in {self._folder} for the next time)", file=sys.stderr)

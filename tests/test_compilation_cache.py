@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from ola_jax.compilation_cache import CompilationNotice, keep_compiled_programs, remove_half_written
+from ola_jax.compilation_cache import Patience, keep_compiled_programs, remove_half_written
 from ola_jax.errors import OlaError
 
 PROGRAM = """
@@ -66,16 +66,14 @@ def test_programs_left_half_written_are_removed_but_not_recent_ones(tmp_path: pa
     assert {file.name for file in tmp_path.iterdir()} == {"complete-cache", "complete-atime", "new-cache"}
 
 
-def test_long_compilation_is_reported_once_and_short_compilation_is_not(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    notice = CompilationNotice("FOLDER", seconds=0.05)
+def test_long_compiling_is_said_once_and_short_compiling_not(capsys: pytest.CaptureFixture[str]) -> None:
+    patience = Patience("FOLDER", seconds=0.05)
     event = "/jax/compilation_cache/"
-    notice(event + "compile_requests_use_cache")
-    notice(event + "cache_hits")
+    patience(event + "compile_requests_use_cache")
+    patience(event + "cache_hits")
     time.sleep(0.2)
     assert capsys.readouterr().err == ""
     for _ in range(2):
-        notice(event + "compile_requests_use_cache")
+        patience(event + "compile_requests_use_cache")
         time.sleep(0.2)
     assert capsys.readouterr().err == "compiling ... (once: kept in FOLDER for the next time)\n"
