@@ -23,7 +23,7 @@ def parameter(
 ) -> Array:
     """A parameter of `module` with logical axis names; its first value is `init(key, *init_args)`."""
     boxed: Callable[..., Any] = nn.with_logical_partitioning(init, axes)  # module.param unboxes it
-    return module.param(name, boxed, *init_args)
+    return jnp.asarray(module.param(name, boxed, *init_args))
 
 
 def linear(

@@ -24,7 +24,7 @@ def blocks(x: np.ndarray, side: int) -> np.ndarray:
 def test_pooling_equals_the_original(side: int, implementation: str) -> None:
     p = released().params["vision_projector"]["pooler"]
     first, second = p["predictor_0"], p["predictor_2"]
-    params = PoolParams(first["kernel"], first["bias"], second["kernel"])
+    params = PoolParams(*map(jnp.asarray, (first["kernel"], first["bias"], second["kernel"])))
     x = jnp.asarray(blocks(EXPECTED["pool_in"], side))
     actual = local_global_pool(x, params, implementation=implementation, interpret=True)
     name = f"pool_{side}x"
@@ -46,7 +46,7 @@ def project(patches: np.ndarray, height: int, width: int) -> np.ndarray:
     model = VisionProjector(released().config.llm.hidden_size)
     ordered = blocks(patches.reshape(-1, height, width, patches.shape[-1]), 2)
     ordered = ordered.reshape(len(patches), -1, patches.shape[-1])
-    tokens = jax.jit(lambda p: model.apply({"params": p}, ordered))(params)
+    tokens = jax.jit(lambda p, x: model.apply({"params": p}, x))(params, ordered)
     return np.asarray(tokens).reshape(-1, height // 2, width // 2, tokens.shape[-1])
 
 
@@ -83,7 +83,8 @@ def test_video_tokens_equal_the_original() -> None:
 def test_speech_tokens_equal_the_original_and_drop_the_last_frames() -> None:
     config, params = released().config, released().params["speech_projector"]
     model = SpeechProjector(config.llm.hidden_size, config.speech_hidden_size, config.speech_stack)
-    tokens = np.asarray(model.apply({"params": params}, EXPECTED["sproj_in"]))
+    apply = jax.jit(lambda p, x: model.apply({"params": p}, x))
+    tokens = np.asarray(apply(params, EXPECTED["sproj_in"]))
     assert tokens.shape[1] == 15  # of 157 frames, seven are dropped
     newline = params["speech_newline"][None]
     body = [part for chunk in tokens for part in (chunk, newline)]

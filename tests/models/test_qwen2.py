@@ -65,14 +65,14 @@ def test_two_samples_packed_in_a_row_have_the_logits_of_each_alone() -> None:
 
 def test_a_cache_filled_in_pieces_has_the_hidden_states_of_one_pass() -> None:
     config, params = released().config.llm, released().params["llm"]
-    model, ids = Qwen2(config), IDS[:1]
-    expected = forward(model, ids, POSITIONS[:1], MASK[:1])["hidden"]
+    model, ids, positions = Qwen2(config), jnp.asarray(IDS[:1]), jnp.asarray(POSITIONS[:1])
+    expected = forward(model, ids, positions, MASK[:1])["hidden"]
     cache = empty_cache(config, 1, 40, jnp.float32)
     extend = lambda m, i, p, c: m.extend(m.embed(i), p, jnp.ones_like(p), c)
     pieces = []
     for start, stop in ((0, 9), (9, 10), (10, 33)):
         part = slice(start, stop)
-        args = ids[:, part], POSITIONS[:1, part], cache
+        args = ids[:, part], positions[:, part], cache
         hidden, cache = model.apply({"params": params}, *args, method=extend)
         pieces.append(hidden)
     assert int(cache.length) == 33
@@ -84,8 +84,9 @@ def test_remat_changes_no_gradient() -> None:
 
     def grad(remat: str) -> dict:
         model = Qwen2(released().config.llm, remat=remat)
-        run = lambda m: m(m.embed(IDS), POSITIONS, MASK).sum()
-        return jax.jit(jax.grad(lambda p: model.apply({"params": p}, method=run)))(params)
+        run = lambda m, ids, *layout: m(m.embed(ids), *layout).sum()
+        total = lambda p, *inputs: model.apply({"params": p}, *inputs, method=run)
+        return jax.jit(jax.grad(total))(params, IDS, POSITIONS, MASK)
 
     plain = grad("none")
     for remat in ("full", "dots"):
