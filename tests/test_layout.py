@@ -13,9 +13,10 @@ FILES = sorted((ROOT / "ola_jax").rglob("*.py"))
 TIERS = (  # a part imports itself and parts of tiers before its own
     {"errors", "typing"},
     {"config", "batch"},
-    {"sharding", "hardware", "compilation_cache", "storage"},
+    {"sharding", "hardware", "compilation_cache"},
     {"kernels"},
     {"models"},
+    {"storage"},
     {"checkpoint"},
     {"data", "convert"},
     {"generate"},
