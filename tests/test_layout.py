@@ -16,6 +16,7 @@ TIERS = (  # a part imports itself and parts of tiers before its own
     {"sharding", "hardware", "compilation_cache"},
     {"kernels"},
     {"models"},
+    {"storage"},
     {"checkpoint"},
     {"data", "convert"},
     {"generate"},

@@ -120,7 +120,7 @@ def arguments(config: TrainConfig, stage: Stage, topology: str) -> float:
 def _compile(config: TrainConfig, stage: Stage, topology: str, folder: str) -> Any:
     """The compiled step; its texts are dumped into `folder`."""
     mesh = sharding.make_mesh(config.mesh, find_topology(topology).devices)
-    sharding.check(mesh, config.model, stage.rows // stage.microbatches, stage.budget)
+    sharding.check_mesh(mesh, config.model, rows=stage.rows // stage.microbatches, budget=stage.budget)
     tx = optimizer.build(stage.optimizer, stage.steps)
     train_state, shardings = _abstract_state(config.model, stage, tx, mesh)
     with jax.set_mesh(mesh):
@@ -183,7 +183,7 @@ def _report(
 ) -> Report:
     devices = find_topology(topology).devices
     mesh = sharding.make_mesh(config.mesh, devices)
-    chip = hardware.chip(devices[0].device_kind)
+    chip = hardware.find_chip(devices[0].device_kind)
     found = hlo.collectives(program)
     of_parts = flops.step(config.model, stage.budget, stage.rows, stage.trainable, stage.lora)
     again = flops.recomputed(config.model, stage.budget, stage.rows, stage.trainable, stage.lora)

@@ -24,7 +24,7 @@ def plan(config: TrainConfig, stage: Stage, topology: str, show: Callable[[str],
     """
     devices = compiling.find_topology(topology).devices
     mesh = sharding.make_mesh(config.mesh, devices)
-    limit = hardware.chip(devices[0].device_kind).memory
+    limit = hardware.find_chip(devices[0].device_kind).memory
     least = mesh.shape["data"] * mesh.shape["fsdp"] * stage.microbatches
     of_rows = lambda rows: dataclasses.replace(stage, rows=rows)
     if (needed := compiling.arguments(config, of_rows(least), topology)) > limit:

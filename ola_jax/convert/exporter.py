@@ -18,6 +18,7 @@ from ola_jax.convert.progress import Progress, ignore
 from ola_jax.convert.read_ahead import read_ahead
 from ola_jax.convert.safetensors_writer import ShardWriter, TensorSpec
 from ola_jax.errors import OlaError
+from ola_jax.storage import replace_directory
 from ola_jax.typing import HostArray, Shaped
 
 
@@ -29,7 +30,7 @@ def write_released(
         raise OlaError(f"{directory}: exists already and is not overwritten; choose another name")
     total, done = sum(spec.nbytes for spec in job.tensors.values()), 0
     check_space(directory, total)
-    with checkpoint.replacing(directory) as build:
+    with replace_directory(directory) as build:
         try:
             writer = ShardWriter(build, job.embedded(), max_shard_size)
             speech: dict[str, HostArray] = {}

@@ -30,13 +30,13 @@ def write_checkpoint(
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
     check_space(checkpoint.check_destination(directory), size)
     with (
-        checkpoint.writing(
+        checkpoint.create(
             directory,
-            job.config,
-            job.processor_config,
-            job.source,
-            job.generation_config,
-            job.origin.to_json(),
+            config=job.config,
+            processor_config=job.processor_config,
+            tokenizer_dir=job.source,
+            generation_config=job.generation_config,
+            released=job.origin.to_json(),
         ) as params_directory,
         Writer(params_directory, leaves) as writer,
     ):

@@ -10,7 +10,7 @@ import jax
 from ola_jax.errors import OlaError
 from ola_jax.kernels import attention_cudnn, attention_xla
 from ola_jax.kernels.segment_blocks import LANES
-from ola_jax.sharding import axis_size, is_sharded, platform, spec
+from ola_jax.sharding import activation_spec, axis_size, is_sharded, platform
 from ola_jax.typing import Array, Float, Int
 
 Implementation = Literal["auto", "xla", "splash", "cudnn"]
@@ -61,8 +61,8 @@ def packed_attention(
         return attend(q, k, v, q_segments, k_segments, causal, offset)
 
     rows, length, heads = axes
-    queries, keys = spec(rows, length, heads, None), spec(rows, None, heads, None)
-    in_specs = queries, keys, keys, spec(rows, length), spec(rows, None)
+    queries, keys = activation_spec(rows, length, heads, None), activation_spec(rows, None, heads, None)
+    in_specs = queries, keys, keys, activation_spec(rows, length), activation_spec(rows, None)
     sharded = jax.shard_map(local, in_specs=in_specs, out_specs=queries, check_vma=False)
     return sharded(q, k, v, q_segments, k_segments)
 

@@ -13,7 +13,7 @@ from ola_jax.models.projectors import SpeechProjector, VisionProjector
 from ola_jax.models.qwen2 import KVCache, Qwen2
 from ola_jax.models.spectrogram import kaldi_fbank, log_mel
 from ola_jax.models.whisper import Whisper
-from ola_jax.sharding import bring_back, constrain, for_each_device, no_mesh, share_out
+from ola_jax.sharding import constrain, gather_windows, map_window_shards, no_mesh, shard_windows
 from ola_jax.typing import Array, Float, Params
 
 
@@ -72,24 +72,24 @@ class Ola(nn.Module):
         marks = jnp.concatenate(marks).astype(self.config.dtype)
         parts = [jnp.broadcast_to(marks, (rows, *marks.shape))]
         if batch.audio.shape[1]:
-            chunks = self.hear(share_out(batch.audio))
-            parts.insert(0, bring_back(chunks, rows, batch.audio.shape[1]))
+            chunks = self.hear(shard_windows(batch.audio))
+            parts.insert(0, gather_windows(chunks, rows, batch.audio.shape[1]))
         if batch.patches.shape[1]:
-            parts.insert(0, bring_back(self.see(batch), rows, batch.patches.shape[1]))
+            parts.insert(0, gather_windows(self.see(batch), rows, batch.patches.shape[1]))
         return jnp.concatenate([part.reshape(rows, -1, width) for part in parts], axis=1)
 
     def see(self, batch: OlaBatch) -> Float[Array, "windows G D"]:
         """Pooled, projected patches of all windows of all rows."""
-        image, place = share_out(batch.patch_image), share_out(batch.patch_position)
-        return self.vision_projector(self.vision(normalize(share_out(batch.patches)), image, place))
+        image, place = shard_windows(batch.patch_image), shard_windows(batch.patch_position)
+        return self.vision_projector(self.vision(normalize(shard_windows(batch.patches)), image, place))
 
     def hear(self, audio: Float[Array, "chunks T"]) -> Float[Array, "chunks F D"]:
         """Projected tokens of all audio chunks: Whisper's and BEATs' frames side by side."""
         c = self.config
-        mel = for_each_device(lambda audio: log_mel(audio, c.whisper.num_mels), audio)
+        mel = map_window_shards(lambda audio: log_mel(audio, c.whisper.num_mels), audio)
         frames = [self.whisper(mel.astype(c.dtype))]
         if c.beats:
-            fbank = for_each_device(lambda audio: kaldi_fbank(audio, c.beats.num_mels), audio)
+            fbank = map_window_shards(lambda audio: kaldi_fbank(audio, c.beats.num_mels), audio)
             frames.append(self.beats(fbank))
         longest = max(f.shape[1] for f in frames)
         frames = [jnp.pad(f, ((0, 0), (0, longest - f.shape[1]), (0, 0))) for f in frames]

@@ -7,7 +7,7 @@ from flax import struct
 
 from ola_jax.config import Qwen2Config
 from ola_jax.kernels.attention import Implementation, packed_attention
-from ola_jax.models.layers import linear, stack_layers
+from ola_jax.models.layers import Remat, linear, stack_layers
 from ola_jax.models.rotary import rope
 from ola_jax.sharding import constrain
 from ola_jax.typing import Array, DTypeLike, Float, Int
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         q = linear(c.num_heads * c.head_dim, ("embed", "heads"), self.dtype, name="q_proj")(x)
         k = linear(kv_width, ("embed", "kv_heads"), self.dtype, name="k_proj")(x)
         v = linear(kv_width, ("embed", "kv_heads"), self.dtype, name="v_proj")(x)
-        turn = lambda y: rope(y, positions, c.rope_theta, c.rope_scaling)
+        turn = lambda y: rope(y, positions, theta=c.rope_theta, scaling=c.rope_scaling)
         q = turn(q.reshape(*x.shape[:2], c.num_heads, c.head_dim))
         k = turn(k.reshape(*x.shape[:2], c.num_kv_heads, c.head_dim))
         v = v.reshape(k.shape)
@@ -124,7 +124,7 @@ class Qwen2(nn.Module):
 
     config: Qwen2Config
     dtype: DTypeLike = jnp.float32
-    remat: str = "none"
+    remat: Remat = "none"
     attention: Implementation = "auto"
 
     def setup(self) -> None:

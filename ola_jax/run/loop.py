@@ -52,7 +52,7 @@ def train_stage(
 ) -> Params:
     """Train one stage to its end, from its newest checkpoint if there is one."""
     stage = config.stages[number]
-    sharding.check(mesh, config.model, stage.rows // stage.microbatches, stage.budget)
+    sharding.check_mesh(mesh, config.model, rows=stage.rows // stage.microbatches, budget=stage.budget)
     folder = make_stage_folder(config, number)
     settings = stage_settings.describe(config, number, tokenizer_dir(config), generation)
     changes = stage_settings.check_resumed(folder, settings, stage.steps)

@@ -80,10 +80,17 @@ def write_model(
 ) -> None:
     """The model that the stage in `folder` ended with; its last state is saved already."""
     released = checkpoint.load_released(config.init_from) if config.init_from else None
-    about = config.model, config.processor, params, tokenizer_dir(config), generation, released
     try:
         make_way(folder)
-        checkpoint.save(folder / "model", *about)
+        checkpoint.save(
+            folder / "model",
+            config=config.model,
+            processor_config=config.processor,
+            params=params,
+            tokenizer_dir=tokenizer_dir(config),
+            generation_config=generation,
+            released=released,
+        )
     except OSError as error:
         raise OlaError(
             f"{folder / 'model'}: cannot be written ({error.strerror or error}); the trained state is saved: "

@@ -15,8 +15,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
-from ola_jax.checkpoint import quiet_storage, remove_unfinished, storage_trouble
 from ola_jax.errors import OlaError, first_line
+from ola_jax.storage import quiet_orbax, remove_unfinished, storage_failure
 from ola_jax.training.state import TrainState
 from ola_jax.training.stored import (
     is_training_checkpoint,
@@ -70,13 +70,13 @@ class TrainCheckpoints:
             self._set_metrics_aside()
             self._manager = ocp.CheckpointManager(self._directory, options=options)
         except Exception as error:
-            if why := storage_trouble(error, writing=True):
+            if why := storage_failure(error, writing=True):
                 raise OlaError(
                     f"{directory}: cannot hold checkpoints ({why}); make the folder writable, or choose "
                     "another output"
                 ) from error
             raise
-        self._quiet.enter_context(quiet_storage())
+        self._quiet.enter_context(quiet_orbax())
 
     def save(
         self, state: TrainState, data_state: dict[str, Any], metrics: Mapping[str, float] | None = None
@@ -155,7 +155,7 @@ class TrainCheckpoints:
             refusal, cause = str(error), error
         except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged store
             cause = error
-            if why := storage_trouble(error):
+            if why := storage_failure(error):
                 refusal = (
                     f"{path}: cannot be read now ({why}); it is not changed: see to that and start again"
                 )
@@ -195,7 +195,7 @@ class TrainCheckpoints:
             yield
         except Exception as error:
             self._abandon()
-            if why := storage_trouble(error, writing=True):
+            if why := storage_failure(error, writing=True):
                 raise OlaError(
                     f"{self._directory}: the checkpoint of step {self._saving} cannot be written ({why}); "
                     "those before it are kept: make room or make the folder writable, then start the same "

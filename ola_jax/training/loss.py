@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ola_jax.batch import IGNORE
-from ola_jax.sharding import AXES, axis_size, is_sharded, parameter_spec, spec
+from ola_jax.sharding import AXES, activation_spec, axis_size, is_sharded, parameter_spec
 from ola_jax.typing import Array, Float, Int
 
 
@@ -42,8 +42,8 @@ def cross_entropy(
         total = _cross_entropy(hidden, kernel, targets, chunk, axis)
         return jax.lax.psum(total, [a for a in AXES if a != "tensor"])
 
-    in_specs = spec("rows", "length", None), split, spec("rows", "length")
-    sharded = jax.shard_map(local, in_specs=in_specs, out_specs=spec(), check_vma=False)
+    in_specs = activation_spec("rows", "length", None), split, activation_spec("rows", "length")
+    sharded = jax.shard_map(local, in_specs=in_specs, out_specs=activation_spec(), check_vma=False)
     return sharded(hidden, kernel, targets), count
 
 

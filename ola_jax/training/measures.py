@@ -47,7 +47,7 @@ def seconds_at_peak(config: OlaConfig, stage: Stage, mesh: Mesh) -> dict[str, fl
     """
     if not peak_is_known(mesh):
         return {}
-    peak = hardware.chip(mesh.devices.flat[0].device_kind).flops * mesh.size
+    peak = hardware.find_chip(mesh.devices.flat[0].device_kind).flops * mesh.size
     of_parts = flops.step(config, stage.budget, stage.rows, stage.trainable, stage.lora)
     llm = of_parts.pop("llm")
     return {"llm": llm / peak} | ({"encoders": sum(of_parts.values()) / peak} if of_parts else {})

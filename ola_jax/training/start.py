@@ -87,7 +87,9 @@ def check_stages(config: TrainConfig, mesh: Mesh) -> None:
     abstract = nn.unbox(abstract_params(config.model))
     for number, stage in enumerate(config.stages):
         try:
-            sharding.check(mesh, config.model, stage.rows // stage.microbatches, stage.budget)
+            sharding.check_mesh(
+                mesh, config.model, rows=stage.rows // stage.microbatches, budget=stage.budget
+            )
             create = lambda params, stage=stage: state.create(
                 params, stage.trainable, optax.identity(), None, stage.lora
             )

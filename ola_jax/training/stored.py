@@ -7,8 +7,8 @@ import jax
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from ola_jax.checkpoint import quiet_storage, storage_trouble
 from ola_jax.errors import OlaError, first_line
+from ola_jax.storage import quiet_orbax, storage_failure
 from ola_jax.training.state import TrainState
 from ola_jax.typing import Params
 
@@ -50,12 +50,12 @@ def restore_params(path: pathlib.Path, like: Params, shardings: Params) -> Param
     """
     path = path / str(steps[-1]) if (steps := _steps(path)) else path
     try:
-        with quiet_storage():
+        with quiet_orbax():
             return _read_params(path, like, shardings)
     except OlaError:
         raise
     except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged store
-        if why := storage_trouble(error):
+        if why := storage_failure(error):
             raise OlaError(
                 f"{path}: cannot be read now ({why}); it is not changed: see to that and start again"
             ) from error

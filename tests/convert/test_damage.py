@@ -296,8 +296,11 @@ OWN_DAMAGES: dict[str, tuple[Callable, str]] = {
     "no config": (delete("config.json"), r"found .*, expected config\.json"),
     "config cut": (cut("config.json", 0.5), r"config\.json: not readable as JSON"),
     "no tokenizer": (lambda d: shutil.rmtree(d / "tokenizer"), r"found no tokenizer/"),
-    "no parameters": (lambda d: shutil.rmtree(d / "params"), r"not a whole checkpoint: found nothing"),
-    "parameters cut": (cut("params/manifest.ocdbt", 0.5), r"ocdbt: not a whole checkpoint: found \d+ bytes"),
+    "no parameters": (lambda d: shutil.rmtree(d / "params"), r"not a complete checkpoint: found nothing"),
+    "parameters cut": (
+        cut("params/manifest.ocdbt", 0.5),
+        r"ocdbt: not a complete checkpoint: found \d+ bytes",
+    ),
     "released.json cut": (cut("released.json", 0.5), r"released\.json: not readable as JSON"),
     "other sizes": (
         edit_json("config.json", lambda values: values["model"]["llm"].update(vocab_size=700)),

@@ -212,7 +212,13 @@ def trained(directory: pathlib.Path, released: dict | None = None) -> checkpoint
         "llm": jax.tree.map(lambda leaf: np.float32(leaf) + np.float32(1e-6), found.params["llm"])
     }
     checkpoint.save(
-        directory, found.config, found.processor_config, params, HF, found.generation_config, released
+        directory,
+        config=found.config,
+        processor_config=found.processor_config,
+        params=params,
+        tokenizer_dir=HF,
+        generation_config=found.generation_config,
+        released=released,
     )
     return dataclasses.replace(found, params=params)
 
@@ -248,7 +254,15 @@ def test_head_that_training_untied_is_written(tmp_path: pathlib.Path) -> None:
     job = prepare_import(source)
     params = read_released(source).params
     params["llm"]["lm_head"]["kernel"] += params["llm"]["lm_head"]["kernel"].dtype.type(1)
-    checkpoint.save(tmp_path / "jax", job.config, job.processor_config, params, HF, {}, job.origin.to_json())
+    checkpoint.save(
+        tmp_path / "jax",
+        config=job.config,
+        processor_config=job.processor_config,
+        params=params,
+        tokenizer_dir=HF,
+        generation_config={},
+        released=job.origin.to_json(),
+    )
     job = prepare_export(tmp_path / "jax")
     assert "lm_head now differs from the embeddings" in job.notes[0]
     exporter.write_released(job, tmp_path / "exported")
@@ -301,9 +315,23 @@ def test_parameters_of_another_model_are_refused(tmp_path: pathlib.Path) -> None
     config = OlaConfig(llm=Qwen2Config(48, 24, 3, 4, 2, 40), vision=None, whisper=None, beats=None)
     found = read_released(HF)
     llm = {"llm": found.params["llm"]}
-    checkpoint.save(tmp_path / "jax", config, found.processor_config, llm, HF, {})
+    checkpoint.save(
+        tmp_path / "jax",
+        config=config,
+        processor_config=found.processor_config,
+        params=llm,
+        tokenizer_dir=HF,
+        generation_config={},
+    )
     with pytest.raises(OlaError, match=r"llm/embed_tokens/embedding is \[768, 64\], expected \[48, 24\]"):
         prepare_export(tmp_path / "jax")
-    checkpoint.save(tmp_path / "jax", found.config, found.processor_config, llm, HF, {})
+    checkpoint.save(
+        tmp_path / "jax",
+        config=found.config,
+        processor_config=found.processor_config,
+        params=llm,
+        tokenizer_dir=HF,
+        generation_config={},
+    )
     with pytest.raises(OlaError, match=r"beats/encoder/layer_norm/bias is missing, expected \[32\]"):
         prepare_export(tmp_path / "jax")

@@ -93,7 +93,14 @@ def test_large_arrays_of_training_are_stored_layer_by_layer(
     monkeypatch.setattr(orbax_store, "CHUNK_BYTES", 400)
     values = np.arange(6 * 5 * 10, dtype=np.float32).reshape(6, 5, 10)
     config = OlaConfig(vision=None, whisper=None, beats=None)
-    checkpoint.save(tmp_path / "model", config, ProcessorConfig(), {"kernel": values}, HF, {})
+    checkpoint.save(
+        tmp_path / "model",
+        config=config,
+        processor_config=ProcessorConfig(),
+        params={"kernel": values},
+        tokenizer_dir=HF,
+        generation_config={},
+    )
     found = [piece for _, piece in Reader(tmp_path / "model" / "params").pieces("kernel")]
     assert [piece.shape for piece in found] == [(2, 5, 10)] * 3
     np.testing.assert_array_equal(np.concatenate(found), values)

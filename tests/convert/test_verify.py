@@ -51,7 +51,14 @@ def test_differences_are_measured(tmp_path: pathlib.Path) -> None:
     changed[1, 5, 7] += 0.5
     params["llm"]["layers"]["mlp"]["up_proj"]["kernel"] = changed
     params["llm"]["norm"]["scale"] = params["llm"]["norm"]["scale"].astype(np.float32)
-    checkpoint.save(tmp_path / "ola", released.config, released.processor_config, params, HF, {})
+    checkpoint.save(
+        tmp_path / "ola",
+        config=released.config,
+        processor_config=released.processor_config,
+        params=params,
+        tokenizer_dir=HF,
+        generation_config={},
+    )
     found = {one.path: one for one in verify.compare_tensors(tmp_path / "ola", prepare_import(HF))}
     one = found["llm/layers/mlp/up_proj/kernel"]
     assert one.dtypes == ("float32", "bfloat16")
@@ -174,7 +181,15 @@ def test_untrained_parts_are_named_and_not_compared(
     params["vision_projector"]["image_begin"] = marks + 1  # trained
     released = checkpoint.load_released(tmp_path / "ola")
     processor = checkpoint.load_configs(tmp_path / "ola")[1]
-    checkpoint.save(tmp_path / "trained", config, processor, params, qwen, {}, released)
+    checkpoint.save(
+        tmp_path / "trained",
+        config=config,
+        processor_config=processor,
+        params=params,
+        tokenizer_dir=qwen,
+        generation_config={},
+        released=released,
+    )
     capsys.readouterr()
     assert run("verify", "--jax", tmp_path / "trained", "--torch", qwen, *options) == 0
     output = capsys.readouterr().out

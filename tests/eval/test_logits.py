@@ -51,7 +51,14 @@ def test_other_weights_do_not_agree(tmp_path: pathlib.Path) -> None:
     released = read_released(HF)
     scale = released.params["llm"]["norm"]["scale"]
     released.params["llm"]["norm"]["scale"] = np.roll(scale, 1)
-    checkpoint.save(tmp_path / "ola", released.config, released.processor_config, released.params, HF, {})
+    checkpoint.save(
+        tmp_path / "ola",
+        config=released.config,
+        processor_config=released.processor_config,
+        params=released.params,
+        tokenizer_dir=HF,
+        generation_config={},
+    )
     (tmp_path / "prompts.json").write_text('["One?"]')
     [found], features = compare_outputs(tmp_path / "ola", prepare_import(HF), tmp_path / "prompts.json")
     assert not features

@@ -64,7 +64,14 @@ def main(port: str, process: int, folder: pathlib.Path) -> None:
             np.testing.assert_array_equal(mine.data, saved.data)
 
     tokenizer = pathlib.Path(__file__).parents[1] / "goldens" / "visible" / "hf"
-    checkpoint.save(folder / "model", tiny.CONFIG, ProcessorConfig(), train_state.params, tokenizer, {})
+    checkpoint.save(
+        folder / "model",
+        config=tiny.CONFIG,
+        processor_config=ProcessorConfig(),
+        params=train_state.params,
+        tokenizer_dir=tokenizer,
+        generation_config={},
+    )
     (folder / f"losses{process}.json").write_text(json.dumps(losses))
 
 

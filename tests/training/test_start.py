@@ -31,7 +31,14 @@ def config(tmp_path: pathlib.Path) -> TrainConfig:
     rng = np.random.default_rng(0)
     make = lambda x: rng.normal(size=x.shape).astype(x.dtype)
     params = jax.tree.map(make, nn.unbox(abstract_params(config.model)))
-    checkpoint.save(source, config.model, config.processor, params, VISIBLE / "hf", {})
+    checkpoint.save(
+        source,
+        config=config.model,
+        processor_config=config.processor,
+        params=params,
+        tokenizer_dir=VISIBLE / "hf",
+        generation_config={},
+    )
     return dataclasses.replace(config, init_from=str(source))
 
 
