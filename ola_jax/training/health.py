@@ -16,8 +16,7 @@ from ola_jax.typing import Array, Bool, Float
 WINDOW = 50  # good steps that the running mean looks back on; before these, no loss counts as a spike
 
 
-@struct.dataclass
-class Health:
+class Health(struct.PyTreeNode):
     """What a state remembers of its steps: scalars, or in their place shapes or shardings."""
 
     loss_mean: Any  # float32[]: running mean over good steps

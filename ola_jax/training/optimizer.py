@@ -12,6 +12,7 @@ import optax
 import optax.contrib
 
 from ola_jax.errors import OlaError
+from ola_jax.training.lora import is_adapter
 from ola_jax.typing import Array, Float, Int
 
 FUSED = "/qkv/kernel"  # queries, keys and values in one kernel: [..., in, 3 * out]
@@ -112,7 +113,7 @@ def decays(params: dict[str, Any]) -> dict[str, bool]:
     PyTorch's Trainer decays all but biases and norms: of PEFT's adapters a, b and DoRA's magnitude. Unlike
     there, learned marks and tables of positions do not decay here.
     """
-    return {path: path.endswith(("/kernel", "/embedding")) or path.startswith("lora/") for path in params}
+    return {path: path.endswith(("/kernel", "/embedding")) or is_adapter(path) for path in params}
 
 
 def _direction(config: OptimizerConfig) -> optax.GradientTransformation:

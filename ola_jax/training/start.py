@@ -89,7 +89,7 @@ def check_stages(config: TrainConfig, mesh: Mesh) -> None:
         try:
             sharding.check(mesh, config.model, stage.rows // stage.microbatches, stage.budget)
             create = lambda params, stage=stage: state.create(
-                params, stage.trainable, optax.identity(), None, stage.lora
+                params, stage.trainable, optax.identity(), adapters=stage.lora
             )
             jax.eval_shape(create, abstract)
         except OlaError as error:

@@ -1,4 +1,4 @@
-"""Whole runs, once more: what is finished stays, what is not whole is written again, and nothing pretends."""
+"""Whole runs that are run again: what is finished stays, what is not whole is written again."""
 
 import dataclasses
 import errno
@@ -17,7 +17,7 @@ from ola_jax.errors import OlaError
 from ola_jax.run import loop, scores, stages
 from ola_jax.run.stages import train
 from ola_jax.training import stage_settings
-from ola_jax.training.config import TrainConfig
+from ola_jax.training.config import CheckpointConfig, EvaluationConfig, TrainConfig
 from ola_jax.training.finished import is_finished
 from ola_jax.training.start import stage_folder
 from tests.training import tiny_run
@@ -42,7 +42,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     config = tiny_run.get_config(str(tmp_path_factory.mktemp("done")))
     (stage,) = config.stages
     stages = [dataclasses.replace(stage, name=name, steps=STEPS) for name in ("one", "two")]
-    config = dataclasses.replace(config, stages=tuple(stages), save_every=100)
+    config = dataclasses.replace(config, stages=tuple(stages), checkpoint=CheckpointConfig(save_every=100))
     train(config)
     return config
 
@@ -88,7 +88,7 @@ def test_a_finished_run_says_that_nothing_was_trained(
     assert "has no effect" not in out
 
 
-def test_a_finished_stage_stays_where_its_rate_is_changed_and_the_next_goes_on_with_a_new_one(
+def test_a_finished_stage_stays_where_its_rate_is_changed_and_the_next_is_resumed_with_a_new_one(
     config: TrainConfig, capsys: pytest.CaptureFixture
 ) -> None:
     """The second stage is not finished: it has a checkpoint, and steps left."""
@@ -209,7 +209,7 @@ def test_a_full_disk_at_the_model_loses_nothing(
         with pytest.raises(OlaError, match=r"No space left on device\); the trained state is saved"):
             train(config)
     assert stage_settings.last_step(stage_folder(config, 1)) == STEPS
-    monkeypatch.setattr(loop, "make_train_step", lambda *_: None)  # no step is left
+    monkeypatch.setattr(loop, "make_train_step", lambda *_, **__: None)  # no step is left
     train(config)
     same(model(config, 1), model(done, 1))
 
@@ -218,7 +218,10 @@ def test_the_best_model_is_written_again_from_the_best_checkpoint(
     config: TrainConfig, capsys: pytest.CaptureFixture
 ) -> None:
     best = dataclasses.replace(
-        config, keep=1, keep_best=1, final_model="best", eval_every=1, output=config.output + "/best"
+        config,
+        checkpoint=CheckpointConfig(keep=1, keep_best=1, final_model="best"),
+        evaluation=EvaluationConfig(every=1),
+        output=config.output + "/best",
     )
     best = dataclasses.replace(best, stages=best.stages[:1])
     train(best)
@@ -243,7 +246,7 @@ def test_what_was_opened_is_closed_where_the_next_thing_fails(
         monkeypatch.setattr(iterator, "close", lambda: (closed.append("data"), close()))
         return iterator
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OlaError("cannot be opened")
 
     monkeypatch.setattr(loop, "make_train_iterator", make)

@@ -37,15 +37,15 @@ TX = optimizer.build(OptimizerConfig(learning_rate=1e-3, warmup_ratio=0.0, weigh
 @functools.cache
 def compiled(mesh: Mesh) -> tuple[TrainState, TrainStep]:
     """Shardings and step."""
-    _, shardings = state.shard(tiny.CONFIG, TRAINABLE, TX, mesh)
-    return shardings, make_train_step(Ola(tiny.CONFIG), TX, 1, shardings)
+    _, shardings = state.abstract_state(tiny.CONFIG, TRAINABLE, TX, mesh)
+    return shardings, make_train_step(Ola(tiny.CONFIG), TX, shardings=shardings)
 
 
 def run(batches: list[OlaBatch], mesh_config: MeshConfig) -> tuple[TrainState, list[dict]]:
     mesh = sharding.make_mesh(mesh_config)
     shardings, step = compiled(mesh)
     with jax.set_mesh(mesh):
-        train_state = state.create(tiny.params(), TRAINABLE, TX, shardings)
+        train_state = state.create(tiny.params(), TRAINABLE, TX, shardings=shardings)
         found = []
         for batch in batches:
             train_state, metrics = step(train_state, sharding.global_batch(batch, mesh))

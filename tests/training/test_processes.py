@@ -41,9 +41,9 @@ def test_two_processes_train_and_save_what_one_would(tmp_path: pathlib.Path) -> 
 
     tx = optimizer.build(OptimizerConfig(learning_rate=1e-3, warmup_ratio=0.0, eps=1e-4), steps=10)
     mesh = sharding.make_mesh(MeshConfig())
-    _, shardings = state.shard(tiny.CONFIG, TRAINABLE, tx, mesh)
-    train_state = state.create(tiny.params(), TRAINABLE, tx, shardings)
-    step = make_train_step(Ola(tiny.CONFIG), tx, 1, shardings)
+    _, shardings = state.abstract_state(tiny.CONFIG, TRAINABLE, tx, mesh)
+    train_state = state.create(tiny.params(), TRAINABLE, tx, shardings=shardings)
+    step = make_train_step(Ola(tiny.CONFIG), tx, shardings=shardings)
     expected = []
     for seed in range(STEPS):
         train_state, metrics = step(train_state, sharding.global_batch(tiny.make_batch(8, seed), mesh))
@@ -54,7 +54,7 @@ def test_two_processes_train_and_save_what_one_would(tmp_path: pathlib.Path) -> 
 
     config, params = checkpoint.load(tmp_path / "model")
     assert config == tiny.CONFIG
-    for path, value in state.split(params, (".*",))[0].items():
+    for path, value in state.split_params(params, (".*",))[0].items():
         one = np.asarray((train_state.trainable | train_state.frozen)[path])
         np.testing.assert_allclose(value, one, atol=1e-5 * np.abs(one).max(), rtol=0, err_msg=path)
     assert not list(tmp_path.glob(".model*"))

@@ -1,4 +1,4 @@
-"""What a run begins with: `init_from` against the config."""
+"""The start of a run: `init_from` against the config."""
 
 import dataclasses
 import pathlib
@@ -107,7 +107,7 @@ def test_a_checkpoint_of_a_stage_is_compared_by_the_record_beside_it(
     steps = folder / "checkpoints"
     (steps / "4" / "state").mkdir(parents=True)
     began = stage_settings.describe(changed(config, "model.llm.rope_theta", 1e4), 0, VISIBLE / "hf", {})
-    stage_settings.keep(folder, began, Changes({}, {}), 0, 10)
+    stage_settings.record(folder, began, Changes({}, {}), 0, 10)
     for source in (steps, steps / "4"):
         with pytest.raises(OlaError, match=r"llm\.rope_theta \(10000\.0 there, 1000000\.0 here\)"):
             check_start(dataclasses.replace(config, init_from=str(source)), print)
