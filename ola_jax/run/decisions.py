@@ -8,7 +8,7 @@ End = Literal["", "failed", "stopped", "last"]
 
 @dataclasses.dataclass(frozen=True)
 class Rhythm:
-    """When a stage is saved and evaluated; counted in steps, from 1."""
+    """Intervals at which a stage is saved and evaluated; counted in steps, from 1."""
 
     steps: int  # of the whole stage
     save_every: int
@@ -18,7 +18,7 @@ class Rhythm:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What to do after a step, in this order."""
+    """Actions after a step, in this order."""
 
     evaluate: bool
     save: bool
@@ -26,7 +26,7 @@ class Decision:
 
     @property
     def needs_figures(self) -> bool:
-        """Whether the figures of this step must be known first: they may find that it failed."""
+        """True if the figures of this step must be known first: they may show that it failed."""
         return self.evaluate or self.save
 
 

@@ -16,7 +16,7 @@ from ola_jax.run.loop import train_stage
 from ola_jax.run.scores import accuracy, summarize
 from ola_jax.training import measures, stage_settings
 from ola_jax.training.config import DistributedConfig, TrainConfig
-from ola_jax.training.finished import is_finished, make_way
+from ola_jax.training.finished import is_finished, remove_incomplete
 from ola_jax.training.output_lock import locked
 from ola_jax.training.start import check_begun, check_stages, check_start, stage_folder
 from ola_jax.training.stop import StopRequest
@@ -82,7 +82,7 @@ def write_model(
     released = checkpoint.load_released(config.init_from) if config.init_from else None
     about = config.model, config.processor, params, tokenizer_folder(config), generation, released
     try:
-        make_way(folder)
+        remove_incomplete(folder)
         checkpoint.save(folder / "model", *about)
     except OSError as error:
         raise OlaError(

@@ -68,7 +68,7 @@ _TRAINING = ("model", "optimizer", "microbatches", "steps", "processor", "source
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-    """How settings differ from those that a stage was last trained with: {path: (old, new)}."""
+    """Differences from the settings that a stage was last trained with: {path: (old, new)}."""
 
     refused: dict[str, tuple[Any, Any]]
     reported: dict[str, tuple[Any, Any]]

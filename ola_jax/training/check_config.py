@@ -1,4 +1,4 @@
-"""Checks of a TrainConfig before anything is opened: what each setting may be, and what settings need."""
+"""Checks of a TrainConfig before anything is opened: of single settings, and of how they fit together."""
 
 import collections
 import dataclasses
@@ -48,7 +48,7 @@ RULES: Rules = settings.RULES | {
         "seed": at_least(0, 2**32 - 1),
     },
 }
-SHOWN = 30  # problems that one message names
+SHOWN = 30  # problems in one message
 
 
 def check_config(config: TrainConfig, to_train: bool = True) -> None:
@@ -64,7 +64,7 @@ def check_config(config: TrainConfig, to_train: bool = True) -> None:
 
 
 def _find_misfits(config: TrainConfig, broken: list[str], to_train: bool) -> Iterator[str]:
-    """What settings need of each other, asked only of those that are possible each by itself."""
+    """Messages about settings that do not fit each other; only those with possible values are compared."""
     paths = [problem.partition(":")[0] for problem in broken]
 
     def possible(*settings: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a training run is: model, data, and its stages. Files in configs/ build a TrainConfig."""
+"""The config of a training run: model, data, stages. Files in configs/ build a TrainConfig."""
 
 import dataclasses
 from typing import Literal
@@ -50,7 +50,7 @@ class DistributedConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """Which checkpoints of a stage are saved and kept."""
+    """Checkpoints of a stage: when they are saved, which are kept."""
 
     save_every: int = 200  # steps
     keep: int = 2  # newest checkpoints of a stage
@@ -61,7 +61,7 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LoggingConfig:
-    """Where figures of a run are written, beside `metrics.jsonl`."""
+    """Outputs of figures and profiles, beside `metrics.jsonl`."""
 
     log_every: int = 10  # steps
     tensorboard: bool = False  # figures for TensorBoard as well, in a stage's folder
@@ -82,7 +82,7 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """How records are read."""
+    """Reading of records."""
 
     max_skipped: int = 0  # bad samples of a stage
     cache_samples: bool = False  # keep all processed samples in memory
@@ -92,9 +92,9 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BadStepsConfig:
-    """What happens on a loss or gradient that is not finite, or a spike."""
+    """Steps whose loss or gradient is not finite, or whose loss is a spike: no update is made."""
 
-    action: Literal["stop", "skip"] = "stop"
+    action: Literal["stop", "skip"] = "stop"  # save and end the run, or continue with the next step
     max_skipped: int = 10  # bad steps of a stage
     spike_factor: float | None = None  # a loss this many times its running mean is a bad step
 

@@ -1,4 +1,4 @@
-"""What each setting of a run may be: one table, and what settings of a model need of each other."""
+"""Rules for single settings of a run in one table, and checks of settings that depend on each other."""
 
 import dataclasses
 import math
@@ -28,7 +28,7 @@ from ola_jax.training.optimizer import OptimizerConfig, PartRate
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A condition on one value, and its words: "expected ..."."""
+    """A condition on one value, and the words after "expected" in its message."""
 
     holds: Callable[[Any], bool]
     expected: str
@@ -147,7 +147,7 @@ RULES: dict[type, dict[str, Rule]] = {
 
 
 def find_broken(config: Any, rules: Rules, path: str = "") -> Iterator[str]:
-    """Each value within a config that is not of its type, not finite, or breaks its rule, in words."""
+    """A message for each value within a config that has another type, is not finite, or breaks its rule."""
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         rule = rules.get(type(config), {}).get(field.name, ANY)
@@ -193,7 +193,7 @@ def _is(value: Any, kind: type) -> bool:
 
 
 def short(value: Any, length: int = 40) -> str:
-    """A value as it would be typed, cut off where it is long."""
+    """A value as it would be typed, shortened if it is long."""
     text = repr(value)
     return text if len(text) <= length else text[: length - 3] + "..."
 

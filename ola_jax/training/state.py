@@ -1,4 +1,4 @@
-"""What training carries from step to step, split into trainable and frozen parameters."""
+"""The state that training carries from step to step, split into trainable and frozen parameters."""
 
 import re
 from typing import Any

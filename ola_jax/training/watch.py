@@ -56,10 +56,10 @@ class Watch:
         self._waited = 0.0
         self._begin = self._clock = time.perf_counter()  # of the run, and of the step at hand
         self._shown_tokens, self._shown_seconds = 0.0, 0.0  # since the last update of the bar
-        self.failed = ""  # once there are more bad steps than allowed: what happened
+        self.failed = ""  # the reason, once there are more bad steps than allowed
 
     def take(self, data: Iterator[TrainBatch]) -> TrainBatch:
-        """The next batch; how long that took is one of the figures."""
+        """The next batch; the time that takes is one of the figures."""
         begin = time.perf_counter()
         if self._pending is None:
             self._clock = begin
@@ -73,7 +73,7 @@ class Watch:
         if compiled and number > self._first:
             self._recompilations += len(compiled)
             shapes = {f.name: getattr(batch.batch, f.name).shape for f in dataclasses.fields(batch.batch)}
-            self._progress.say(
+            self._progress.print_line(
                 f"warning: step {number} was recompiled ({sum(compiled):.1f} s), for {shapes}; "
                 "all batches of a stage should have the same shapes"
             )
@@ -91,7 +91,7 @@ class Watch:
 
     def write(self, step: int, values: Mapping[str, float | int]) -> None:
         """Report more figures of a step that was reported already, such as "eval/loss"."""
-        self._progress.say(
+        self._progress.print_line(
             f"step {step}: " + "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         )
         for sink in self._sinks:
@@ -133,11 +133,11 @@ class Watch:
 
     def _report_bad(self, step: _Step, metrics: Mapping[str, float | int]) -> None:
         rows = [[dataclasses.asdict(record) for record in row] for row in step.batch.records]
-        reason = health.reason(metrics["loss"], metrics["grad_norm"], int(metrics["targets"]))
+        reason = health.describe_bad_step(metrics["loss"], metrics["grad_norm"], int(metrics["targets"]))
         figures = {name: metrics[name] for name in ("loss", "grad_norm", "targets")}
         self._bad.write(step.number, {"reason": reason, **figures, "records": rows})
         what = f"step {step.number}: {reason}"
-        self._progress.say(f"warning: {what}: no update was made; its records are in {self._bad_file}")
+        self._progress.print_line(f"warning: {what}: no update was made; its records are in {self._bad_file}")
         count, allowed = metrics["bad_steps"], self._config.bad_steps.max_skipped
         if self._config.bad_steps.action == "stop":
             self.failed = self.failed or f"{what}; its records are in {self._bad_file}"

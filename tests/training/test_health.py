@@ -1,4 +1,4 @@
-"""Bad steps within the compiled step: nothing of them stays but their count."""
+"""Bad steps within the compiled step: nothing of them remains but their count."""
 
 import functools
 
@@ -23,7 +23,7 @@ TRAINABLE = ("speech_projector/", "llm/norm")
 
 
 def poisoned(batch: OlaBatch) -> OlaBatch:
-    """The batch with a sound that is not finite in one row."""
+    """The batch with audio that is not finite in one row."""
     audio = batch.audio.copy()
     audio[3, 1, 100] = np.inf
     source = batch.source.copy()
@@ -80,10 +80,10 @@ def test_a_batch_without_labelled_tokens_changes_nothing_and_has_no_loss(mesh: M
     jax.tree.map(np.testing.assert_array_equal, kept(with_empty), kept(without))
 
 
-def test_the_reason_of_a_bad_step_is_what_it_is() -> None:
-    assert health.reason(np.nan, 0.0, 0) == "no labelled token in the batch"
-    assert health.reason(np.nan, 0.5, 3) == "loss nan, gradient norm 0.5"
-    assert health.reason(9.0, 0.5, 3) == "loss 9, gradient norm 0.5 (a spike)"
+def test_a_bad_step_has_its_reason() -> None:
+    assert health.describe_bad_step(np.nan, 0.0, 0) == "no labelled token in the batch"
+    assert health.describe_bad_step(np.nan, 0.5, 3) == "loss nan, gradient norm 0.5"
+    assert health.describe_bad_step(9.0, 0.5, 3) == "loss 9, gradient norm 0.5 (a spike)"
 
 
 def test_the_norms_of_parts_make_up_the_norm_of_all() -> None:

@@ -131,5 +131,5 @@ def test_every_stage_is_checked_before_the_first_is_trained(config: TrainConfig)
 
 def test_a_stage_whose_folder_is_a_file_is_refused(config: TrainConfig) -> None:
     stage_folder(config, 0).write_text("")
-    with pytest.raises(OlaError, match="0_tune: cannot be made"):
+    with pytest.raises(OlaError, match="0_tune: cannot be created"):
         make_stage_folder(config, 0)
