@@ -126,7 +126,7 @@ def _kind(leaf: Any, shapes_only: bool) -> str:
 
 
 def _by_name(tree: dict[str, Any]) -> dict[str, Any]:
-    """The leaves of a stored tree by name; its fields in their own order, in which differences are reported."""
+    """The leaves of a stored tree by name, in the order of its fields, in which differences are reported."""
     fields = [{field: value} for field, value in tree.items()]
     leaves = [leaf for field in fields for leaf in jax.tree_util.tree_flatten_with_path(field)[0]]
     return {_name(keys): leaf for keys, leaf in leaves}

@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import functools
 import logging
 import pathlib
 import resource
@@ -30,14 +31,20 @@ TX = optimizer.build(OptimizerConfig(momentum_dtype="bfloat16"), steps=10)
 TRAINABLE = ("vision_projector/",)
 
 
+@functools.cache
 def sharded(config: MeshConfig) -> tuple[TrainState, TrainState]:
     return state.abstract_state(tiny.CONFIG, TRAINABLE, TX, sharding.make_mesh(config))
 
 
+@functools.cache
+def first_state() -> TrainState:
+    shardings = sharded(MeshConfig(fsdp=4, tensor=2))[1]
+    return state.create(tiny.params(), TRAINABLE, TX, shardings=shardings)
+
+
 def saved(folder: pathlib.Path, steps: int, keep: int = 2) -> TrainState:
     """Checkpoints of steps 1 to `steps`, whose parameters have the value of the step."""
-    shardings = sharded(MeshConfig(fsdp=4, tensor=2))[1]
-    train_state = state.create(tiny.params(), TRAINABLE, TX, shardings=shardings)
+    train_state = first_state()
     checkpoints = TrainCheckpoints(folder, keep)
     for step in range(1, steps + 1):
         trainable = {path: x * 0 + step for path, x in train_state.trainable.items()}
@@ -61,7 +68,7 @@ def test_a_state_comes_back_on_another_mesh_as_it_was(tmp_path: pathlib.Path) ->
 
 @struct.dataclass
 class OlderState:
-    """The state of ola_jax 0.1, which checkpoints hold: adapters are among the trainable parameters."""
+    """The state before adapters had a field: they were among the trainable parameters."""
 
     step: Any
     trainable: dict[str, Any]
@@ -335,8 +342,7 @@ def test_without_checkpoints_there_is_nothing_to_restore(tmp_path: pathlib.Path)
 
 
 def test_the_best_are_kept_beside_the_newest(tmp_path: pathlib.Path) -> None:
-    shardings = sharded(MeshConfig())[1]
-    train_state = state.create(tiny.params(), TRAINABLE, TX, shardings=shardings)
+    train_state = first_state()
     checkpoints = TrainCheckpoints(tmp_path, keep=1, keep_best=2)
     assert checkpoints.best_step is None
     with pytest.raises(OlaError, match="no checkpoint has 'eval/loss'"):
