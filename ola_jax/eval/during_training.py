@@ -33,7 +33,13 @@ class Evaluation:
     """
 
     def __init__(
-        self, config: TrainConfig, stage: Stage, processor: Processor, generation: dict[str, Any], mesh: Mesh
+        self,
+        config: TrainConfig,
+        stage: Stage,
+        processor: Processor,
+        *,
+        generation: dict[str, Any],
+        mesh: Mesh,
     ):
         self._config, self._stage, self._mesh, self._generation = config, stage, mesh, generation
         self._model = Ola(config.model)
@@ -123,8 +129,8 @@ class Evaluation:
                 params,
                 self._processor,
                 self._questions,
-                self._generation,
-                self._config.evaluation.rows,
+                generation=self._generation,
+                rows=self._config.evaluation.rows,
             )
         return {name: score["accuracy"] for name, score in scores.items()}
 

@@ -29,6 +29,7 @@ def score_tasks(
     params: Params,
     processor: Processor,
     questions: Mapping[str, Sequence[Question]],
+    *,
     generation: dict[str, Any],
     rows: int,
 ) -> dict[str, Any]:

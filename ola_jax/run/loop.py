@@ -48,6 +48,7 @@ def train_stage(
     config: TrainConfig,
     number: int,
     processor: Processor,
+    *,
     generation: dict[str, Any],
     mesh: Mesh,
     stop: Stop,
@@ -56,14 +57,16 @@ def train_stage(
     stage = config.stages[number]
     sharding.check(mesh, config.model, stage.rows // stage.microbatches, stage.budget)
     folder = make_stage_folder(config, number)
-    settings = stage_settings.describe(config, number, tokenizer_folder(config), generation)
+    settings = stage_settings.describe(
+        config, number, tokenizer=tokenizer_folder(config), generation=generation
+    )
     changes = stage_settings.check_resumed(folder, settings, stage.steps)
     with contextlib.ExitStack() as stack:  # closes what is open, also if opening the next thing fails
         opened = lambda thing: stack.enter_context(contextlib.closing(thing))
         data = opened(_training_data(config, number, processor, mesh))
         evaluation = None
         if config.evaluation.every:
-            evaluation = opened(Evaluation(config, stage, processor, generation, mesh))
+            evaluation = opened(Evaluation(config, stage, processor, generation=generation, mesh=mesh))
         tx = optimizer.build(stage.optimizer, stage.steps)
         abstract, shardings = state.abstract_state(
             config.model, stage.trainable, tx, mesh, adapters=stage.lora, offload=stage.optimizer.offload
@@ -76,7 +79,7 @@ def train_stage(
         else:
             train_state = _first_state(config, number, tx, mesh, shardings)
         start = int(train_state.step)
-        for line in stage_settings.record(folder, settings, changes, start, stage.steps):
+        for line in stage_settings.record(folder, settings, changes, step=start, steps=stage.steps):
             console.print(line)
         console.print(_introduction(config, number, train_state))
 
@@ -94,7 +97,7 @@ def train_stage(
             config.evaluation.every,
             save_evaluated=config.checkpoint.keep_best > 0,
         )
-        watch = opened(Watch(config, stage, mesh, train_state, folder))
+        watch = opened(Watch(config, stage, train_state, mesh=mesh, folder=folder))
         profile = opened(Profile(config.logging.profile, folder / "profile"))
         for step in range(start + 1, stage.steps + 1):
             profile.before(step)
@@ -133,7 +136,7 @@ def train_stage(
 def _open_checkpoints(config: CheckpointConfig, folder: pathlib.Path) -> TrainCheckpoints:
     smallest = config.best == "loss"
     return TrainCheckpoints(
-        folder, config.keep, config.keep_best, metric=f"eval/{config.best}", smallest=smallest
+        folder, keep=config.keep, keep_best=config.keep_best, metric=f"eval/{config.best}", smallest=smallest
     )
 
 

@@ -38,7 +38,9 @@ def evaluate(config: TrainConfig, model_dir: pathlib.Path, limit: int | None) ->
     processor = Processor.from_pretrained(model_dir, preset="infer")
     questions = read_tasks(config.tasks, processor, limit)
     generation = checkpoint.load_configs(model_dir)[2]
-    return score_tasks(Ola(model_config), params, processor, questions, generation, config.evaluation.rows)
+    return score_tasks(
+        Ola(model_config), params, processor, questions, generation=generation, rows=config.evaluation.rows
+    )
 
 
 def summarize(

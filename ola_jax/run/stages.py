@@ -56,14 +56,16 @@ def train(config: TrainConfig, prepare: Callable[[TrainConfig], TrainConfig] | N
         folder = stage_folder(config, number)
         if is_finished(folder, console.print):
             before.append(stage.name)
-            settings = stage_settings.describe(config, number, tokenizer_folder(config), generation)
+            settings = stage_settings.describe(
+                config, number, tokenizer=tokenizer_folder(config), generation=generation
+            )
             for line in stage_settings.check_finished(folder, settings):
                 console.print(line)
         else:
             if number == 0 and stage_settings.last_step(folder) is None:
                 check_start(config, console.print)
             with jax.set_mesh(mesh):
-                params = train_stage(config, number, processor, generation, mesh, stop)
+                params = train_stage(config, number, processor, generation=generation, mesh=mesh, stop=stop)
             write_model(config, folder, params, generation)
             del params
         if config.tasks:

@@ -43,9 +43,9 @@ class TrainCheckpoints:
     def __init__(
         self,
         directory: pathlib.Path,
+        *,
         keep: int = 2,
         keep_best: int = 0,
-        *,
         metric: str = "eval/loss",
         smallest: bool = True,
     ):

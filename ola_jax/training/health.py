@@ -38,7 +38,7 @@ def describe_bad_step(loss: float, grad_norm: float, targets: int) -> str:
 
 
 def judge(
-    health: Health, loss: Float[Array, ""], grad_norm: Float[Array, ""], spike_factor: float | None
+    health: Health, loss: Float[Array, ""], grad_norm: Float[Array, ""], *, spike_factor: float | None
 ) -> tuple[Bool[Array, ""], Health]:
     """(True if the step is good, the health after it).
 

@@ -14,6 +14,7 @@ def cross_entropy(
     hidden: Float[Array, "B L D"],
     output_kernel: Float[Array, "D V"],
     targets: Int[Array, "B L"],
+    *,
     chunk: int = 1024,
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """Sum of the negative log-likelihoods of all targets but IGNORE, and their number.

@@ -35,6 +35,7 @@ _APART = ("output", "model", "processor", "stages", "tokenizer", "generation", "
 def describe(
     config: TrainConfig,
     number: int,
+    *,
     tokenizer: pathlib.Path,
     generation: dict[str, Any],
     before: dict[str, Any] | None = None,
@@ -76,7 +77,7 @@ def read(folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 def record(
-    folder: pathlib.Path, settings: dict[str, Any], changes: Changes, step: int, steps: int
+    folder: pathlib.Path, settings: dict[str, Any], changes: Changes, *, step: int, steps: int
 ) -> list[str]:
     """Writes the settings in use after `step`; returns messages about changes. All processes call it.
 

@@ -107,7 +107,9 @@ def check_begun(config: TrainConfig, tokenizer: pathlib.Path, generation: dict[s
     begun = [number for number in range(len(config.stages)) if stage_folder(config, number).exists()]
     for number in range(max(begun, default=-1) + 1):
         folder, steps = stage_folder(config, number), config.stages[number].steps
-        settings = stage_settings.describe(config, number, tokenizer, generation, before)
+        settings = stage_settings.describe(
+            config, number, tokenizer=tokenizer, generation=generation, before=before
+        )
         finished, recorded = is_finished(folder, lambda _: None), stage_settings.read(folder)
         if finished:
             stage_settings.check_finished(folder, settings)

@@ -1,7 +1,7 @@
 """One training step."""
 
 import dataclasses
-from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,17 @@ from ola_jax.typing import Array, FlatParams, Float, Int, Params
 
 # Scalars: loss, targets (labelled tokens), tokens, grad_norm, grad_norm/PART, bad_step, bad_steps.
 Metrics = dict[str, Array]
-TrainStep = Callable[[TrainState, OlaBatch], tuple[TrainState, Metrics]]
+
+
+@runtime_checkable
+class TrainStep(Protocol):
+    """A compiled step: (state, batch) to (state, metrics). The state that it is given is donated."""
+
+    def __call__(self, state: TrainState, batch: OlaBatch, /) -> tuple[TrainState, Metrics]:
+        """Run the step; it is compiled for each new shape of a batch."""
+
+    def lower(self, state: TrainState, batch: OlaBatch, /) -> jax.stages.Lowered:
+        """Lower the step for the shapes of state and batch, to be compiled ahead of time."""
 
 
 def loss(
@@ -84,7 +94,9 @@ def make_train_step(
         # There is no mean over no tokens: such a step is bad, and its loss is not 0.
         metrics["loss"] = jnp.where(metrics["targets"] > 0, metrics["loss"], jnp.nan)
         metrics |= gradient_norms(gradients)
-        good, now = health.judge(state.health, metrics["loss"], metrics["grad_norm"], spike_factor)
+        good, now = health.judge(
+            state.health, metrics["loss"], metrics["grad_norm"], spike_factor=spike_factor
+        )
         metrics |= {"bad_step": ~good, "bad_steps": now.bad_steps}
 
         def update(trained: FlatParams, opt_state: optax.OptState) -> tuple[FlatParams, optax.OptState]:

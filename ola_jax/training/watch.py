@@ -38,7 +38,7 @@ class Watch:
     """Reports the steps of one stage, from the one after `state`'s. Files are in `folder`."""
 
     def __init__(
-        self, config: TrainConfig, stage: Stage, mesh: Mesh, state: TrainState, folder: pathlib.Path
+        self, config: TrainConfig, stage: Stage, state: TrainState, *, mesh: Mesh, folder: pathlib.Path
     ):
         start, process = int(state.step), jax.process_index()
         self._config, self._stage = config, stage

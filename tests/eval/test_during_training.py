@@ -44,7 +44,7 @@ def evaluated(config: TrainConfig) -> tuple[TrainState, list[dict[str, float]]]:
         train_state = state.create(
             init_params(config.model, config.seed), stage.trainable, tx, shardings=shardings
         )
-        evaluation = Evaluation(config, stage, processor, generation, mesh)
+        evaluation = Evaluation(config, stage, processor, generation=generation, mesh=mesh)
         found = [evaluation(train_state), evaluation(train_state)]
         evaluation.close()
     return train_state, found

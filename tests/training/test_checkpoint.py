@@ -45,7 +45,7 @@ def first_state() -> TrainState:
 def saved(folder: pathlib.Path, steps: int, keep: int = 2) -> TrainState:
     """Checkpoints of steps 1 to `steps`, whose parameters have the value of the step."""
     train_state = first_state()
-    checkpoints = TrainCheckpoints(folder, keep)
+    checkpoints = TrainCheckpoints(folder, keep=keep)
     for step in range(1, steps + 1):
         trainable = {path: x * 0 + step for path, x in train_state.trainable.items()}
         train_state = train_state.replace(step=jax.numpy.int32(step), trainable=trainable)

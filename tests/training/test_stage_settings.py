@@ -29,14 +29,16 @@ def config(tmp_path: pathlib.Path) -> TrainConfig:
 
 
 def described(config: TrainConfig, number: int = 0) -> dict[str, Any]:
-    return stage_settings.describe(config, number, pathlib.Path(config.tokenizer), GENERATION)
+    return stage_settings.describe(
+        config, number, tokenizer=pathlib.Path(config.tokenizer), generation=GENERATION
+    )
 
 
 def begun(config: TrainConfig, step: int = STEP) -> pathlib.Path:
     """The folder of a stage that has a record and a checkpoint."""
     folder = stage_folder(config, 0)
     folder.mkdir(parents=True)
-    assert stage_settings.record(folder, described(config), changes.Changes({}, {}), 0, 10) == []
+    assert stage_settings.record(folder, described(config), changes.Changes({}, {}), step=0, steps=10) == []
     (folder / "checkpoints" / str(step) / "state").mkdir(parents=True)
     return folder
 
@@ -44,7 +46,7 @@ def begun(config: TrainConfig, step: int = STEP) -> pathlib.Path:
 def resumed(folder: pathlib.Path, config: TrainConfig) -> list[str]:
     steps = config.stages[0].steps
     found = stage_settings.check_resumed(folder, described(config), steps)
-    return stage_settings.record(folder, described(config), found, STEP, steps)
+    return stage_settings.record(folder, described(config), found, step=STEP, steps=steps)
 
 
 REFUSED = [
@@ -194,7 +196,7 @@ def test_a_stage_without_checkpoints_begins_with_what_is_asked(config: TrainConf
     shutil.rmtree(folder / "checkpoints")
     other = changed(config, "model.llm.rope_theta", 1e4)
     found = stage_settings.check_resumed(folder, described(other), 10)
-    assert stage_settings.record(folder, described(other), found, 0, 10) == []
+    assert stage_settings.record(folder, described(other), found, step=0, steps=10) == []
     assert stage_settings.read(folder)["model"]["llm"]["rope_theta"] == 1e4
 
 
@@ -258,10 +260,10 @@ def test_a_stage_is_bound_to_what_the_one_before_ended_with(config: TrainConfig)
     first = begun(two)
     second = described(two, 1)
     stage_settings.record(
-        first, described(changed(two, "logging.log_every", 3)), changes.Changes({}, {}), 2, 10
+        first, described(changed(two, "logging.log_every", 3)), changes.Changes({}, {}), step=2, steps=10
     )
     assert described(two, 1) == second  # nothing that makes other parameters
     slower = changed(two, "stages.0.optimizer.learning_rate", 1e-9)
-    stage_settings.record(first, described(slower), changes.Changes({}, {}), 2, 10)
+    stage_settings.record(first, described(slower), changes.Changes({}, {}), step=2, steps=10)
     found = changes.compare(second, described(two, 1))
     assert list(found.refused) == ["init_from.sha256"]

@@ -106,8 +106,10 @@ def test_a_checkpoint_of_a_stage_is_compared_by_the_record_beside_it(
     folder = tmp_path / "other" / "0_tune"
     steps = folder / "checkpoints"
     (steps / "4" / "state").mkdir(parents=True)
-    began = stage_settings.describe(changed(config, "model.llm.rope_theta", 1e4), 0, VISIBLE / "hf", {})
-    stage_settings.record(folder, began, Changes({}, {}), 0, 10)
+    began = stage_settings.describe(
+        changed(config, "model.llm.rope_theta", 1e4), 0, tokenizer=VISIBLE / "hf", generation={}
+    )
+    stage_settings.record(folder, began, Changes({}, {}), step=0, steps=10)
     for source in (steps, steps / "4"):
         with pytest.raises(OlaError, match=r"llm\.rope_theta \(10000\.0 there, 1000000\.0 here\)"):
             check_start(dataclasses.replace(config, init_from=str(source)), print)

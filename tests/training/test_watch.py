@@ -59,7 +59,9 @@ def run_stage(config: TrainConfig) -> Params:
     processor, generation = load_processor(config)
     mesh = sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-        return jax.tree.map(np.asarray, train_stage(config, 0, processor, generation, mesh, Never()))
+        return jax.tree.map(
+            np.asarray, train_stage(config, 0, processor, generation=generation, mesh=mesh, stop=Never())
+        )
 
 
 def lines(config: TrainConfig, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
@@ -154,7 +156,7 @@ def test_a_step_that_is_recompiled_is_reported_with_its_shapes(
     mesh, train_state, train_step = started(config)
     data = iterator(config)
     (tmp_path / "0_tune").mkdir()
-    watch = Watch(config, config.stages[0], mesh, train_state, tmp_path / "0_tune")
+    watch = Watch(config, config.stages[0], train_state, mesh=mesh, folder=tmp_path / "0_tune")
     with jax.set_mesh(mesh):
         for step in range(1, 5):
             batch = watch.take(data)
@@ -275,7 +277,7 @@ def test_a_step_without_labelled_tokens_is_reported_as_one(
         step=0, trainable={"llm/norm/scale": 0}, adapters={}, frozen={}, opt_state=(), health=health.start()
     )
     data, mesh = iterator(config), sharding.make_mesh(config.mesh)
-    watch = Watch(config, config.stages[0], mesh, now, tmp_path / "0_tune")
+    watch = Watch(config, config.stages[0], now, mesh=mesh, folder=tmp_path / "0_tune")
     figures = {"loss": np.nan, "grad_norm": 0.0, "targets": 0, "tokens": 5, "bad_step": True, "bad_steps": 1}
     watch.step(1, jax.tree.map(jax.numpy.asarray, figures), watch.take(data))
     watch.flush()
@@ -324,7 +326,7 @@ def test_a_killed_run_leaves_figures_that_are_continued(tmp_path: pathlib.Path) 
     processor, generation = load_processor(config)
     mesh = sharding.make_mesh(MeshConfig())
     with jax.set_mesh(mesh), pytest.raises(Killed):
-        train_stage(config, 0, processor, generation, mesh, Kill())
+        train_stage(config, 0, processor, generation=generation, mesh=mesh, stop=Kill())
     assert [line["step"] for line in lines(config)] == [1, 2, 3, 4, 5, 6]
     jax.tree.map(np.testing.assert_array_equal, run_stage(config), expected)
     same = lambda line: (line["step"], line["loss"], line["grad_norm"], line["tokens"])
