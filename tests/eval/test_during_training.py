@@ -62,7 +62,8 @@ def test_the_loss_is_the_mean_over_the_labelled_tokens_of_held_out_records(
     )
     assert len(batches) <= 4  # all records
     params = jax.tree.map(np.asarray, before.params)
-    losses = [loss(Ola(config.model), params, batch.batch) for batch in batches]
+    compiled = jax.jit(lambda params, batch: loss(Ola(config.model), params, batch))
+    losses = [compiled(params, batch.batch) for batch in batches]
     counts = [float(about["targets"]) for _, about in losses]
     expected = np.average([float(mean) for mean, _ in losses], weights=counts)
     assert len({*counts}) > 1
