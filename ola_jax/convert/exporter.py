@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from ola_jax import checkpoint, json_files
+from ola_jax import json_files
 from ola_jax.config import BeatsConfig, WhisperConfig
 from ola_jax.convert import export_config, pickles
 from ola_jax.convert.casting import cast_into
