@@ -59,6 +59,11 @@ class OryxViTConfig:
     position_grid: int = 128  # side of the table of position embeddings, patches
     layer_norm_eps: float = 1e-6
 
+    @property
+    def patch_bytes(self) -> int:
+        """P: bytes of one RGB patch."""
+        return 3 * self.patch_size**2
+
 
 @dataclasses.dataclass(frozen=True)
 class WhisperConfig:
@@ -109,6 +114,45 @@ class OlaConfig:
     )
     # pallas: kernels for TPU and Hopper; auto: xla
     pooling: Literal["auto", "pallas", "xla"] = dataclasses.field(default="auto", metadata=EXECUTION)
+
+    @classmethod
+    def ola_7b(cls) -> "OlaConfig":
+        """Ola-7B, as it was released."""
+        return cls()
+
+    @classmethod
+    def ola_image_7b(cls) -> "OlaConfig":
+        """Ola-Image and Ola-Video, as they were released: Ola-7B without the speech parts."""
+        return cls(whisper=None, beats=None)
+
+    @classmethod
+    def tiny(cls) -> "OlaConfig":
+        """All parts, as small as a mesh of 8 devices allows: for tests and first steps on a CPU."""
+        return cls(
+            llm=Qwen2Config(
+                vocab_size=512,
+                hidden_size=64,
+                num_layers=2,
+                num_heads=8,
+                num_kv_heads=4,
+                intermediate_size=128,
+            ),
+            vision=OryxViTConfig(
+                hidden_size=32, num_layers=2, num_heads=4, intermediate_size=96, position_grid=8
+            ),
+            whisper=WhisperConfig(num_mels=80, num_positions=100, hidden_size=32, num_layers=2, num_heads=4),
+            beats=BeatsConfig(
+                embed_dim=32,
+                hidden_size=32,
+                num_layers=2,
+                num_heads=4,
+                intermediate_size=64,
+                conv_positions=16,
+                conv_groups=4,
+                predictor_classes=0,
+            ),
+            speech_hidden_size=64,
+        )
 
     @property
     def chunk_samples(self) -> int:
@@ -229,7 +273,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         if value is None and type(None) in kind.__args__:
             return None
         kind = next(k for k in kind.__args__ if k is not type(None))
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise OlaError(f"{where}: expected the fields of {kind.__name__}, found {value!r}")
         return from_dict(kind, value, where)

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from ola_jax.batch import POOLED
+
 
 def lay_out(sizes: Sequence[int], window_patches: int) -> tuple[list[tuple[int, int]], int]:
     """For each image its window and its first patch there, and the number of windows used.
@@ -24,7 +26,9 @@ def lay_out(sizes: Sequence[int], window_patches: int) -> tuple[list[tuple[int, 
     return places, len(filled)
 
 
-def choose_windows(rows: Sequence[Sequence[int]], linear_patches: int, multiple: int = 4) -> tuple[int, int]:
+def choose_windows(
+    rows: Sequence[Sequence[int]], linear_patches: int, multiple: int = POOLED
+) -> tuple[int, int]:
     """Windows W and patches N of a window that hold the images of every row at the least cost.
 
     A patch costs its own linear work, equal to attention over `linear_patches` patches, and

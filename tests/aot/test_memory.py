@@ -7,8 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from ola_jax.aot.compile import batch_shapes
-from ola_jax.batch import Budget, OlaBatch
+from ola_jax.batch import Budget, OlaBatch, spec
 from ola_jax.config import OlaConfig
 from ola_jax.models.ola import Ola
 from ola_jax.sharding import MeshConfig, make_mesh
@@ -30,8 +29,8 @@ def compiled(
     with jax.set_mesh(mesh):
         abstract, shardings = state.shard(config, trainable, tx, mesh)
         step = make_train_step(Ola(config), tx, 1, shardings)
-        of_fields = lambda state, fields: step(state, OlaBatch(**fields))
-        return jax.jit(of_fields).lower(abstract, batch_shapes(config, rows, budget)).compile()
+        step_of = lambda state, fields: step(state, OlaBatch(**fields))
+        return jax.jit(step_of).lower(abstract, spec(config, rows, budget)).compile()
 
 
 def temporaries(encoder_layers: int, trainable: tuple[str, ...]) -> int:
