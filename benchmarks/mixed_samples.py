@@ -79,5 +79,5 @@ def _sample(config: OlaConfig, kind: str, scale: float, rng: np.random.Generator
 
 
 def _image(config: OlaConfig, grid: Grid, rng: np.random.Generator) -> ImagePatches:
-    size = grid[0] * grid[1], 3 * config.vision.patch_size**2
+    size = grid[0] * grid[1], config.vision.patch_bytes
     return ImagePatches(rng.integers(0, 256, size, dtype=np.uint8), grid)

@@ -15,7 +15,6 @@ from ola_jax.config import OlaConfig, ProcessorConfig
 from ola_jax.convert import export_config, pickles
 from ola_jax.convert.casting import overflowed
 from ola_jax.convert.layouts import copy
-from ola_jax.convert.matching import abstract_params
 from ola_jax.convert.names import BEATS, BEATS_FILE, BY_PATH, TABLE, WHISPER, WHISPER_FILE, num_layers
 from ola_jax.convert.prefetch import prefetch
 from ola_jax.convert.readers import DTYPES
@@ -23,6 +22,7 @@ from ola_jax.convert.space import check_space
 from ola_jax.convert.store import Reader
 from ola_jax.convert.writer import ShardWriter, Spec
 from ola_jax.errors import OlaError
+from ola_jax.models.ola import parameter_shapes
 from ola_jax.typing import Shaped
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -64,7 +64,7 @@ def plan(
     source, notes = model_directory(source)
     config, processor_config, generation_config = checkpoint.load_configs(source)
     reader = Reader(source / "params")
-    expected = {path: leaf.shape for path, leaf in abstract_params(config).items()}
+    expected = {path: leaf.shape for path, leaf in parameter_shapes(config).items()}
     for path in sorted(expected.keys() | reader.leaves.keys()):
         found, wanted = reader.leaves.get(path), expected.get(path)
         if (found and found.shape) != wanted:

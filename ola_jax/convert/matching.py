@@ -1,17 +1,12 @@
 """Which released tensors make up each leaf of our tree; every one of both is accounted for."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
-
-import jax
-from flax import traverse_util
-from flax.core import meta
 
 from ola_jax.config import OlaConfig
 from ola_jax.convert.names import BY_PATH, Entry, num_layers
 from ola_jax.errors import OlaError
-from ola_jax.models.ola import Ola, example_batch
+from ola_jax.models.ola import parameter_shapes
 
 LISTED = 8  # keys that an error names of each kind
 
@@ -26,11 +21,6 @@ class Leaf:
     copies: tuple[str, ...] = ()  # further tensors that must equal the first
 
 
-def abstract_params(config: OlaConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Path and shape of every parameter of the model, without allocating any."""
-    return dict(_abstract_params(config))
-
-
 def match(config: OlaConfig, shapes: Mapping[str, tuple[int, ...]], where: str) -> list[Leaf]:
     """Which tensors make up each leaf of the model. `shapes` are the tensors of a released checkpoint.
 
@@ -38,7 +28,7 @@ def match(config: OlaConfig, shapes: Mapping[str, tuple[int, ...]], where: str) 
     original leaves some of what is missing at random values (quirks C4 and C6).
     """
     leaves, used, missing, misshaped = [], set(), [], []
-    for path, leaf in abstract_params(config).items():
+    for path, leaf in parameter_shapes(config).items():
         entry = BY_PATH[path]
         keys = entry.keys(num_layers(config, entry))
         if entry.copies:  # one will do; more must be the same
@@ -64,9 +54,3 @@ def match(config: OlaConfig, shapes: Mapping[str, tuple[int, ...]], where: str) 
             + " | ".join(problems)
         )
     return leaves
-
-
-@functools.lru_cache(maxsize=4)
-def _abstract_params(config: OlaConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    init = lambda: Ola(config).init(jax.random.key(0), example_batch(config))["params"]
-    return traverse_util.flatten_dict(meta.unbox(jax.eval_shape(init)), sep="/")

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ola_jax.batch import IGNORE, TEXT
+from ola_jax.batch import IGNORE, MODALITIES, TEXT
 from ola_jax.data.chat import AUDIO, AUDIO_ID, IMAGE, IMAGE_ID
 from ola_jax.errors import OlaError
 from ola_jax.typing import Array, Int
-
-MODALITIES = ("text", "image", "video", "audio")
 
 
 def check_counts(placeholder: str, found: int, media: int, name: str) -> None:

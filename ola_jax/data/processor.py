@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from tokenizers import Tokenizer
 
-from ola_jax.batch import IGNORE, Budget, OlaBatch
+from ola_jax.batch import IGNORE, MODALITIES, Budget, FeatureTable, OlaBatch
 from ola_jax.checkpoint import load_configs
 from ola_jax.config import SAMPLE_RATE, OlaConfig, PixelLimits, ProcessorConfig
 from ola_jax.data.assembly import assemble, misfit
@@ -28,7 +28,7 @@ from ola_jax.data.decoding import (
 from ola_jax.data.failures import reading
 from ola_jax.data.isolation import IsolatedDecoder
 from ola_jax.data.layout import audio_rows, image_rows, pooled_size, video_rows
-from ola_jax.data.merging import MODALITIES, merge
+from ola_jax.data.merging import merge
 from ola_jax.data.records import Record, label, parse_record
 from ola_jax.data.room import check_room, image_tokens, may_fill
 from ola_jax.data.sample import ImagePatches, Sample
@@ -177,9 +177,10 @@ class Processor:
                 heard, audio = self._audio(record, root)
         if heard.turns != record.turns:  # a silent video
             text = self._encode(heard, has_image)
-        marks = starts[-1] + len(audio) * self.config.chunk_tokens
+        table = FeatureTable(patches=starts[-1], audio=len(audio) * self.config.chunk_tokens)
+        marks, first = table.start("marks"), table.start("audio")
         visuals = self._visuals(record, images, shown, starts, marks)
-        sounds = [audio_rows(starts[-1], len(audio), self.config.chunk_tokens, marks)] if len(audio) else []
+        sounds = [audio_rows(first, len(audio), self.config.chunk_tokens, marks)] if len(audio) else []
         if training:
             check_room(text, [len(rows) for rows in (*visuals, *sounds)], limit)
 

@@ -30,7 +30,9 @@ def check(name: str, actual: np.ndarray) -> None:
 def hear(name: str) -> tuple[np.ndarray, dict]:
     model = Ola(released().config)
     audio = chunks(name)
-    apply = jax.jit(lambda p: model.apply({"params": p}, audio, method="hear", mutable="intermediates"))
+    apply = jax.jit(
+        lambda p: model.apply({"params": p}, audio, method="encode_audio", mutable="intermediates")
+    )
     out, sown = apply(released().params)
     return out, sown["intermediates"]
 
@@ -102,7 +104,7 @@ def test_half_precision_is_as_near_to_the_original_as_its_own_rounding() -> None
     model = Ola(dataclasses.replace(released().config, dtype="bfloat16"))
     audio = chunks("a_short")
     hear_half = jax.jit(
-        lambda p: model.apply({"params": p}, audio, method="hear", mutable="intermediates")[1]
+        lambda p: model.apply({"params": p}, audio, method="encode_audio", mutable="intermediates")[1]
     )
     sown = hear_half(released().params)["intermediates"]
     ours = np.asarray(sown["speech_encoder"][0], np.float32)[:, kept]
