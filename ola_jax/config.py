@@ -199,10 +199,10 @@ class MediaLimits:
     image_pixels: int = 178_956_970  # width times height; Pillow itself refuses larger ones
     frame_pixels: int = 8192 * 4320  # of one video frame
     video_frames: int = 1_000_000  # frames of a video that are decoded to choose from
-    audio_seconds: float = 4 * 3600.0  # of one sound; what fits into a sample is usually less
+    audio_seconds: float = 4 * 3600.0  # of one audio file; what fits into a sample is usually less
     audio_rates: tuple[int, int] = (1000, 768_000)  # lowest and highest sample rate, Hz
     patch_bytes: int = 2**30  # read for one reference into a patch file
-    decode_seconds: float = 300.0  # of one record's images, video or audio in training; then it is ended
+    decode_seconds: float = 300.0  # of one record's images, video or audio in training; it is ended then
     exif_orientation: bool = False  # turn images as their EXIF data say; the original does not
     joined_audio: bool = False  # all parts of chained Ogg and joined MP3 files; the original: the first
 

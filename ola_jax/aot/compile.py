@@ -1,4 +1,4 @@
-"""Compiles a stage's training step for TPUs or GPUs that are not there: what it needs and can reach.
+"""The training step of a stage, compiled for TPUs or GPUs that are not there: what it needs and can reach.
 
 libtpu compiles for a topology such as "v5p:4x4x4" on any machine, the CUDA plugin for "h100:8": the real
 program, kernels included.

@@ -35,7 +35,7 @@ def assemble(rows: Sequence[Sequence[Sample]], budget: Budget, config: OlaConfig
     for number, row in enumerate(rows):
         if reason := misfit(row, budget):
             raise ValueError(f"row {number}: {reason}")
-        _place(batch, number, row, table, config.chunk_tokens)
+        _place(batch, number, row, table, config)
     return batch
 
 
@@ -53,7 +53,7 @@ def utilization(batch: OlaBatch, rows: Sequence[Sequence[Sample]]) -> dict[str, 
 
 
 def _place(
-    batch: OlaBatch, row: int, samples: Sequence[Sample], table: FeatureTable, chunk_tokens: int
+    batch: OlaBatch, row: int, samples: Sequence[Sample], table: FeatureTable, config: OlaConfig
 ) -> None:
     """Write these samples into a row, which has this feature table."""
     _, windows, window_patches = batch.patch_image.shape
@@ -68,6 +68,7 @@ def _place(
         batch.patch_position[patches][:, :2] = np.stack(block_order(image.grid), axis=1)
         batch.patch_position[patches][:, 2:] = image.grid
 
+    chunk_tokens = config.chunk_tokens
     begin = first_image = first_chunk = 0
     for segment, sample in enumerate(samples, start=1):
         end, last_chunk = begin + len(sample.tokens), first_chunk + len(sample.audio)

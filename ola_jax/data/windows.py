@@ -40,7 +40,7 @@ def choose_windows(
         return 0, 0
     most = max(sum(row) for row in rows)
     wanted = {largest, largest * 3 // 2, largest * 2, largest * 4, *(most // count for count in range(1, 9))}
-    up = lambda n: math.ceil(n / multiple) * multiple
-    candidates = sorted({up(n) for n in wanted if largest <= n <= most} | {up(largest)})
-    plans = [(max(lay_out(row, n)[1] for row in rows), n) for n in candidates]
-    return min(plans, key=lambda plan: plan[0] * plan[1] * (linear_patches + plan[1]))
+    round_up = lambda n: math.ceil(n / multiple) * multiple
+    candidates = sorted({round_up(n) for n in wanted if largest <= n <= most} | {round_up(largest)})
+    layouts = [(max(lay_out(row, n)[1] for row in rows), n) for n in candidates]
+    return min(layouts, key=lambda layout: layout[0] * layout[1] * (linear_patches + layout[1]))

@@ -59,11 +59,12 @@ class Ola(nn.Module):
 
     def hidden(self, batch: OlaBatch) -> Float[Array, "B L D"]:
         """Hidden states after the decoder's final norm."""
-        return self.llm(self.merge(batch), batch.positions, batch.segments)
+        return self.llm(self.merge(batch), jnp.asarray(batch.positions), jnp.asarray(batch.segments))
 
     def prefill(self, batch: OlaBatch, cache: KVCache) -> tuple[Float[Array, "B L D"], KVCache]:
         """As `hidden`, and the cache filled with the batch (one sample in a row)."""
-        return self.llm.extend(self.merge(batch), batch.positions, batch.segments, cache)
+        positions, segments = jnp.asarray(batch.positions), jnp.asarray(batch.segments)
+        return self.llm.extend(self.merge(batch), positions, segments, cache)
 
     def merge(self, batch: OlaBatch) -> Float[Array, "B L D"]:
         """The decoder's inputs: embedded tokens, and features where `source` points to one."""
@@ -82,7 +83,8 @@ class Ola(nn.Module):
         if windows := batch.patches.shape[1]:
             parts["patches"] = bring_back(self.encode_images(batch), rows, windows)
         if chunks := batch.audio.shape[1]:
-            parts["audio"] = bring_back(self.encode_audio(share_out(batch.audio)), rows, chunks)
+            audio = share_out(jnp.asarray(batch.audio))
+            parts["audio"] = bring_back(self.encode_audio(audio), rows, chunks)
         width = marks.shape[-1]
         tables = [parts[part].reshape(rows, -1, width) for part in PARTS if part in parts]
         return jnp.concatenate(tables, axis=1)
@@ -97,8 +99,9 @@ class Ola(nn.Module):
 
     def encode_images(self, batch: OlaBatch) -> Float[Array, "windows G D"]:
         """Pooled, projected patches of all windows of all rows."""
-        image, place = share_out(batch.patch_image), share_out(batch.patch_position)
-        return self.vision_projector(self.vision(normalize(share_out(batch.patches)), image, place))
+        fields = batch.patches, batch.patch_image, batch.patch_position
+        patches, image, position = (share_out(jnp.asarray(field)) for field in fields)
+        return self.vision_projector(self.vision(normalize(patches), image, position))
 
     def encode_audio(self, audio: Float[Array, "chunks T"]) -> Float[Array, "chunks F D"]:
         """Projected tokens of all audio chunks: Whisper's and BEATs' frames side by side."""

@@ -67,7 +67,7 @@ def _encoders() -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class _Trained:
-    """What is trained of a part."""
+    """The share of a part that is trained."""
 
     any: bool
     matrices: float  # share of the matrices' weights that are trained
@@ -77,7 +77,7 @@ class _Trained:
 
 @functools.cache
 def _trained(config: OlaConfig, trainable: tuple[str, ...], adapters: LoraConfig) -> dict[str, _Trained]:
-    """What is trained of each part: its parameters as the patterns match them."""
+    """The trained share of each part: its parameters as the patterns match them."""
     by_part: dict[str, list[tuple[bool, int, int, int]]] = {}
     for path, leaf in ola.parameter_shapes(config).items():
         chosen = any(re.match(pattern, path) for pattern in trainable)
