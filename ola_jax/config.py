@@ -8,6 +8,8 @@ from typing import Any, Literal, TypeVar
 from ola_jax.errors import OlaError
 
 SAMPLE_RATE = 16_000  # Hz, of every waveform in the package
+HOP = 160  # samples between frames of a spectrogram (10 ms)
+WINDOW = 400  # samples of such a frame (25 ms)
 
 # Field metadata of settings that say how a model is computed, not which model it is.
 EXECUTION: dict[str, bool] = {"execution": True}
@@ -157,14 +159,14 @@ class OlaConfig:
     @property
     def chunk_samples(self) -> int:
         """T: samples (at 16 kHz) of one audio chunk."""
-        return self.whisper.num_positions * 320 if self.whisper else 0
+        return self.whisper.num_positions * 2 * HOP if self.whisper else 0
 
     @property
     def beats_frames(self) -> int:
         """Patches that BEATs sees in one chunk: (fbank frames // 16) * (mel bins // 16)."""
         if not self.beats:
             return 0
-        fbank_frames = 1 + (self.chunk_samples - 400) // 160
+        fbank_frames = 1 + (self.chunk_samples - WINDOW) // HOP
         return (fbank_frames // self.beats.patch_size) * (self.beats.num_mels // self.beats.patch_size)
 
     @property
