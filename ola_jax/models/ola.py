@@ -99,6 +99,8 @@ class Ola(nn.Module):
 
     def encode_images(self, batch: OlaBatch) -> Float[Array, "windows G D"]:
         """Pooled, projected patches of all windows of all rows."""
+        if self.config.vision is None:
+            raise OlaError("the batch has windows of patches, and this model has no vision encoder")
         fields = batch.patches, batch.patch_image, batch.patch_position
         patches, image, position = (share_out(jnp.asarray(field)) for field in fields)
         return self.vision_projector(self.vision(normalize(patches), image, position))
