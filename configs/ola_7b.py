@@ -9,6 +9,8 @@ paper, (A) its authors' answers to users on GitHub, (U) commonly reported, not c
 into a row, so set it by how well your own data fill their rows.
 """
 
+import dataclasses
+
 from ola_jax.batch import Budget
 from ola_jax.config import OlaConfig, ProcessorConfig
 from ola_jax.data.pipeline import Source
@@ -17,7 +19,9 @@ from ola_jax.sharding import MeshConfig
 from ola_jax.training.config import CheckpointConfig, DataConfig, Stage, TrainConfig
 from ola_jax.training.optimizer import OptimizerConfig
 
-MODEL = OlaConfig(dtype="bfloat16", remat="full")  # S: bf16, gradient checkpointing
+MODEL = dataclasses.replace(
+    OlaConfig.ola_7b(), dtype="bfloat16", remat="full"
+)  # S: bf16, gradient checkpointing
 PROCESSOR = ProcessorConfig(max_length=16_384)  # S; so are its defaults: pixel limits, 48 frames of a video
 
 PROJECTOR = ("vision_projector/",)  # P: MLP alignment trains nothing else

@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Sequence
 
 from ola_jax.aot import compile as compiling
-from ola_jax.aot.plan import plan
+from ola_jax.aot.search import search
 from ola_jax.errors import OlaError
 from ola_jax.run.stages import run
 from ola_jax.training.check_config import check_config
@@ -40,13 +40,13 @@ def main(arguments: Sequence[str] | None = None, prog: str = "ola train") -> Non
         run(loaded.config, loaded.prepare)
 
 
-def _compile_for(config: TrainConfig, topology: str | None, search: bool) -> None:
+def _compile_for(config: TrainConfig, topology: str | None, plan: bool) -> None:
     """Compile the step of every stage for a topology, and print the report."""
     if not topology:
         raise OlaError("--compile_only: give --topology=NAME, for example --topology=v5p:4x4x4")
     for stage in config.stages:
-        if search:
-            best = plan(config, stage, topology)
+        if plan:
+            best = search(config, stage, topology)
             print(best)
             print(f"fastest: --config.model.remat={best.remat}, {best.rows} rows")
         else:

@@ -15,11 +15,11 @@ from ola_jax.convert import export_config
 from ola_jax.convert.names import BEATS, TABLE, WHISPER, num_layers
 from ola_jax.convert.orbax_store import Reader
 from ola_jax.convert.origin import Origin, parse_origin
-from ola_jax.convert.parameter_matching import abstract_leaves
 from ola_jax.convert.safetensors_reader import DTYPES
 from ola_jax.convert.safetensors_writer import TensorSpec
 from ola_jax.convert.vocabulary import KEYS
 from ola_jax.errors import OlaError
+from ola_jax.models.ola import parameter_shapes
 from ola_jax.typing import HostArray
 
 DType = Literal["keep", "float32", "bfloat16", "float16"]
@@ -136,7 +136,7 @@ def find_model(source: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
 
 
 def _check_leaves(source: pathlib.Path, config: OlaConfig, reader: Reader) -> None:
-    expected = abstract_leaves(config)
+    expected = parameter_shapes(config)
     for path in sorted(expected.keys() | reader.leaves.keys()):
         found, wanted = reader.leaves.get(path), expected.get(path)
         if (found and found.shape) != (wanted and wanted.shape):

@@ -1,17 +1,12 @@
 """The released tensors of each parameter of our model; all of both are accounted for."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
-
-import flax.linen as nn
-import jax
-from flax import traverse_util
 
 from ola_jax.config import OlaConfig
 from ola_jax.convert.names import BY_PATH, Entry, num_layers
 from ola_jax.errors import OlaError
-from ola_jax.models import ola
+from ola_jax.models.ola import parameter_shapes
 
 LISTED = 8  # keys that an error names of each kind
 
@@ -35,7 +30,7 @@ def match_parameters(config: OlaConfig, shapes: Mapping[str, tuple[int, ...]], w
     leaves: list[Leaf] = []
     used: set[str] = set()
     problems: dict[str, list[str]] = {"missing": [], "unused": [], "mis-shaped": []}
-    for path, leaf in abstract_leaves(config).items():
+    for path, leaf in parameter_shapes(config).items():
         entry = BY_PATH[path]
         keys = entry.keys(num_layers(config, entry))
         if entry.copies:  # one is enough; further ones must be equal
@@ -61,13 +56,3 @@ def match_parameters(config: OlaConfig, shapes: Mapping[str, tuple[int, ...]], w
             + " | ".join(lines)
         )
     return leaves
-
-
-def abstract_leaves(config: OlaConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shape of every parameter of the model, by path."""
-    return dict(_trace_leaves(config))
-
-
-@functools.lru_cache(maxsize=4)
-def _trace_leaves(config: OlaConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    return traverse_util.flatten_dict(nn.unbox(ola.abstract_params(config)), sep="/")

@@ -5,13 +5,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ola_jax.batch import IGNORE, TEXT
+from ola_jax.batch import IGNORE, MODALITIES, TEXT, Modality
 from ola_jax.data.chat import AUDIO, AUDIO_ID, IMAGE, IMAGE_ID
 from ola_jax.errors import OlaError
 from ola_jax.typing import HostArray, Int
-
-Modality = Literal["text", "image", "video", "audio"]
-MODALITIES: tuple[Modality, ...] = ("text", "image", "video", "audio")
 
 
 class Merged(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any
 import grain
 
 from ola_jax.batch import Budget, OlaBatch
-from ola_jax.data.assembly import assemble, fill
+from ola_jax.data.assembly import assemble, utilization
 from ola_jax.data.decoding import in_process
 from ola_jax.data.failures import failure_kind
 from ola_jax.data.isolation import ClosedError, IsolatedDecoder
@@ -178,9 +178,9 @@ def make_train_iterator(
 
     def to_batch(rows: Sequence[list[Loaded]]) -> TrainBatch:
         rows = [*rows, *[[]] * (batch_rows - len(rows))]
-        batch = assemble([samples(row) for row in rows], budget, processor.config)
-        chunks = sum(len(sample.audio) for row in rows for sample in samples(row))
-        return TrainBatch(batch, tuple(map(_record_ids, rows)), fill(batch, chunks), skips.counts())
+        packed = [samples(row) for row in rows]
+        batch = assemble(packed, budget, processor.config)
+        return TrainBatch(batch, tuple(map(_record_ids, rows)), utilization(batch, packed), skips.counts())
 
     rows = Packer(mixed.to_iter_dataset(read), budget, open_rows, skips)
     batches = rows.batch(batch_rows, batch_fn=to_batch)

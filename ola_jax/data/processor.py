@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from tokenizers import Tokenizer
 
-from ola_jax.batch import IGNORE, Budget, OlaBatch
+from ola_jax.batch import IGNORE, MODALITIES, Budget, FeatureTable, OlaBatch
 from ola_jax.checkpoint import load_configs
 from ola_jax.config import SAMPLE_RATE, OlaConfig, PixelLimits, ProcessorConfig
 from ola_jax.data.assembly import assemble, misfit
@@ -28,7 +28,7 @@ from ola_jax.data.decoding import (
 from ola_jax.data.failures import errors_naming_media
 from ola_jax.data.isolation import IsolatedDecoder
 from ola_jax.data.layout import audio_rows, image_rows, pooled_size, video_rows
-from ola_jax.data.merging import MODALITIES, merge
+from ola_jax.data.merging import merge
 from ola_jax.data.record_files import JsonRecord
 from ola_jax.data.records import ParsedRecord, message_prefix, parse_record
 from ola_jax.data.room import check_room, image_tokens, may_exceed
@@ -177,9 +177,10 @@ class Processor:
         record, chunks = self._audio(record, root)
         if own_track and not record.has_audio:
             text = self._encode(record)
-        marks = starts[-1] + len(chunks) * self.config.chunk_tokens
+        table = FeatureTable(patches=starts[-1], audio=len(chunks) * self.config.chunk_tokens)
+        marks, first = table.start("marks"), table.start("audio")
         visuals = self._visuals(record, images, shown, starts, marks)
-        audio = [audio_rows(starts[-1], len(chunks), self.config.chunk_tokens, marks)] if len(chunks) else []
+        audio = [audio_rows(first, len(chunks), self.config.chunk_tokens, marks)] if len(chunks) else []
         if training:
             check_room(text, [len(rows) for rows in (*visuals, *audio)], limit)
 

@@ -48,9 +48,8 @@ def check_sizes(
     """Raises OlaError unless the budget has room and each size is a whole number in its range."""
     if not isinstance(budget, Budget):
         raise OlaError(f"budget: expected a Budget, found {quote(budget)}")
-    least = {"tokens": 1, "windows": 0, "window_patches": 0, "audio_chunks": 0}
     for name, value in dataclasses.asdict(budget).items():
-        _check_int(f"budget: {name}", value, least[name])
+        _check_int(f"budget: {name}", value, int(name == "tokens"))
     if budget.window_patches % 4 or (budget.windows and not budget.window_patches):
         raise OlaError(
             f"budget: {budget.windows} windows of {budget.window_patches} patches; expected a multiple of 4 "

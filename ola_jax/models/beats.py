@@ -170,3 +170,12 @@ class Beats(nn.Module):
             # Ola never uses the AudioSet head; it is kept for a complete export.
             linear(c.predictor_classes, ("embed", "classes"), jnp.float32, name="predictor")(x)
         return x
+
+
+def flops(config: BeatsConfig, chunks: int, frames: int) -> float:
+    """FLOPs of this many chunks of so many frames (patches) each."""
+    c, width = config, config.hidden_size
+    first = c.embed_dim * (c.patch_size**2 + (width if c.embed_dim != width else 0))
+    convolution = c.conv_positions * width**2 / c.conv_groups
+    weights = first + convolution + c.num_layers * width * (4 * width + 2 * c.intermediate_size)
+    return chunks * frames * (2 * weights + c.num_layers * 4 * frames * width)

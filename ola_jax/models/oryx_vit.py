@@ -119,3 +119,11 @@ class OryxViT(nn.Module):
         x = x + resample_position_embedding(gather_weight(table, axes), position).astype(self.dtype)
         blocks = stack_layers(Block, c.num_layers, self.remat, in_axes=(nn.broadcast,))
         return blocks(c, self.dtype, self.attention, name="blocks")(x, image)[0]
+
+
+def flops(config: OryxViTConfig, windows: int, patches: int) -> float:
+    """FLOPs of windows of this many patches each; attention over whole windows."""
+    layer = config.hidden_size * (4 * config.hidden_size + 2 * config.intermediate_size)
+    weights = config.patch_bytes * config.hidden_size + config.num_layers * layer
+    attention = config.num_layers * 4 * patches * config.hidden_size
+    return float(windows * patches * (2 * weights + attention))

@@ -171,3 +171,16 @@ class Qwen2(nn.Module):
     def logits(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
         """Scores of the next token, in float32."""
         return self.lm_head(hidden).astype(jnp.float32)
+
+
+def flops(config: Qwen2Config, tokens: int) -> float:
+    """FLOPs of a row of this many tokens, logits included; attention over half of it, for it is causal."""
+    heads, kv_heads = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    weights = config.hidden_size * (2 * heads + 2 * kv_heads + 3 * config.intermediate_size)
+    layer = 2 * tokens * weights + 4 * tokens**2 * heads / 2
+    return config.num_layers * layer + logits_flops(config, tokens)
+
+
+def logits_flops(config: Qwen2Config, tokens: int) -> float:
+    """FLOPs of the logits of this many tokens."""
+    return 2.0 * tokens * config.hidden_size * config.vocab_size

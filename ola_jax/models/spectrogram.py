@@ -6,12 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ola_jax.config import SAMPLE_RATE
+from ola_jax.config import HOP, SAMPLE_RATE, WINDOW
 from ola_jax.sharding import platform
 from ola_jax.typing import Array, Float, HostArray
 
-HOP = 160  # samples between frames (10 ms)
-WINDOW = 400  # samples of a frame (25 ms)
 KALDI_FFT = 512  # samples of a frame after zero padding
 Transform = Literal["auto", "fft", "products"]
 

@@ -121,3 +121,10 @@ class Whisper(nn.Module):
         x = gelu(x) + jax.lax.stop_gradient(table).astype(self.dtype)
         x, _ = stack_layers(Block, c.num_layers, self.remat)(c, self.dtype, self.attention, name="blocks")(x)
         return layer_norm(LAYER_NORM_EPS, name="ln_post")(x).astype(self.dtype)
+
+
+def flops(config: WhisperConfig, chunks: int) -> float:
+    """FLOPs of this many chunks."""
+    width, frames = config.hidden_size, config.num_positions
+    weights = 2 * 3 * config.num_mels * width + 3 * width**2 + config.num_layers * 12 * width**2
+    return float(chunks * frames * (2 * weights + config.num_layers * 4 * frames * width))

@@ -7,8 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from ola_jax.aot.compile import batch_shapes
-from ola_jax.batch import Budget, OlaBatch
+from ola_jax.batch import Budget, OlaBatch, spec
 from ola_jax.config import OlaConfig
 from ola_jax.models.ola import Ola
 from ola_jax.sharding import MeshConfig, make_mesh
@@ -31,7 +30,7 @@ def compiled(
         abstract, shardings = state.abstract_state(config, trainable, tx, mesh)
         step = make_train_step(Ola(config), tx, shardings=shardings)
         of_fields = lambda state, fields: step(state, OlaBatch(**fields))
-        return jax.jit(of_fields).lower(abstract, batch_shapes(config, rows, budget)).compile()
+        return jax.jit(of_fields).lower(abstract, spec(config, rows, budget)).compile()
 
 
 def temporaries(encoder_layers: int, trainable: tuple[str, ...]) -> int:

@@ -7,8 +7,9 @@ from flax import traverse_util
 
 from ola_jax.config import BeatsConfig, OlaConfig, OryxViTConfig, Qwen2Config, WhisperConfig
 from ola_jax.convert.names import BEATS, BY_PATH, TABLE, WHISPER, num_layers, to_jax, to_torch
-from ola_jax.convert.parameter_matching import abstract_leaves, match_parameters
+from ola_jax.convert.parameter_matching import match_parameters
 from ola_jax.convert.released_config import read_ola_config
+from ola_jax.models.ola import parameter_shapes
 
 MANIFEST = json.loads((pathlib.Path(__file__).parents[1] / "goldens" / "ola_7b_manifest.json").read_text())
 SMALL = OlaConfig(
@@ -32,7 +33,7 @@ IMAGE_ONLY = OlaConfig(llm=SMALL.llm, vision=SMALL.vision, whisper=None, beats=N
 def random_tensors(config: OlaConfig, seed: int) -> dict[str, np.ndarray]:
     """Random tensors under all keys of a released checkpoint of this size."""
     rng, tensors = np.random.default_rng(seed), {}
-    for path, leaf in abstract_leaves(config).items():
+    for path, leaf in parameter_shapes(config).items():
         entry = BY_PATH[path]
         shape, values = entry.torch_shape(leaf.shape), None
         for key in entry.keys(num_layers(config, entry)):
@@ -46,7 +47,7 @@ def random_tensors(config: OlaConfig, seed: int) -> dict[str, np.ndarray]:
 def test_to_torch_is_the_inverse_of_to_jax(config: OlaConfig) -> None:
     tensors = random_tensors(config, seed=config.llm.hidden_size)
     params = to_jax(config, tensors)
-    expected = {path: leaf.shape for path, leaf in abstract_leaves(config).items()}
+    expected = {path: leaf.shape for path, leaf in parameter_shapes(config).items()}
     assert {k: v.shape for k, v in traverse_util.flatten_dict(params, sep="/").items()} == expected
     exported = dict(to_torch(config, params))
     assert exported.keys() == tensors.keys()

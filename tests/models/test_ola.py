@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from ola_jax.batch import IGNORE, Budget, OlaBatch
+from ola_jax.config import OlaConfig
 from ola_jax.data.assembly import assemble
+from ola_jax.errors import OlaError
 from ola_jax.models.ola import Ola, example_batch
 from ola_jax.training.step import loss
 from tests import golden, parity
@@ -169,3 +171,11 @@ def test_batches_without_images_or_audio_work_forward_and_backward(images: bool,
     assert np.isfinite(value)
     assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(grads))
     assert np.abs(grads["llm"]["lm_head"]["kernel"]).max() > 0
+
+
+@pytest.mark.parametrize(("part", "what"), [("vision", "windows of patches"), ("whisper", "audio chunks")])
+def test_media_for_an_encoder_that_the_model_lacks_are_refused(part: str, what: str) -> None:
+    batch = example_batch(OlaConfig.tiny())
+    config = dataclasses.replace(OlaConfig.tiny(), beats=None, **{part: None})
+    with pytest.raises(OlaError, match=f"has {what}, and this model has no {part} encoder"):
+        jax.eval_shape(Ola(config).init, jax.random.key(0), batch)

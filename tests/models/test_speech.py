@@ -31,7 +31,9 @@ def assert_equals_original(name: str, actual: np.ndarray) -> None:
 @functools.cache
 def hear(name: str) -> tuple[np.ndarray, dict]:
     model = Ola(released().config)
-    apply = jax.jit(lambda p, x: model.apply({"params": p}, x, method="hear", mutable="intermediates"))
+    apply = jax.jit(
+        lambda p, x: model.apply({"params": p}, x, method="encode_audio", mutable="intermediates")
+    )
     out, sown = apply(released().params, chunks(name))
     return out, sown["intermediates"]
 
@@ -104,7 +106,9 @@ def test_half_precision_is_as_accurate_as_in_the_original() -> None:
     theirs = golden_bf16["a_short_dual_bf16_as_f32"]
     exact = np.asarray(hear("a_short")[1]["speech_encoder"][0])[:, kept]
     model = Ola(dataclasses.replace(released().config, dtype="bfloat16"))
-    hear_half = jax.jit(lambda p, x: model.apply({"params": p}, x, method="hear", mutable="intermediates")[1])
+    hear_half = jax.jit(
+        lambda p, x: model.apply({"params": p}, x, method="encode_audio", mutable="intermediates")[1]
+    )
     sown = hear_half(released().params, chunks("a_short"))["intermediates"]
     ours = np.asarray(sown["speech_encoder"][0], np.float32)[:, kept]
     distance = lambda a, b: np.linalg.norm(a - b) / np.linalg.norm(b)

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import Mesh
 
 from ola_jax import sharding
-from ola_jax.batch import IGNORE, OlaBatch
+from ola_jax.batch import IGNORE, OlaBatch, feature_table
 from ola_jax.models.ola import Ola
 from ola_jax.sharding import MeshConfig
 from ola_jax.training import health, optimizer, state
@@ -27,7 +27,7 @@ def poisoned(batch: OlaBatch) -> OlaBatch:
     audio = batch.audio.copy()
     audio[3, 1, 100] = np.inf
     source = batch.source.copy()
-    source[3] = tiny.BUDGET.windows * tiny.BUDGET.window_patches // 4 + tiny.CONFIG.chunk_tokens
+    source[3] = feature_table(tiny.CONFIG, tiny.BUDGET).start("audio") + tiny.CONFIG.chunk_tokens
     return batch.replace(audio=audio, source=source)
 
 

@@ -38,7 +38,7 @@ def at_a_kink(name: str) -> np.ndarray:
     """
     audio = batch(name).audio
     model = Ola(parity.config())
-    hear = jax.jit(lambda p, a: model.apply({"params": p}, a, method="hear", mutable="intermediates"))
+    hear = jax.jit(lambda p, a: model.apply({"params": p}, a, method="encode_audio", mutable="intermediates"))
     frames = hear(released().params, audio.reshape(-1, audio.shape[-1]))[1]["intermediates"]
     frames = np.asarray(frames["speech_encoder"][0], np.float64)
     layer = jax.tree.map(np.float64, released().params["speech_projector"]["linear1"])

@@ -7,7 +7,7 @@ import pytest
 
 from ola_jax import hardware
 from ola_jax.aot import compile as compiling
-from ola_jax.aot import plan
+from ola_jax.aot import search as searching
 from ola_jax.aot.report import Report
 from ola_jax.batch import Budget
 from ola_jax.config import ProcessorConfig
@@ -31,11 +31,11 @@ class Compiler:
         devices = [types.SimpleNamespace(device_kind="TPU v5 lite")]
         patch.setattr(compiling, "find_topology", lambda name: types.SimpleNamespace(devices=devices))
         patch.setattr(
-            plan.sharding,
+            searching.sharding,
             "make_mesh",
             lambda config, devices: types.SimpleNamespace(shape={"data": 1, "fsdp": 1}),
         )
-        patch.setattr(compiling, "arguments", lambda *_: self.state)
+        patch.setattr(compiling, "measure_arguments", lambda *_: self.state)
         patch.setattr(compiling, "analyze_stage", self.analyze)
         patch.setattr(compiling, "compile_stage", self.compile)
 
@@ -68,7 +68,7 @@ def test_the_fastest_that_fits_is_compiled_and_what_cannot_fit_is_not_tried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     compiler, shown = Compiler(monkeypatch), []
-    best = plan.plan(config(), STAGE, "v5e:1x1", shown.append)
+    best = searching.search(config(), STAGE, "v5e:1x1", shown.append)
     # Of "full", 8 rows gain nothing over 4 (FLOPs decide). "dots" would need 13 GB at 4 rows, and does not
     # gain with more; "none" fits with 2 rows, and 4 would need 29 GB.
     assert compiler.analyzed == [
@@ -84,7 +84,7 @@ def test_the_fastest_that_fits_is_compiled_and_what_cannot_fit_is_not_tried(
 def test_nothing_is_compiled_where_the_state_alone_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = Compiler(monkeypatch, arguments=20e9)
     with pytest.raises(OlaError, match=r"state and batch alone take 20\.0 of 17\.2 GB"):
-        plan.plan(config(), STAGE, "v5e:1x1", str)
+        searching.search(config(), STAGE, "v5e:1x1", str)
     assert compiler.analyzed == compiler.compiled == []
 
 
@@ -93,7 +93,7 @@ def test_a_policy_that_needs_more_memory_is_not_tried_where_a_thrifty_one_failed
 ) -> None:
     compiler = Compiler(monkeypatch, arguments=16.5e9)
     with pytest.raises(OlaError, match="no batch fits"):
-        plan.plan(config(), STAGE, "v5e:1x1", str)
+        searching.search(config(), STAGE, "v5e:1x1", str)
     assert compiler.analyzed == [("full", 1)]
 
 
@@ -107,4 +107,4 @@ def test_a_compiler_that_fails_for_another_reason_is_not_a_batch_that_does_not_f
 
     monkeypatch.setattr(compiling, "analyze_stage", fail)
     with pytest.raises(OlaError, match="the compiler failed: libtpu cannot be loaded"):
-        plan.plan(config(), STAGE, "v5e:1x1", str)
+        searching.search(config(), STAGE, "v5e:1x1", str)
