@@ -92,7 +92,5 @@ def test_wide_prose_and_dead_names_are_found() -> None:
     file = ROOT / "docs/architecture.md"
     links = "[a](parity.md) [b](no.md) [c](#the-idea) [d](#no) [e](parity.md#no) [f](https://x.org/no)"
     assert list(broken_links(file, links)) == ["no.md", "#no", "parity.md#no"]
-    text = (
-        "`ola_jax/no.py`, `docs/parity.md`, python no.py, `python -m ola_jax.no`\n    make no\n"
-    )
+    text = "`ola_jax/no.py`, `docs/parity.md`, python no.py, `python -m ola_jax.no`\n    make no\n"
     assert missing(text) == ["-m ola_jax.no", "make no", "no.py", "ola_jax/no.py"]

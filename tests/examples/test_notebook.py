@@ -37,5 +37,5 @@ def test_the_trained_model_gives_the_answer_of_its_record(tmp_path: pathlib.Path
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "a grey image"
+    assert done.stdout.splitlines()[-1] == "a gray image"
     assert "Exception ignored" not in done.stderr
