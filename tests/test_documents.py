@@ -1,10 +1,17 @@
-"""Documents: width of prose, links and anchors, and the files and make targets that they name."""
+"""Documents: width of prose, links and anchors, and what they name: files, make targets, config fields."""
 
+import dataclasses
 import pathlib
 import re
+import typing
 from collections.abc import Iterator
 
 import pytest
+
+from ola_jax import checkpoint
+from ola_jax.config import ProcessorConfig
+from ola_jax.training.config import TrainConfig
+from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -62,6 +69,23 @@ def missing(text: str) -> list[str]:
     )
 
 
+def has_field(kind: typing.Any, path: list[str]) -> bool:
+    """True if a config of this type has a field at `path`, such as stages.0.steps."""
+    if not path:
+        return True
+    kinds = [kind, *typing.get_args(kind)]
+    if typing.get_origin(kind) is tuple:
+        return path[0].isdecimal() and has_field(kinds[1], path[1:])
+    hints = [typing.get_type_hints(k) for k in kinds if dataclasses.is_dataclass(k)]
+    return any(path[0] in names and has_field(names[path[0]], path[1:]) for names in hints)
+
+
+def unknown_fields(text: str) -> list[str]:
+    """Fields of TrainConfig that commands set and that do not exist."""
+    paths = re.findall(r"--config((?:\.\w+)+)(?=[=\s`])", text)
+    return sorted({path for path in paths if not has_field(TrainConfig, path[1:].split("."))})
+
+
 @each_document
 def test_prose_is_wrapped(file: pathlib.Path) -> None:
     assert wide(file.read_text()) == []
@@ -75,6 +99,20 @@ def test_links_and_anchors_resolve(file: pathlib.Path) -> None:
 @each_document
 def test_what_is_named_exists(file: pathlib.Path) -> None:
     assert missing(file.read_text()) == []
+
+
+@each_document
+def test_config_fields_exist(file: pathlib.Path) -> None:
+    assert unknown_fields(file.read_text()) == []
+
+
+def test_the_config_of_the_readme_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    (source,) = [block for block in blocks if "def get_config" in block]
+    monkeypatch.setattr(checkpoint, "load_configs", lambda _: (tiny.CONFIG, ProcessorConfig(), {}))
+    namespace: dict = {}
+    exec(source, namespace)
+    assert isinstance(namespace["get_config"](), TrainConfig)
 
 
 def test_every_part_of_the_package_is_listed() -> None:
@@ -94,3 +132,7 @@ def test_wide_prose_and_dead_names_are_found() -> None:
     assert list(broken_links(file, links)) == ["no.md", "#no", "parity.md#no"]
     text = "`ola_jax/no.py`, `docs/parity.md`, python no.py, `python -m ola_jax.no`\n    make no\n"
     assert missing(text) == ["-m ola_jax.no", "make no", "no.py", "ola_jax/no.py"]
+    assert unknown_fields("`--config.log=1` --config.stages.0.budget.tokens=8 --config.stages.x=1") == [
+        ".log",
+        ".stages.x",
+    ]
