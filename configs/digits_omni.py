@@ -30,7 +30,7 @@ from ola_jax.config import (
     WhisperConfig,
 )
 from ola_jax.data.pipeline import Source
-from ola_jax.training.config import Stage, Task, TrainConfig
+from ola_jax.training.config import DataConfig, EvalTask, EvaluationConfig, Stage, TrainConfig
 from ola_jax.training.optimizer import OptimizerConfig
 
 VOCAB_SIZE = 512
@@ -143,7 +143,7 @@ def get_config(output: str = "runs/digits_omni") -> TrainConfig:
             optimizer=optimizer(3e-3),
         ),
     )
-    tasks = tuple(Task(task.name, task.title, f"{data}/heldout/{task.name}.json", data) for task in TASKS)
+    tasks = tuple(EvalTask(task.name, task.title, f"{data}/heldout/{task.name}.json", data) for task in TASKS)
     return TrainConfig(
         output=output,
         model=MODEL,
@@ -153,8 +153,8 @@ def get_config(output: str = "runs/digits_omni") -> TrainConfig:
         tokenizer=f"{output}/tokenizer",
         generation=f"{output}/generation_config.json",
         example=f'--image {data}/heldout/images/00000.png --text "Which digit is it?"',
-        cache_samples=True,
-        eval_limit=50,
+        data=DataConfig(cache_samples=True),
+        evaluation=EvaluationConfig(limit=50),
     )
 
 

@@ -22,7 +22,7 @@ def test_the_loss_of_every_stage_can_be_traced(file: pathlib.Path) -> None:
     config = load_config([f"--config={file}"]).config
     params = nn.unbox(abstract_params(config.model))
     for stage in config.stages:
-        state.split(params, stage.trainable)  # every pattern matches
+        state.split_params(params, stage.trainable)  # every pattern matches
         longest = config.model.chunk_tokens * stage.budget.audio_chunks
         assert longest <= stage.budget.tokens, f"{stage.name}: sound alone has {longest} tokens"
         shapes = batch_shapes(config.model, 1, stage.budget)

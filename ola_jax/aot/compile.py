@@ -124,7 +124,9 @@ def _compile(config: TrainConfig, stage: Stage, topology: str, folder: str) -> A
     tx = optimizer.build(stage.optimizer, stage.steps)
     train_state, shardings = _abstract_state(config.model, stage, tx, mesh)
     with jax.set_mesh(mesh):
-        step = make_train_step(Ola(config.model), tx, stage.microbatches, shardings, stage.lora)
+        step = make_train_step(
+            Ola(config.model), tx, microbatches=stage.microbatches, shardings=shardings, adapters=stage.lora
+        )
         lowered = step.lower(train_state, _abstract_batch(config.model, stage, mesh))
         # Texts are dumped: this jaxlib cannot read all that a newer libtpu writes.
         options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
@@ -218,7 +220,9 @@ def _abstract_state(
     In a run they have the dtype they are stored in: that of `init_from` (a release's is bfloat16), and
     float32 for what an earlier stage trained or started at random, which then takes twice this memory.
     """
-    abstract, shardings = state.shard(config, stage.trainable, tx, mesh, stage.lora, stage.optimizer.offload)
+    abstract, shardings = state.abstract_state(
+        config, stage.trainable, tx, mesh, adapters=stage.lora, offload=stage.optimizer.offload
+    )
     frozen = {p: jax.ShapeDtypeStruct(x.shape, config.dtype) for p, x in abstract.frozen.items()}
     place = lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to)
     return jax.tree.map(place, abstract.replace(frozen=frozen), shardings), shardings

@@ -16,7 +16,8 @@ from ola_jax.aot import compile as compiling
 from ola_jax.aot.plan import plan
 from ola_jax.errors import OlaError
 from ola_jax.run.stages import run
-from ola_jax.training.config import TrainConfig, check
+from ola_jax.training.check_config import check_config
+from ola_jax.training.config import TrainConfig
 from ola_jax.training.load_config import is_help, load_config, usage
 
 
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "ola train") -> Non
         return
     loaded = load_config(rest, prog)
     only_compile = bool(flags.compile_only or flags.topology or flags.plan)
-    check(loaded.config, to_train=not only_compile)
+    check_config(loaded.config, to_train=not only_compile)
     if only_compile:
         _compile_for(loaded.config, flags.topology, flags.plan)
     else:
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "ola train") -> Non
 
 
 def _compile_for(config: TrainConfig, topology: str | None, search: bool) -> None:
-    """Compile the step of every stage for a topology, and show what comes of it."""
+    """Compile the step of every stage for a topology, and print the report."""
     if not topology:
         raise OlaError("--compile_only: give --topology=NAME, for example --topology=v5p:4x4x4")
     for stage in config.stages:

@@ -8,10 +8,10 @@ from typing import Any
 import rich.table
 
 from ola_jax.errors import require
-from ola_jax.training.config import Task
+from ola_jax.training.config import EvalTask
 
 
-def table(tasks: Sequence[Task], stages: Sequence[str], results: dict[str, Any]) -> rich.table.Table:
+def table(tasks: Sequence[EvalTask], stages: Sequence[str], results: dict[str, Any]) -> rich.table.Table:
     """One row for each task, one column for each stage. `results[stage][task]["accuracy"]`."""
     out = rich.table.Table(title="held-out accuracy after each stage (exact match, %)")
     for name in ("task", "chance", *stages):
@@ -22,13 +22,15 @@ def table(tasks: Sequence[Task], stages: Sequence[str], results: dict[str, Any])
     return out
 
 
-def write_json(file: pathlib.Path, tasks: Sequence[Task], results: dict[str, Any], **facts: Any) -> None:
+def write_json(file: pathlib.Path, tasks: Sequence[EvalTask], results: dict[str, Any], **facts: Any) -> None:
     """All figures, with chance levels and `facts` about the run."""
     chance = {task.name: task.chance for task in tasks}
     file.write_text(json.dumps({**facts, "chance": chance, "stages": results}, indent=1) + "\n")
 
 
-def plot(file: pathlib.Path, tasks: Sequence[Task], stages: Sequence[str], results: dict[str, Any]) -> None:
+def plot(
+    file: pathlib.Path, tasks: Sequence[EvalTask], stages: Sequence[str], results: dict[str, Any]
+) -> None:
     """A line for each task over the stages, its chance level dotted, as PNG."""
     require("demo", "matplotlib")
     import matplotlib

@@ -1,4 +1,4 @@
-"""Cross-entropy over the labelled tokens, the logits never whole in memory."""
+"""Cross-entropy over the labelled tokens; the logits are never all in memory."""
 
 import functools
 
@@ -14,12 +14,13 @@ def cross_entropy(
     hidden: Float[Array, "B L D"],
     output_kernel: Float[Array, "D V"],
     targets: Int[Array, "B L"],
+    *,
     chunk: int = 1024,
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """Sum of the negative log-likelihoods of all targets but IGNORE, and their number.
 
     Logits exist for `chunk` tokens of a device at a time, and once: where gradients are asked for,
-    they are made in the same pass, while the logits are at hand. Products in hidden's dtype, sums in
+    they are computed in the same pass, while the logits are in memory. Products in hidden's dtype, sums in
     float32. Their quotient is the mean over the global batch (quirk T1).
 
     On a mesh each device takes its own tokens and its share of the vocabulary. The kernel is gathered
@@ -122,5 +123,5 @@ def _losses(
 
 
 def _local(targets: Int[Array, "L"], size: int, axis: str | None) -> Int[Array, "L"]:
-    """Where each target is in this device's share of the vocabulary; beyond it if with another."""
+    """The index of each target in this device's share of the vocabulary; outside it if in another's."""
     return targets if axis is None else targets - jax.lax.axis_index(axis) * size

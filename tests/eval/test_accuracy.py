@@ -8,7 +8,7 @@ from ola_jax.errors import OlaError
 from ola_jax.eval.accuracy import exact_match, read_questions
 from ola_jax.eval.tasks import read_tasks
 from ola_jax.generate.sampling import SamplingConfig
-from ola_jax.training.config import Task
+from ola_jax.training.config import EvalTask
 from tests.generate import small
 
 GREEDY = SamplingConfig(vocab_size=728)
@@ -81,7 +81,7 @@ def test_limits_and_rows_below_one_and_no_questions_are_refused(tmp_path: pathli
 
 
 def test_tasks_of_one_name_are_refused(tmp_path: pathlib.Path) -> None:
-    task = Task("a", "a", written(tmp_path, [record("Hi", "Ho")]), "")
+    task = EvalTask("a", "a", written(tmp_path, [record("Hi", "Ho")]), "")
     with pytest.raises(OlaError, match="'a' is the name of several"):
         read_tasks([task, task], small.processor())
 

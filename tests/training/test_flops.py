@@ -105,7 +105,7 @@ def test_patterns_count_by_the_parameters_they_match() -> None:
         }
     assert step("llm/layers/mlp_of_another_name") == once
     # Of the decoder's matrices half are trained: their gradients are half of a third.
-    sizes = {p: x.size for p, x in state.split(tiny.params(), ())[1].items() if p.endswith("/kernel")}
+    sizes = {p: x.size for p, x in state.split_params(tiny.params(), ())[1].items() if p.endswith("/kernel")}
     llm = sum(size for p, size in sizes.items() if p.startswith("llm/"))
     mlp = sum(size for p, size in sizes.items() if p.startswith("llm/layers/mlp/"))
     assert step("llm/layers/mlp/")["llm"] == pytest.approx((2 + mlp / llm) * once["llm"])
@@ -114,7 +114,7 @@ def test_patterns_count_by_the_parameters_they_match() -> None:
 def test_adapters_count_their_own_products_and_not_those_of_the_kernels_they_change() -> None:
     once, adapters = flops.forward(tiny.CONFIG, BUDGET), LoraConfig(rank=2)
     step = flops.step(tiny.CONFIG, BUDGET, 5, ("vision_projector/",), adapters)
-    sizes = {p: x.shape for p, x in state.split(tiny.params(), ())[1].items() if p.endswith("/kernel")}
+    sizes = {p: x.shape for p, x in state.split_params(tiny.params(), ())[1].items() if p.endswith("/kernel")}
     llm = {p: shape for p, shape in sizes.items() if p.startswith("llm/")}
     weights = sum(math.prod(shape) for shape in llm.values())
     narrow = sum(

@@ -64,11 +64,15 @@ class Run:
         trainable, config, adapters, microbatches = RUNS[name]
         self.adapters, self.tx = adapters, optimizer.build(config, steps=4)
         self.mesh = sharding.make_mesh(MeshConfig())
-        self.like = state.shard(CONFIG, trainable, self.tx, self.mesh, adapters, config.offload)
-        self.begin = lambda: state.create(mixed_params(), trainable, self.tx, self.like[1], adapters, seed=3)
+        self.like = state.abstract_state(
+            CONFIG, trainable, self.tx, self.mesh, adapters=adapters, offload=config.offload
+        )
+        self.begin = lambda: state.create(
+            mixed_params(), trainable, self.tx, shardings=self.like[1], adapters=adapters, seed=3
+        )
         with jax.set_mesh(self.mesh):
             self.train_step: TrainStep = make_train_step(
-                Ola(CONFIG), self.tx, microbatches, self.like[1], adapters
+                Ola(CONFIG), self.tx, microbatches=microbatches, shardings=self.like[1], adapters=adapters
             )
 
     def steps(self, train_state: TrainState, numbers: range) -> tuple[TrainState, list[float]]:
@@ -94,7 +98,8 @@ def test_a_resumed_run_is_the_run_without_a_stop(tmp_path: pathlib.Path, name: s
     run = Run(name)
     begin = run.begin()
     assert {str(x.dtype) for x in begin.frozen.values()} == set(DTYPES)
-    dtypes = lambda now: jax.tree.map(lambda x: str(x.dtype), lora.merge(now.params, run.adapters))
+    model = lambda now: lora.apply_adapters(now.params, now.adapters, run.adapters)
+    dtypes = lambda now: jax.tree.map(lambda x: str(x.dtype), model(now))
     begin_dtypes = dtypes(begin)
     half, first = run.steps(begin, range(2))
     checkpoints = TrainCheckpoints(tmp_path, keep_best=1)

@@ -46,7 +46,7 @@ def test_microbatches_equal_the_whole_batch(images: bool, sounds: bool) -> None:
     params = jax.tree.map(np.asarray, init_params(CONFIG, seed=0))  # steps take the state
     for microbatches in (1, 2):
         train_state = state.create(params, ("llm/", "vision_projector/", "speech_projector/"), tx)
-        train_state, metrics = make_train_step(Ola(CONFIG), tx, microbatches)(train_state, batch)
+        train_state, metrics = make_train_step(Ola(CONFIG), tx, microbatches=microbatches)(train_state, batch)
         figures = [float(metrics[name]) for name in ("loss", "targets", "tokens", "grad_norm", "bad_step")]
         found.append((figures, jax.tree.map(np.asarray, train_state.trainable)))
     assert found[0][0][1] > 1
@@ -62,11 +62,11 @@ def test_microbatches_without_media_equal_the_whole_batch_on_a_mesh() -> None:
     tx = optimizer.build(OptimizerConfig(), steps=2)
     mesh = sharding.make_mesh(MeshConfig(fsdp=2, tensor=2))
     with jax.set_mesh(mesh):
-        _, shardings = state.shard(CONFIG, ("llm/norm",), tx, mesh)
+        _, shardings = state.abstract_state(CONFIG, ("llm/norm",), tx, mesh)
         for microbatches in (1, 2):
             params = jax.tree.map(np.asarray, init_params(CONFIG, seed=0))
-            train_state = state.create(params, ("llm/norm",), tx, shardings)
-            step = make_train_step(Ola(CONFIG), tx, microbatches, shardings)
+            train_state = state.create(params, ("llm/norm",), tx, shardings=shardings)
+            step = make_train_step(Ola(CONFIG), tx, microbatches=microbatches, shardings=shardings)
             metrics = step(train_state, sharding.global_batch(batch, mesh))[1]
             found.append([float(metrics[name]) for name in ("loss", "targets", "tokens", "grad_norm")])
     np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
