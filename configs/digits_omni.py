@@ -83,7 +83,7 @@ def get_config(output: str = "runs/digits_omni") -> TrainConfig:
     text = Budget(tokens=256)
     images = Budget(tokens=256, windows=3, window_patches=32)
     videos = Budget(tokens=256, windows=5, window_patches=32)
-    sounds = Budget(tokens=256, audio_chunks=6)
+    audio = Budget(tokens=256, audio_chunks=6)
     everything = Budget(tokens=256, windows=4, window_patches=32, audio_chunks=4)
     stages = (
         Stage(
@@ -128,7 +128,7 @@ def get_config(output: str = "runs/digits_omni") -> TrainConfig:
             sources=sources(transcripts=1),
             steps=320,
             rows=4,
-            budget=sounds,
+            budget=audio,
             optimizer=optimizer(5e-3),
         ),
         Stage(

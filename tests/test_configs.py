@@ -24,7 +24,7 @@ def test_the_loss_of_every_stage_can_be_traced(file: pathlib.Path) -> None:
     for stage in config.stages:
         state.split_params(params, stage.trainable)  # every pattern matches
         longest = config.model.chunk_tokens * stage.budget.audio_chunks
-        assert longest <= stage.budget.tokens, f"{stage.name}: sound alone has {longest} tokens"
+        assert longest <= stage.budget.tokens, f"{stage.name}: audio alone has {longest} tokens"
         shapes = batch_shapes(config.model, 1, stage.budget)
         of = lambda params, fields: loss(Ola(config.model), params, OlaBatch(**fields))[0]
         assert jax.eval_shape(of, params, shapes).shape == ()

@@ -1,7 +1,7 @@
 """`ola train --config=FILE`: trains Ola, stage after stage.
 
 Fields are overridden by path: `--config.seed=1 --config.stages.0.steps=500`. A run that was stopped
-(Ctrl-C, SIGTERM) is resumed where it was by the same command; settings that make another model or other
+(Ctrl-C, SIGTERM) is resumed where it was by the same command; settings that mean another model or other
 data are refused then, others are reported.
 
 `--compile_only --topology=v5p:4x4x4` trains nothing: it compiles the step of every stage for TPUs that are

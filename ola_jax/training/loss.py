@@ -7,13 +7,13 @@ import jax.numpy as jnp
 
 from ola_jax.batch import IGNORE
 from ola_jax.sharding import AXES, axis_size, is_sharded, parameter_spec, spec
-from ola_jax.typing import Array, Float, Int
+from ola_jax.typing import AnyArray, Array, Float, Int
 
 
 def cross_entropy(
-    hidden: Float[Array, "B L D"],
-    output_kernel: Float[Array, "D V"],
-    targets: Int[Array, "B L"],
+    hidden: Float[AnyArray, "B L D"],
+    output_kernel: Float[AnyArray, "D V"],
+    targets: Int[AnyArray, "B L"],
     *,
     chunk: int = 1024,
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
@@ -26,7 +26,8 @@ def cross_entropy(
     On a mesh each device takes its own tokens and its share of the vocabulary. The kernel is gathered
     once for all chunks; its gradient is reduced and scattered once, after them.
     """
-    kernel = output_kernel.astype(hidden.dtype)
+    hidden, targets = jnp.asarray(hidden), jnp.asarray(targets)
+    kernel = jnp.asarray(output_kernel, hidden.dtype)
     count = jnp.sum(targets != IGNORE)
     if not is_sharded():
         return _cross_entropy(hidden, kernel, targets, chunk), count

@@ -44,7 +44,7 @@ def loss(
     assert isinstance(hidden, jax.Array)  # no collection is mutable, so that there is nothing else
     total, count = cross_entropy(hidden, params["llm"]["lm_head"]["kernel"], batch.targets)
     mean = total / jnp.maximum(count if targets is None else targets, 1)
-    return mean, {"loss": mean, "targets": count, "tokens": (batch.segments > 0).sum()}
+    return mean, {"loss": mean, "targets": count, "tokens": jnp.sum(batch.segments > 0)}
 
 
 def make_train_step(

@@ -5,14 +5,12 @@ import logging
 import pathlib
 import resource
 import shutil
-from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from flax import struct
 
 from ola_jax import sharding
 from ola_jax.errors import OlaError
@@ -20,8 +18,7 @@ from ola_jax.models.ola import abstract_params
 from ola_jax.sharding import MeshConfig
 from ola_jax.training import optimizer, state
 from ola_jax.training.checkpoint import TrainCheckpoints, is_training_checkpoint, restore_params
-from ola_jax.training.health import Health
-from ola_jax.training.lora import Adapter, LoraConfig
+from ola_jax.training.lora import Adapter
 from ola_jax.training.optimizer import OptimizerConfig
 from ola_jax.training.state import TrainState
 from tests import tiny
@@ -64,55 +61,6 @@ def test_a_state_comes_back_on_another_mesh_as_it_was(tmp_path: pathlib.Path) ->
         assert actual.dtype == value.dtype
         assert actual.sharding.is_equivalent_to(place, actual.ndim)
         np.testing.assert_array_equal(np.asarray(actual), np.asarray(value))
-
-
-@struct.dataclass
-class OlderState:
-    """The state before adapters had a field: they were among the trainable parameters."""
-
-    step: Any
-    trainable: dict[str, Any]
-    frozen: dict[str, Any]
-    opt_state: Any
-    health: Health
-
-
-def test_a_state_that_was_saved_with_adapters_among_the_parameters_is_restored(
-    tmp_path: pathlib.Path,
-) -> None:
-    config = LoraConfig(rank=2, dora=True)
-    mesh = sharding.make_mesh(MeshConfig(fsdp=2, tensor=2))
-    abstract, shardings = state.abstract_state(tiny.CONFIG, TRAINABLE, TX, mesh, adapters=config)
-    now = state.create(tiny.params(), TRAINABLE, TX, shardings=shardings, adapters=config, seed=3)
-    trainable = dict(now.trainable)
-    for path, adapter in now.adapters.items():
-        fields = {"a": adapter.a, "b": adapter.b + 1, "magnitude": adapter.magnitude}
-        trainable |= {f"lora/{path}/{name}": value for name, value in fields.items()}
-    opt_state = jax.tree.map(lambda x: x + 2, TX.init(trainable))
-    older = OlderState(jax.numpy.int32(7), trainable, now.frozen, opt_state, now.health)
-    with ocp.CheckpointManager(tmp_path) as manager:
-        data = ocp.args.JsonSave({"processes": [{"at": 7}]})
-        manager.save(7, args=ocp.args.Composite(state=ocp.args.PyTreeSave(older), data=data))
-
-    checkpoints = TrainCheckpoints(tmp_path)
-    restored, data_state = checkpoints.restore(abstract, shardings)
-    assert (int(restored.step), data_state) == (7, {"at": 7})
-    assert restored.trainable.keys() == now.trainable.keys()
-    assert len(restored.adapters) == 7
-    for path, adapter in restored.adapters.items():
-        np.testing.assert_array_equal(adapter.a, trainable[f"lora/{path}/a"])
-        np.testing.assert_array_equal(adapter.b, trainable[f"lora/{path}/b"])
-        np.testing.assert_array_equal(adapter.magnitude, trainable[f"lora/{path}/magnitude"])
-        assert adapter.a.sharding == shardings.adapters[path].a
-    jax.tree.map(np.testing.assert_array_equal, restored.opt_state, opt_state)
-
-    # What is saved now has the same layout.
-    checkpoints.save(restored.replace(step=restored.step + 1), {"at": 8})
-    checkpoints.close()
-    names = lambda step: jax.tree_util.tree_structure(
-        ocp.PyTreeCheckpointHandler().metadata(tmp_path / step / "state").tree
-    )
-    assert names("8") == names("7")
 
 
 def test_as_many_checkpoints_are_kept_as_asked(tmp_path: pathlib.Path) -> None:

@@ -83,37 +83,38 @@ def test_help_with_a_config_shows_its_fields(
         assert expected in shown
 
 
-@pytest.mark.parametrize(
-    ("returned", "expected"),
-    [
-        ("None", r"get_config\(\) returned None, expected a TrainConfig"),
-        ("dataclasses.replace(config, stages=list(config.stages))", r"stages: \[.*, expected a tuple"),
-        ("dataclasses.replace(config, seed=1.5)", r"seed: 1\.5, expected a whole number"),
-        ("dataclasses.replace(config, eval_every=3)", r"eval_every is now every of TrainConfig\.evaluation$"),
-    ],
-)
-def test_a_config_of_other_types_or_fields_is_one_line(
-    tmp_path: pathlib.Path, returned: str, expected: str
-) -> None:
+RETURNED = {  # by get_config(): what its error is
+    "None": r"get_config\(\) returned None, expected a TrainConfig$",
+    "dataclasses.replace(config, stages=list(config.stages))": r"stages: \[.*, expected a tuple$",
+    "dataclasses.replace(config, seed=1.5)": r"seed: 1\.5, expected a whole number$",
+    "dataclasses.replace(config, eval_every=3)": r"eval_every is now every of TrainConfig\.evaluation$",
+}
+
+
+def test_a_config_of_other_types_or_fields_is_one_line(tmp_path: pathlib.Path) -> None:
     """As train.py reads it, without the types that the tests check."""
-    file = tmp_path / "config.py"
-    file.write_text(
-        "import dataclasses, runpy\ndef get_config():\n"
-        f"    config = runpy.run_path({DEMO!r})['get_config']()\n    return {returned}\n"
-    )
+    files = [tmp_path / f"config{number}.py" for number in range(len(RETURNED))]
+    for file, returned in zip(files, RETURNED, strict=True):
+        file.write_text(
+            "import dataclasses, runpy\ndef get_config():\n"
+            f"    config = runpy.run_path({DEMO!r})['get_config']()\n    return {returned}\n"
+        )
     script = (
         "import sys\nfrom ola_jax.errors import run\nfrom ola_jax.training.load_config import load_config\n"
-        "run(lambda: load_config(sys.argv[1:]))"
+        "for file in sys.argv[1:]:\n"
+        "    try:\n        run(lambda: load_config([f'--config={file}']))\n"
+        "    except SystemExit as end:\n        print(end.code)"
     )
     out = subprocess.run(
-        [sys.executable, "-c", script, f"--config={file}"],
+        [sys.executable, "-c", script, *map(str, files)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (out.returncode, out.stderr.count("\n")) == (2, 1), out.stderr
-    assert re.search(expected, out.stderr.strip()), out.stderr
+    assert out.stdout.split() == ["2"] * len(RETURNED), out.stdout + out.stderr
+    for line, expected in zip(out.stderr.splitlines(), RETURNED.values(), strict=True):
+        assert re.search(expected, line), line
 
 
 def test_a_config_that_needs_an_argument_says_so(tmp_path: pathlib.Path) -> None:

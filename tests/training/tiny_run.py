@@ -38,10 +38,10 @@ def write_records(folder: pathlib.Path, name: str, count: int) -> str:
         question, answer = f"Number {i}?", "yes " * (i % 5 + 1)
         record = {"id": f"{name}{i}"}
         if i % 3 == 2:
-            sound = f"{name}{i}.wav"
+            file = f"{name}{i}.wav"
             samples = rng.normal(size=3000).astype(np.float32) * 0.1
-            soundfile.write(folder / sound, samples, 16000, subtype="FLOAT")
-            record["audio"] = sound
+            soundfile.write(folder / file, samples, 16000, subtype="FLOAT")
+            record["audio"] = file
             question = f"<speech>\n{question}"
         record["conversations"] = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
         records.append(record)
