@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from ola_jax.data.sample import Sample
+from ola_jax.batch import TEXT
+from ola_jax.data.sample import ImagePatches, Sample
 from ola_jax.errors import OlaError
 from ola_jax.generate import encoding, slots
 from ola_jax.generate.engine import (
@@ -24,7 +25,7 @@ from ola_jax.generate.engine import (
 )
 from ola_jax.generate.sampling import SamplingConfig, from_generation_config
 from ola_jax.models.ola import Ola
-from tests import golden, parity
+from tests import golden, parity, tiny
 from tests.generate import small
 from tests.released import released
 
@@ -195,6 +196,21 @@ def test_a_stop_string_ends_an_answer_before_it(engine: Engine) -> None:
     assert stop not in small.processor().tokenizer.decode(list(done.ids[:-1]))
 
 
+TINY = Ola(tiny.CONFIG), tiny.params(), small.processor(), FREE
+
+
+def tiny_request(seed: int) -> Request:
+    """A view of an image and a chunk of audio among tokens."""
+    rng = np.random.default_rng(seed)
+    image = ImagePatches(rng.integers(0, 256, (16, 768)).astype(np.uint8), (4, 4))
+    audio = rng.normal(size=(1, tiny.CONFIG.chunk_samples)).astype(np.float32) * 0.1
+    features = 4 + tiny.CONFIG.chunk_tokens
+    source = np.concatenate([np.full(20, TEXT), np.arange(features + 7), np.full(9, TEXT)]).astype(np.int32)
+    tokens = rng.integers(0, 512, len(source)).astype(np.int32)
+    sample = Sample("", tokens, tokens, source, (image,), audio, tokens, {})
+    return Request(sample, dataclasses.replace(FREE, vocab_size=512), 10)
+
+
 def until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 60
     while not condition():
@@ -320,6 +336,23 @@ def test_after_warming_up_nothing_is_compiled() -> None:
     assert {handle.result(0).finish_reason for handle in handles} == {"length"}
     assert [program._cache_size() for program in programs] == before
     assert len(lines) == 3
+
+
+def test_on_a_mesh_answers_are_the_same_and_nothing_is_compiled_twice() -> None:
+    alone = Engine(*TINY, EngineConfig(slots=2, length=128, prefill_chunk=32))
+    split = Engine(*TINY, EngineConfig(slots=2, length=128, prefill_chunk=32, tensor=2))
+    answers = []
+    for engine in (alone, split):
+        handles = [engine.submit(tiny_request(seed)) for seed in range(3)]
+        before = slots.advance._cache_size()
+        engine.close()
+        assert slots.advance._cache_size() == before + 1
+        answers.append([ids(handle) for handle in handles])
+    assert answers[0] == answers[1]
+    shards = split._device._cache.k.addressable_shards
+    assert {shard.data.shape[3] for shard in shards} == {tiny.CONFIG.llm.num_kv_heads // 2}
+    with pytest.raises(OlaError, match="key/value heads cannot be divided by tensor=8"):
+        Engine(*TINY, EngineConfig(tensor=8))
 
 
 def test_closing_finishes_what_came_or_cancels_it() -> None:
