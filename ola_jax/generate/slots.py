@@ -19,7 +19,7 @@ from ola_jax.models.qwen2 import Behind, KVCache, empty_cache
 from ola_jax.sharding import constrain
 from ola_jax.typing import Array, Bool, DTypeLike, Float, Int, Key, Params
 
-MAX_STOP_IDS = 16  # of one answer
+MAX_STOP_IDS = 64  # of one answer
 NO_ID = -1
 
 

@@ -164,8 +164,9 @@ def test_a_later_turn_reads_only_what_is_new_and_answers_the_same(
 def test_chunks_that_decoding_wrote_are_read_again(engine: Engine) -> None:
     first = engine.submit(request("Hi", new=60, conversation="c")).result(60)
     prompt = text_sample("Hi")
-    longer = dataclasses.replace(prompt, tokens=np.append(prompt.tokens, np.int32(first.ids[:50])))
-    longer = dataclasses.replace(longer, source=np.full(len(longer.tokens), -1, np.int32))
+    tokens = np.append(prompt.tokens, np.array(first.ids[:50], np.int32))
+    source = np.full(len(tokens), TEXT, np.int32)
+    longer = dataclasses.replace(prompt, tokens=tokens, targets=tokens, source=source)
     second = Request(longer, FREE, 12, conversation="c")
     again = engine.submit(second).result(60)
     assert again.cached_tokens == len(prompt.tokens) // 16 * 16
@@ -298,7 +299,7 @@ def test_a_failure_of_the_device_ends_all_and_is_seen(monkeypatch: pytest.Monkey
         ({"seed": 2**32}, "seed is 4294967296"),
         ({"stop": ("",)}, "none of them empty"),
         ({"stop": ("a",) * 17}, "at most 16 texts"),
-        ({"sampling": dataclasses.replace(FREE, stop_ids=tuple(range(16)))}, "17 ids end the answer"),
+        ({"sampling": dataclasses.replace(FREE, stop_ids=tuple(range(64)))}, "65 ids end the answer"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(engine: Engine, bad: dict[str, Any], message: str) -> None:
@@ -312,8 +313,7 @@ def test_what_cannot_be_answered_is_refused(engine: Engine, bad: dict[str, Any],
         ({"slots": 0}, "slots is 0"),
         ({"length": 1}, "length is 1"),
         ({"queue": -1}, "queue is -1"),
-        ({"dtype": "float16"}, "dtype is 'float16'"),
-        ({"attention": "cudnn"}, "attention is 'cudnn'"),
+        ({"tensor": 0}, "tensor is 0"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(bad: dict[str, Any], message: str) -> None:
@@ -357,10 +357,10 @@ def test_on_a_mesh_answers_are_the_same_and_nothing_is_compiled_twice() -> None:
 
 def test_closing_finishes_what_came_or_cancels_it() -> None:
     for finish, expected in ((True, "length"), (False, "cancelled")):
-        engine = new_engine()
+        engine, before = new_engine(), threading.active_count()
         handles = [engine.submit(request(new=90)) for _ in range(4)]
         engine.start()
         engine.close(finish)
         assert {handle.result(0).finish_reason for handle in handles} <= {expected, "length"}
         assert handles[-1].result(0).finish_reason == expected
-        assert "ola_jax engine" not in {thread.name for thread in threading.enumerate()}
+        assert threading.active_count() == before
