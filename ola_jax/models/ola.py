@@ -16,7 +16,7 @@ from ola_jax.models import beats, oryx_vit, projectors, qwen2, whisper
 from ola_jax.models.beats import Beats
 from ola_jax.models.oryx_vit import OryxViT, normalize
 from ola_jax.models.projectors import SpeechProjector, VisionProjector
-from ola_jax.models.qwen2 import KVCache, Qwen2
+from ola_jax.models.qwen2 import Qwen2
 from ola_jax.models.spectrogram import kaldi_fbank, log_mel
 from ola_jax.models.whisper import Whisper
 from ola_jax.sharding import constrain, gather_windows, map_window_shards, no_mesh, shard_windows
@@ -60,11 +60,6 @@ class Ola(nn.Module):
     def hidden(self, batch: OlaBatch) -> Float[Array, "B L D"]:
         """Hidden states after the decoder's final norm."""
         return self.llm(self.merge(batch), jnp.asarray(batch.positions), jnp.asarray(batch.segments))
-
-    def prefill(self, batch: OlaBatch, cache: KVCache) -> tuple[Float[Array, "B L D"], KVCache]:
-        """As `hidden`, and the cache filled with the batch (one sample in a row)."""
-        positions, segments = jnp.asarray(batch.positions), jnp.asarray(batch.segments)
-        return self.llm.extend(self.merge(batch), positions, segments, cache)
 
     def merge(self, batch: OlaBatch) -> Float[Array, "B L D"]:
         """The decoder's inputs: embedded tokens, and features where `source` points to one."""

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ola_jax.models.qwen2 import Qwen2, empty_cache
+from ola_jax.models.qwen2 import Behind, Qwen2, empty_cache
 from tests import golden
 from tests.released import released
 
@@ -65,18 +65,17 @@ def test_two_samples_packed_in_a_row_have_the_logits_of_each_alone() -> None:
 
 def test_a_cache_filled_in_pieces_has_the_hidden_states_of_one_pass() -> None:
     config, params = released().config.llm, released().params["llm"]
-    model, ids, positions = Qwen2(config), jnp.asarray(IDS[:1]), jnp.asarray(POSITIONS[:1])
-    expected = forward(model, ids, positions, MASK[:1])["hidden"]
-    cache = empty_cache(config, 1, 40, jnp.float32)
-    extend = lambda m, i, p, c: m.extend(m.embed(i), p, jnp.ones_like(p), c)
+    model, ids = Qwen2(config), IDS[:1]
+    whole = forward(model, ids, POSITIONS[:1], MASK[:1])["hidden"]
+    cache = empty_cache(config, 3, 40, jnp.float32)
+    extend = lambda m, i, where, c: m.extend(m.embed(i), where, c)
     pieces = []
     for start, stop in ((0, 9), (9, 10), (10, 33)):
-        part = slice(start, stop)
-        args = ids[:, part], positions[:, part], cache
+        where = Behind(slot=jnp.int32(1), start=jnp.array([start]), kept=jnp.array([True]))
+        args = ids[:, start:stop], where, cache
         hidden, cache = model.apply({"params": params}, *args, method=extend)
         pieces.append(hidden)
-    assert int(cache.length) == 33
-    np.testing.assert_allclose(np.concatenate(pieces, axis=1), expected, atol=2e-5)
+    np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, atol=2e-5)
 
 
 def test_remat_changes_no_gradient() -> None:
