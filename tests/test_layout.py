@@ -11,7 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "ola_jax").rglob("*.py"))
 TIERS = (  # a part imports itself and parts of tiers before its own
-    {"errors", "typing"},
+    {"errors", "typing", "speech"},
     {"config", "batch"},
     {"sharding", "hardware", "compilation_cache"},
     {"kernels"},
