@@ -24,6 +24,7 @@ PARTS = {
     "data": "train",
     "generate": "train",
     "convert": "convert",
+    "speech": "speech",
     "eval": "all",
 }
 
