@@ -1,4 +1,4 @@
-"""The other side of `process_voice`: a function as a voice, in any Python 3.8 or newer, without ola_jax.
+"""The other side of `process_voice`: a function as a voice, in any Python 3.9 or newer, without ola_jax.
 
 Copy this file beside a script such as
 
@@ -20,17 +20,20 @@ import queue
 import struct
 import sys
 import threading
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 HEADER = struct.Struct("<cI")
 BLOCK = 4800  # samples of one frame
 
 
-def serve(speak, rate):  # type: ignore[no-untyped-def] # plain Python 3.8
+def serve(speak: Callable[[str], Any], rate: int) -> None:
     """Answer until the standard input ends. `speak(text)` returns or yields samples (numbers, or arrays)."""
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    requests, cancelled = queue.Queue(), threading.Event()
+    requests: Any = queue.Queue()
+    cancelled = threading.Event()
     threading.Thread(target=_read, args=(requests, cancelled), daemon=True).start()
     _send(output, b"r", json.dumps({"rate": rate}).encode())
     while True:
@@ -44,7 +47,7 @@ def serve(speak, rate):  # type: ignore[no-untyped-def] # plain Python 3.8
             _send(output, b"x", f"{type(error).__name__}: {error}".encode())
 
 
-def _speak(speak, text, output, cancelled):  # type: ignore[no-untyped-def]
+def _speak(speak: Callable[[str], Any], text: str, output: BinaryIO, cancelled: threading.Event) -> None:
     parts = speak(text)
     for part in parts if hasattr(parts, "__next__") else [parts]:
         samples = part.tolist() if hasattr(part, "tolist") else list(part)
@@ -61,7 +64,7 @@ def _speak(speak, text, output, cancelled):  # type: ignore[no-untyped-def]
     _send(output, b"e", b"")
 
 
-def _read(requests, cancelled):  # type: ignore[no-untyped-def]
+def _read(requests: Any, cancelled: threading.Event) -> None:
     while True:
         header = sys.stdin.buffer.read(HEADER.size)
         if len(header) < HEADER.size:
@@ -75,6 +78,6 @@ def _read(requests, cancelled):  # type: ignore[no-untyped-def]
             cancelled.set()
 
 
-def _send(output, kind, payload):  # type: ignore[no-untyped-def]
+def _send(output: BinaryIO, kind: bytes, payload: bytes) -> None:
     output.write(HEADER.pack(kind, len(payload)) + payload)
     output.flush()
