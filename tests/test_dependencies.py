@@ -15,6 +15,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 DISTRIBUTIONS = {
+    "espeakng_loader": "espeakng-loader",
     "hibari": "hibari-tts",
     "PIL": "pillow",
     "orbax": "orbax-checkpoint",
@@ -29,7 +30,7 @@ PARTS = {
     "data": "train",
     "generate": "train",
     "convert": "convert",
-    "speech": "speech",
+    "speech": "espeak",
     "eval": "all",
 }
 
@@ -88,7 +89,7 @@ def test_tests_import_what_they_declare_and_declare_what_they_import() -> None:
 
 def test_every_extra_is_in_all_or_for_devices_or_tests() -> None:
     inner = declared("all")
-    assert all(declared(extra) <= inner for extra in EXTRAS.keys() - DEVICES - {"test"})
+    assert all(declared(extra) <= inner for extra in EXTRAS.keys() - DEVICES - {"test", "espeak"})
 
 
 def test_the_packages_that_the_project_is_built_on_are_declared() -> None:

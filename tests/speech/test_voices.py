@@ -15,6 +15,7 @@ import pytest
 
 from ola_jax.errors import OlaError
 from ola_jax.speech.callable_voice import CallableVoice
+from ola_jax.speech.espeak_voice import EspeakVoice
 from ola_jax.speech.hibari_voice import HibariVoice
 from ola_jax.speech.http_voice import HttpVoice
 from ola_jax.speech.process_voice import WORKER, ProcessVoice
@@ -62,6 +63,24 @@ def test_hibari_refuses_a_voice_and_a_speed_that_it_has_not() -> None:
         HibariVoice(voice="nobody")
     with pytest.raises(OlaError, match="speed is 3"):
         HibariVoice(speed=3.0)
+
+
+@pytest.fixture(scope="module")
+def espeak() -> EspeakVoice:
+    pytest.importorskip("espeakng_loader", reason="GPL: installed on request, pip install espeakng-loader")
+    return EspeakVoice()
+
+
+@pytest.mark.parametrize("text", ["Good morning.", "你好，世界。", "नमस्ते", "مرحبا", "Привет"])
+def test_espeak_reads_a_text_in_the_language_of_its_script(espeak: EspeakVoice, text: str) -> None:
+    samples = np.concatenate(list(espeak.speak(text)))
+    assert 0.2 * SPEECH_RATE < len(samples) < 4 * SPEECH_RATE
+    assert np.abs(samples).max() > 0.05
+
+
+def test_espeak_refuses_a_language_that_it_has_not(espeak: EspeakVoice) -> None:
+    with pytest.raises(OlaError, match="no language 'klingon-x'"):
+        EspeakVoice(latin="klingon-x")
 
 
 @contextlib.contextmanager
