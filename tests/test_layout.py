@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "ola_jax").rglob("*.py"))
 TIERS = (  # a part imports itself and parts of tiers before its own
     {"errors", "typing"},
-    {"config", "json_files"},
+    {"config", "json_files", "speech"},
     {"batch"},
     {"sharding", "hardware", "compilation_cache"},
     {"kernels"},
