@@ -1,4 +1,4 @@
-"""The console command `ola`: trains, converts weights, asks. A command's own code is imported when chosen."""
+"""The console command `ola`: trains, converts weights, asks, serves. A command's own code is imported when chosen."""
 
 import importlib
 import sys
@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "trains a model, stage after stage, as a config says",
     "convert": "weights from released PyTorch checkpoints and back: import, export, verify",
     "ask": "answers a question about images, a video, audio, or in plain text",
+    "serve": "answers over HTTP, as OpenAI's API does",
 }
 
 
