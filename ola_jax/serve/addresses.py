@@ -15,7 +15,7 @@ URL_CHARACTERS = 2048
 # Nothing before the host (user@), no backslash, no space or control character, no percent escape in the host.
 _URL = re.compile(
     r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])"
-    r"(?::(?P<port>[0-9]{1,5}))?(?P<target>/[!-\"$-\[\]-~]*)?(?:\#[!-\[\]-~]*)?",
+    r"(?::(?P<port>[0-9]{1,5}))?(?:(?P<target>/[!-\"$-\[\]-~]*)(?:\#[!-\[\]-~]*)?)?",
     re.IGNORECASE,
 )
 _EMBEDDING = (  # networks whose addresses contain an IPv4 address, and the bits below it

@@ -52,7 +52,7 @@ class Admission:
     def hold(self, ticket: "Ticket", count: int) -> None:
         """Count bytes to a request. Raises ApiError (429) where all requests together hold too many."""
         if self.held + count > self._limits.held_bytes:
-            raise busy("requests hold too many bytes; try again later", 5)
+            raise busy("requests hold too many bytes; try again later", 5.0)
         self.held += count
         ticket.held += count
 

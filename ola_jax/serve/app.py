@@ -66,10 +66,13 @@ def _add_routes(app: FastAPI, service: Callable[[], Service]) -> None:
 
     async def health() -> Response:
         status, healthy = service().engine.status(), service().healthy()
-        age = {"last_step_age_seconds": status.last_step_age_seconds} if status.running else {}
-        fields = {"running": status.running, "waiting": status.waiting + service().admission.waiting}
-        word = "ok" if healthy else "stuck" if status.alive else "dead"
-        return _json({"status": word, **fields, **age}, 200 if healthy else 503)
+        fields = {
+            "status": "ok" if healthy else "stuck" if status.alive else "failed",
+            "running": status.running,
+            "waiting": status.waiting + service().admission.waiting,
+            "last_step_age_seconds": status.last_step_age_seconds,
+        }
+        return _json(fields, 200 if healthy else 503)
 
     app.add_api_route("/health", health)
     app.add_api_route("/ping", health, methods=["GET", "POST"])
@@ -82,10 +85,6 @@ def _add_routes(app: FastAPI, service: Callable[[], Service]) -> None:
     async def metrics() -> Response:
         return Response(service().metrics.text(), media_type=METRICS_TYPE)
 
-    @app.options("/{path:path}")
-    async def options(path: str) -> Response:
-        return Response(status_code=204, headers={"Allow": "GET, POST, OPTIONS"})
-
 
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
@@ -95,10 +94,14 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(404)
     async def unknown(request: Request, error: Exception) -> Response:
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers={"Allow": "GET, POST, OPTIONS"})
         return _error(ApiError(404, "no such address", code="not_found"))
 
     @app.exception_handler(405)
     async def wrong_method(request: Request, error: Exception) -> Response:
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers={"Allow": "GET, POST, OPTIONS"})
         return _error(ApiError(405, "the address does not take this method", code="method_not_allowed"))
 
     @app.exception_handler(Exception)

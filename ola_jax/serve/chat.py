@@ -59,7 +59,7 @@ class ChatReply(Response):
 
     async def _work(self, body: bytes, ticket: Ticket, send: Send) -> None:
         service = self._service
-        request = await service.in_thread(self._parse, body)
+        request = await asyncio.to_thread(self._parse, body)
         async with service.admission.turn():
             prepared = await service.prepare(request, ticket)
             before = time.perf_counter() - self._begin

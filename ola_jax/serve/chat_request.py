@@ -107,7 +107,7 @@ def read_chat_request(body: dict[str, Any], model: str, limits: Limits) -> ChatR
             continue
         if name not in NEUTRAL:
             raise invalid(f"unknown field {quote(name)}", code="unknown_parameter")
-        if not any(type(value) is type(neutral) and value == neutral for neutral in NEUTRAL[name]):
+        if not any(_is_same(value, neutral) for neutral in NEUTRAL[name]):
             only = " or ".join(map(_json, NEUTRAL[name])) or "null"
             raise invalid(f"{quote(value)} is not supported, only {only}", name, "unsupported_value")
     found = text(body.get("model"), "model", NAME_CHARACTERS)
@@ -172,6 +172,11 @@ def _conversation(value: Any) -> str:
     if not name:
         raise invalid("empty text; name the conversation or leave it out", "conversation")
     return name
+
+
+def _is_same(value: Any, neutral: Any) -> bool:
+    """True for equal JSON values; true is not 1."""
+    return isinstance(value, bool) == isinstance(neutral, bool) and value == neutral
 
 
 def _json(value: Any) -> str:

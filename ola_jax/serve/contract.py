@@ -70,9 +70,9 @@ class EngineStatus:
     waiting: int
     cache_tokens_used: int
     cache_tokens: int
-    last_step_age_seconds: float
+    last_step_age_seconds: float | None
     steps: int
-    finished: int
+    finished: dict[str, int]
     generated_tokens: int
     prompt_tokens: int
     alive: bool

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from ola_jax.errors import quote
-from ola_jax.serve.api_error import ApiError, invalid
+from ola_jax.serve.api_error import invalid
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def text(value: Any, name: str, most: int) -> str:
     if not isinstance(value, str):
         raise invalid(f"expected text, found {quote(value)}", name)
     if len(value) > most:
-        raise ApiError(413, f"{name}: {len(value)} characters, at most {most} are taken", param=name)
+        raise invalid(f"{len(value)} characters, at most {most} are taken", name)
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -29,14 +29,17 @@ def read_local_file(url: str, folder: pathlib.Path | None, where: str, most: int
         root = os.path.realpath(folder, strict=True)
         if os.path.commonpath([path, root]) != root:
             raise refused
-        # Not through a link that has come between; not blocking, for there may be a pipe of that name.
-        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(path, "rb", opener=_open) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode) or not found.st_size:
+                raise refused
+            if found.st_size > most:
+                raise ApiError(413, f"{where}: more than {most} bytes", param=where)
+            return file.read(most)
     except (OSError, ValueError):
         raise refused from None
-    with open(number, "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode) or not found.st_size:
-            raise refused
-        if found.st_size > most:
-            raise ApiError(413, f"{where}: more than {most} bytes", param=where)
-        return file.read(most)
+
+
+def _open(path: str, flags: int) -> int:
+    """Not through a link that has come between; not blocking, for there may be a pipe of that name."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -47,12 +47,12 @@ def read_messages(value: Any, limits: Limits) -> tuple[Message, ...]:
     if not isinstance(value, list) or not value:
         raise invalid("expected a list of at least one message", "messages")
     if len(value) > limits.messages:
-        raise ApiError(413, f"messages: {len(value)}, at most {limits.messages} are taken", param="messages")
+        raise invalid(f"{len(value)} of them, at most {limits.messages} are taken", "messages")
     messages = tuple(_message(item, f"messages[{i}]", limits) for i, item in enumerate(value))
     characters = sum(len(message.text) for message in messages)
     if characters > limits.text_characters:
         reason = f"{characters} characters of text, at most {limits.text_characters} are taken"
-        raise ApiError(413, f"messages: {reason}", param="messages")
+        raise invalid(reason, "messages")
     media = [part for message in messages for part in message.media]
     for kind, most, why in (
         ("image", limits.images, "the limit of this server"),

@@ -64,6 +64,7 @@ class _Engine(Collector):
 
     def collect(self) -> Iterator[Metric]:
         status = self._status()
+        age = status.last_step_age_seconds or 0.0
         for name, text, value in (
             ("ola_requests_running", "Requests in a slot", status.running),
             ("ola_requests_waiting", "Requests that wait for a slot", status.waiting + self._waiting()),
@@ -74,7 +75,7 @@ class _Engine(Collector):
                 "Part of the cache in use",
                 status.cache_tokens_used / status.cache_tokens,
             ),
-            ("ola_last_step_age_seconds", "Time since the last step", status.last_step_age_seconds),
+            ("ola_last_step_age_seconds", "Time since the last step, with work to do", age),
             ("ola_engine_alive", "1 if the engine runs", float(status.alive)),
         ):
             yield GaugeMetricFamily(name, text, value)

@@ -3,26 +3,26 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeVar
 
 from ola_jax.data.isolation import IsolatedDecoder
 from ola_jax.data.sample import Sample
 from ola_jax.errors import OlaError
 from ola_jax.generate.answer import SEEDS
 from ola_jax.serve.admission import Admission, Ticket
-from ola_jax.serve.api_error import busy, invalid
+from ola_jax.serve.api_error import ApiError, busy, invalid
 from ola_jax.serve.chat_request import ChatRequest
-from ola_jax.serve.contract import Completion, Engine, Handle, Piece, QueueFullError, Request
+from ola_jax.serve.contract import Completion, Engine, Piece, QueueFullError, Request
 from ola_jax.serve.keys import scoped
 from ola_jax.serve.limits import ServerConfig
 from ola_jax.serve.metrics import Metrics
 from ola_jax.serve.network import Fetcher
 from ola_jax.serve.preparing import Prepared, Preparer
 
-Result = TypeVar("Result")
+LOG = logging.getLogger(__name__)
 AHEAD = 2  # requests beyond the slots whose media are decoded, so that no slot waits for a decoder
 
 
@@ -44,10 +44,6 @@ class Service:
             length=engine.config.length,
         )
 
-    async def in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """The result of a function that would keep the event loop from its work."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
-
     async def prepare(self, request: ChatRequest, ticket: Ticket) -> Prepared:
         """The sample of a request. Raises ApiError for one that cannot be answered."""
         loop = asyncio.get_running_loop()
@@ -55,7 +51,9 @@ class Service:
         def hold(count: int) -> None:  # counted in the loop's thread, which waits for nothing here
             asyncio.run_coroutine_threadsafe(_call(ticket.hold, count), loop).result()
 
-        prepared = await self.in_thread(self._preparer.prepare, request, hold)
+        # What has no media does not wait behind those that are fetched and decoded.
+        threads = self._threads if any(message.media for message in request.messages) else None
+        prepared = await loop.run_in_executor(threads, self._preparer.prepare, request, hold)
         self.metrics.prepared(prepared.media_seconds, prepared.decode_seconds)
         return prepared
 
@@ -65,21 +63,22 @@ class Service:
     ) -> AsyncIterator["asyncio.Queue[Piece | Completion]"]:
         """The pieces of the answer and its completion as they come; the block's end cancels what still runs.
 
-        Raises ApiError for a request that does not fit, or (429) where the engine has no place.
+        Raises ApiError for a request that does not fit, or where the engine has no place (429) or has ended.
         """
+        engine_request = self._request(request, sample, key)
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Piece | Completion]()
 
         def listen(event: Piece | Completion) -> None:  # called from the engine's thread
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
-        handle: Handle | None = None
         try:
-            handle = self.engine.submit(self._request(request, sample, key), listen)
+            handle = self.engine.submit(engine_request, listen)
         except QueueFullError:
-            raise busy("the queue is full; try again later", 5) from None
-        except OlaError as error:
-            raise invalid(str(error)) from error
+            raise busy("the queue is full; try again later", 5.0) from None
+        except OlaError as error:  # nothing that the client could change
+            LOG.error("the engine takes no request: %s", error)
+            raise ApiError(503, "the server takes no requests now", code="unavailable") from error
         try:
             yield events
         finally:
@@ -88,8 +87,7 @@ class Service:
     def healthy(self) -> bool:
         """False where the engine has died, or has not finished a step for long while requests run."""
         status = self.engine.status()
-        late = status.running > 0 and status.last_step_age_seconds > self.config.stuck_seconds
-        return status.alive and not late
+        return status.alive and (status.last_step_age_seconds or 0) <= self.config.stuck_seconds
 
     def close(self) -> None:
         """Let the engine finish what runs, and end the processes for decoding."""
@@ -98,8 +96,15 @@ class Service:
         self.engine.close(finish=True)
 
     def _request(self, request: ChatRequest, sample: Sample, key: str) -> Request:
-        room = max(self.engine.config.length - len(sample.tokens), 1)
-        new_tokens = request.max_new_tokens or min(self.config.limits.new_tokens, room)
+        tokens, length = len(sample.tokens), self.engine.config.length
+        new_tokens = request.max_new_tokens or min(self.config.limits.new_tokens, max(length - tokens, 1))
+        if tokens + new_tokens > length:
+            raise invalid(
+                f"the prompt has {tokens} tokens and max_completion_tokens is {new_tokens}; together at most "
+                f"{length} are possible: ask for fewer, or shorten the text or its media",
+                "max_completion_tokens" if request.max_new_tokens else "messages",
+                "context_length_exceeded",
+            )
         return Request(
             sample=sample,
             sampling=request.sampling.config(self.engine.sampling),

@@ -62,7 +62,8 @@ class FakeEngine:
         self._waiting: list[FakeHandle] = []
         self._running: list[FakeHandle] = []
         self._stop, self._finish, self.frozen = False, True, False
-        self._steps = self._finished = self._generated = self._prompted = 0
+        self._steps = self._generated = self._prompted = 0
+        self._finished = dict.fromkeys(("stop", "length", "cancelled", "error"), 0)
         self._stepped = time.monotonic()
         self._thread = threading.Thread(target=self._run)
 
@@ -100,9 +101,11 @@ class FakeEngine:
                 waiting=len(self._waiting),
                 cache_tokens_used=used,
                 cache_tokens=self.config.slots * self.config.length,
-                last_step_age_seconds=time.monotonic() - self._stepped,
+                last_step_age_seconds=time.monotonic() - self._stepped
+                if self._running or self._waiting
+                else None,
                 steps=self._steps,
-                finished=self._finished,
+                finished=dict(self._finished),
                 generated_tokens=self._generated,
                 prompt_tokens=self._prompted,
                 alive=self._thread.is_alive(),
@@ -111,7 +114,7 @@ class FakeEngine:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while self.frozen or not (self._running or self._waiting or self._stop):
+                while (self.frozen and not self._stop) or not (self._running or self._waiting or self._stop):
                     self._changed.wait(0.01)
                 if self._stop and (not self._finish or not (self._running or self._waiting)):
                     for handle in [*self._running, *self._waiting]:
@@ -133,7 +136,7 @@ class FakeEngine:
                 self._end(handle, "error")
                 continue
             text = ("" if not said else " ") + handle.answer[len(said)]
-            whole = "".join(said) + text
+            whole = "".join(said) + text if request.stop else ""
             stops = [whole.index(stop) for stop in request.stop if stop in whole]
             said.append(text if not stops else whole[len("".join(said)) : min(stops)])
             self._generated += 1
@@ -159,6 +162,7 @@ class FakeEngine:
             seconds=now - handle.began,
             error="secret of <Buffer at 0x7f0012>" if reason == "error" else None,
         )
-        self._finished, self._prompted = self._finished + 1, self._prompted + len(sample.tokens)
+        self._finished[reason] += 1
+        self._prompted += len(sample.tokens)
         handle.listener(handle.completion)
         handle.done.set()

@@ -56,10 +56,12 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(engine: Any, limits: Limits | None = None, **settings: Any) -> Iterator[Running]:
+def running(
+    engine: Any, limits: Limits | None = None, shutdown_seconds: int = 20, **settings: Any
+) -> Iterator[Running]:
     """A server of the engine; at the end it is asked to shut down, as by a signal."""
     config = ServerConfig(MODEL, limits=limits or Limits(), **settings)
-    server = make_server(create_app(engine, config), "127.0.0.1", 0, 20)
+    server = make_server(create_app(engine, config), "127.0.0.1", 0, shutdown_seconds)
     thread = threading.Thread(target=server.run)
     thread.start()
     wait_for(lambda: server.started or not thread.is_alive())
@@ -85,7 +87,7 @@ def chat(*parts: Any, **fields: Any) -> dict[str, Any]:
     content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
     message = {
         "role": "user",
-        "content": parts[0] if parts and content[0]["type"] == "text" and len(parts) == 1 else content,
+        "content": parts[0] if len(parts) == 1 and isinstance(parts[0], str) else content,
     }
     return {"model": MODEL, "messages": [message], "temperature": 0, "seed": 7} | fields
 
