@@ -5,7 +5,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -40,7 +40,11 @@ class Arguments:
     shutdown_seconds: int = 120  # for what runs, when the server is asked to end
     stuck_seconds: float = 120.0  # without a step while requests run: /health says so
     decode_workers: int = 4  # requests whose media are decoded at the same time
-    engine: EngineConfig = EngineConfig()
+    slots: int = 8  # requests that are answered at the same time
+    length: int = 4096  # tokens of a prompt and its answer together
+    prefill_chunk: int = 256  # tokens of a prompt that are read between two steps of the others
+    steps: int = 4  # tokens that each answer gets in one call of the device
+    dtype: Literal["float32", "bfloat16"] | None = None  # of matrix products and the cache
     limits: Limits = Limits()
     compilation_cache: str = FOLDER  # folder where compiled programs are kept for the next time; or none
 
@@ -59,8 +63,18 @@ def serve(args: Arguments) -> None:
         print("note: other machines can use this server, and no --api-key-file is given", file=sys.stderr)
     keep_compiled_programs(args.compilation_cache)
     engine = load_engine(args)
-    server = make_server(create_app(engine, config), args.host, args.port, args.shutdown_seconds)
+    server = make_server(
+        create_app(engine, config),
+        args.host,
+        args.port,
+        shutdown_seconds=args.shutdown_seconds,
+        report=lambda port: print(f"listening at {_address(args.host, port)}", flush=True),
+    )
     server.run()
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def server_config(args: Arguments) -> ServerConfig:

@@ -1,5 +1,8 @@
 """Running the application on a port."""
 
+import socket
+from collections.abc import Callable
+
 import uvicorn
 from fastapi import FastAPI
 
@@ -7,22 +10,45 @@ KEEP_ALIVE_SECONDS = 5  # that an idle connection stays open
 BACKLOG = 512
 
 
-def make_server(app: FastAPI, host: str, port: int, shutdown_seconds: int) -> uvicorn.Server:
-    """A server; asked to end, it takes no more requests and finishes those that run, for so many seconds."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=host,
-            port=port,
-            http="h11",
-            ws="none",
-            lifespan="on",
-            backlog=BACKLOG,
-            proxy_headers=False,
-            server_header=False,
-            access_log=False,
-            log_level="warning",
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=shutdown_seconds,
-        )
+class Server(uvicorn.Server):
+    """A server that reports the port that it listens at."""
+
+    def __init__(self, config: uvicorn.Config, report: Callable[[int], None]):
+        super().__init__(config)
+        self._report = report
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and report the port."""
+        await super().startup(sockets)
+        if self.started:
+            self._report(self.servers[0].sockets[0].getsockname()[1])
+
+
+def make_server(
+    app: FastAPI,
+    host: str,
+    port: int,
+    *,
+    shutdown_seconds: int,
+    report: Callable[[int], None] = lambda port: None,
+) -> Server:
+    """A server; asked to end, it takes no more requests and finishes those that run, for so many seconds.
+
+    `report` is called with the port when the server listens.
+    """
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        backlog=BACKLOG,
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_level="warning",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=shutdown_seconds,
     )
+    return Server(config, report)

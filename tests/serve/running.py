@@ -61,7 +61,7 @@ def running(
 ) -> Iterator[Running]:
     """A server of the engine; at the end it is asked to shut down, as by a signal."""
     config = ServerConfig(MODEL, limits=limits or Limits(), **settings)
-    server = make_server(create_app(engine, config), "127.0.0.1", 0, shutdown_seconds)
+    server = make_server(create_app(engine, config), "127.0.0.1", 0, shutdown_seconds=shutdown_seconds)
     thread = threading.Thread(target=server.run)
     thread.start()
     wait_for(lambda: server.started or not thread.is_alive())
