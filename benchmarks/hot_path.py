@@ -26,6 +26,7 @@ import tyro
 from ola_jax.batch import IGNORE
 from ola_jax.kernels import attention_xla
 from ola_jax.kernels.attention import packed_attention
+from ola_jax.kernels.attention_inputs import PackedInputs
 from ola_jax.kernels.biased_attention import biased_attention
 from ola_jax.models.oryx_vit import resample_position_embedding
 from ola_jax.models.spectrogram import kaldi_fbank, log_mel
@@ -98,7 +99,9 @@ def attention_cases(size: str, dtype: str, platform: str) -> list[Case]:
 
 def by(causal: bool, implementation: str) -> Callable:
     """packed_attention as a function of arrays alone."""
-    return lambda q, k, v, s: packed_attention(q, k, v, s, s, causal, implementation=implementation)
+    return lambda q, k, v, s: packed_attention(
+        PackedInputs(q, k, v, s, s, causal), implementation=implementation
+    )
 
 
 def beats_cases(size: str, *_: str) -> list[Case]:

@@ -5,7 +5,6 @@ import sys
 import tempfile
 import threading
 import time
-from typing import Any
 
 import jax
 
@@ -14,7 +13,7 @@ from ola_jax.errors import OlaError
 FOLDER = "~/.cache/ola_jax"  # of command-line tools, if the user names no other
 OFF = "none"
 MAX_BYTES = 8 * 2**30  # what was not used for longest is removed above it
-PATIENCE = 3.0  # seconds of compiling after which a user at a terminal is told why it takes long
+PATIENCE = 1.0  # seconds of compiling after which a user at a terminal sees why it takes long
 
 
 def keep_compiled_programs(folder: str) -> None:
@@ -41,8 +40,6 @@ def keep_compiled_programs(folder: str) -> None:
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    if sys.stderr is not None and sys.stderr.isatty():
-        jax.monitoring.register_event_listener(Patience(folder))
 
 
 def remove_half_written(folder: pathlib.Path, seconds: float = 60.0) -> None:
@@ -56,22 +53,26 @@ def remove_half_written(folder: pathlib.Path, seconds: float = 60.0) -> None:
             file.unlink(missing_ok=True)
 
 
-class Patience:
-    """Listens to JAX's events and says, once, that compiling takes its time."""
+class Progress:
+    """Reports on stderr, at a terminal, what is being compiled when it takes long."""
 
     def __init__(self, folder: str, seconds: float = PATIENCE):
-        self._folder, self._seconds, self._said = folder, seconds, False
+        self._kept = "" if folder == OFF else f" (once: kept in {folder} for the next time)"
+        self._seconds = seconds
         self._timer: threading.Timer | None = None
 
-    def __call__(self, event: str, **_: Any) -> None:
-        name = event.removeprefix("/jax/compilation_cache/")
-        if self._timer and name in ("compile_requests_use_cache", "cache_hits", "cache_misses"):
-            self._timer.cancel()
-        if name == "compile_requests_use_cache" and not self._said:
-            self._timer = threading.Timer(self._seconds, self._say)
+    def begin(self, line: str) -> None:
+        """What `line` says has begun, and what was begun before is done."""
+        self.end()
+        if sys.stderr is not None and sys.stderr.isatty():
+            self._timer = threading.Timer(self._seconds, self._report, (line,))
             self._timer.daemon = True
             self._timer.start()
 
-    def _say(self) -> None:
-        self._said = True
-        print(f"compiling ... (once: kept in {self._folder} for the next time)", file=sys.stderr)
+    def end(self) -> None:
+        """What was begun is done."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _report(self, line: str) -> None:
+        print(f"{line} ...{self._kept}", file=sys.stderr)

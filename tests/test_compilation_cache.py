@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from ola_jax.compilation_cache import Patience, keep_compiled_programs, remove_half_written
+from ola_jax.compilation_cache import Progress, keep_compiled_programs, remove_half_written
 from ola_jax.errors import OlaError
 
 PROGRAM = """
@@ -64,14 +64,16 @@ def test_half_written_programs_are_removed_but_not_those_being_written(tmp_path:
     assert {file.name for file in tmp_path.iterdir()} == {"whole-cache", "whole-atime", "new-cache"}
 
 
-def test_long_compiling_is_said_once_and_short_compiling_not(capsys: pytest.CaptureFixture[str]) -> None:
-    patience = Patience("FOLDER", seconds=0.05)
-    event = "/jax/compilation_cache/"
-    patience(event + "compile_requests_use_cache")
-    patience(event + "cache_hits")
+def test_long_compiling_is_reported_at_a_terminal_and_short_compiling_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress = Progress("FOLDER", seconds=0.05)
+    progress.begin("compiling, where nobody looks")
     time.sleep(0.2)
-    assert capsys.readouterr().err == ""
-    for _ in range(2):
-        patience(event + "compile_requests_use_cache")
-        time.sleep(0.2)
-    assert capsys.readouterr().err == "compiling ... (once: kept in FOLDER for the next time)\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    for name, seconds in (("one", 0.0), ("two", 0.2), ("three", 0.0)):
+        progress.begin(f"compiling {name}")
+        time.sleep(seconds)
+    progress.end()
+    time.sleep(0.2)
+    assert capsys.readouterr().err == "compiling two ... (once: kept in FOLDER for the next time)\n"

@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ola_jax.compilation_cache import FOLDER, keep_compiled_programs
+from ola_jax.compilation_cache import FOLDER, Progress, keep_compiled_programs
 from ola_jax.generate.assistant import NEW_TOKENS, Assistant
-from ola_jax.generate.conversation import PARAMETERS, Question, check
+from ola_jax.generate.conversation import PARAMETERS, Question, check_question
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,9 @@ class Arguments:
     temperature: float | None = None  # 0 is greedy
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
     repetition_penalty: float | None = None
+    stop: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()  # end before this text; may be repeated
     seed: int = 0  # of sampling
     dtype: Literal["float32", "bfloat16"] | None = None  # of matrix products
     json: bool = False  # print one JSON object instead of streaming the text
@@ -53,22 +55,35 @@ def main(arguments: Sequence[str] | None = None, prog: str = "ola ask") -> None:
 def ask(args: Arguments) -> None:
     """Answer once. Raises OlaError for what the user can correct."""
     question = Question(args.text, args.image, args.video, args.audio, args.sound)
-    check(question, args.max_new_tokens, args.seed, OPTIONS)
+    check_question(question, args.max_new_tokens, args.seed, OPTIONS)
     keep_compiled_programs(args.compilation_cache)
-    reply = Assistant.from_pretrained(args.checkpoint, args.dtype).ask(
-        args.text,
-        args.image,
-        args.video,
-        args.audio,
-        args.sound,
-        stream=None if args.json else lambda text: print(text, end="", flush=True),
-        max_new_tokens=args.max_new_tokens,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        top_k=args.top_k,
-        repetition_penalty=args.repetition_penalty,
-        seed=args.seed,
-    )
+    progress = Progress(args.compilation_cache)
+    assistant = Assistant.from_pretrained(args.checkpoint, args.dtype, progress.begin)
+
+    def write(text: str) -> None:
+        progress.end()
+        print(text, end="", flush=True)
+
+    try:
+        reply = assistant.ask(
+            args.text,
+            args.image,
+            args.video,
+            args.audio,
+            args.sound,
+            stream=None if args.json else write,
+            max_new_tokens=args.max_new_tokens,
+            temperature=args.temperature,
+            top_p=args.top_p,
+            top_k=args.top_k,
+            min_p=args.min_p,
+            repetition_penalty=args.repetition_penalty,
+            stop=args.stop,
+            seed=args.seed,
+        )
+    finally:
+        progress.end()
+        assistant.close()
     if not args.json:
         print()
         return

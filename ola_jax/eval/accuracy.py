@@ -1,7 +1,6 @@
 """Exact-match accuracy of greedy answers."""
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,12 +8,14 @@ from ola_jax.data.processor import Processor
 from ola_jax.data.records import read_records
 from ola_jax.data.sample import Sample
 from ola_jax.errors import OlaError
-from ola_jax.generate.answer import POSITIONS, answer
+from ola_jax.generate.engine import Engine, EngineConfig, Request
 from ola_jax.generate.sampling import SamplingConfig
 from ola_jax.models.ola import Ola
 from ola_jax.typing import Params
 
 MAX_NEW_TOKENS = 12
+LENGTH_MULTIPLE = 256  # tokens of a slot are rounded up to it, so that fewer shapes are compiled
+PREFILL_CHUNK = 64  # tokens: questions are short
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,22 +66,23 @@ def exact_match(
 ) -> dict[str, Any]:
     """Share of the questions whose answer is the expected one, and examples of wrong answers.
 
-    `rows` prompts are answered at a time; the last batch is filled up with the first questions, so
-    that one shape serves for all.
+    `rows` prompts are answered at a time.
     """
     if not questions or rows < 1:
         raise OlaError(f"{len(questions)} questions, {rows} rows: expected at least one of each")
-    budget = processor.smallest_budget([q.sample for q in questions])
-    positions = max(POSITIONS, processor.processor_config.max_length)
+    longest = max(len(question.sample.tokens) for question in questions) + MAX_NEW_TOKENS
+    length = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    config = EngineConfig(slots=rows, length=length, queue=len(questions), prefill_chunk=PREFILL_CHUNK)
+    engine = Engine(model, params, processor, sampling, config)
+    handles = [engine.submit(Request(q.sample, sampling, MAX_NEW_TOKENS)) for q in questions]
+    engine.close()  # on this thread, for it may have set a mesh
     correct, wrong = 0, []
-    for start in range(0, len(questions), rows):
-        part = list(questions[start : start + rows])
-        filled = [*part, *itertools.islice(itertools.cycle(questions), rows - len(part))]
-        batch = processor.batch([q.sample for q in filled], budget)
-        out = answer(model, params, batch, processor.tokenizer, sampling, MAX_NEW_TOKENS, positions=positions)
-        for question, text in zip(part, out.texts, strict=False):
-            if text == question.expected.strip():
-                correct += 1
-            else:
-                wrong.append({"id": question.sample.id, "expected": question.expected, "answer": text})
+    for question, completion in zip(questions, (handle.result() for handle in handles), strict=True):
+        if completion.error is not None:
+            raise RuntimeError(f"question {question.sample.id!r}: {completion.error}")
+        text = completion.text.strip()
+        if text == question.expected.strip():
+            correct += 1
+        else:
+            wrong.append({"id": question.sample.id, "expected": question.expected, "answer": text})
     return {"accuracy": correct / len(questions), "questions": len(questions), "wrong": wrong[:10]}

@@ -7,7 +7,7 @@ from typing import Any
 from ola_jax.data.chat import AUDIO
 from ola_jax.data.records import prompt_record
 from ola_jax.errors import OlaError, quote
-from ola_jax.generate.answer import SEEDS
+from ola_jax.generate.requests import SEEDS
 
 # What messages call the parts of a question: the parameters of `Assistant.ask`.
 PARAMETERS = {name: name for name in ("text", "images", "video", "audio", "max_new_tokens", "seed")}
@@ -28,7 +28,9 @@ class Question:
         return prompt_record(self.text, self.images, self.video, self.audio, self.sound)
 
 
-def check(question: Question, max_new_tokens: int, seed: int, names: Mapping[str, str] = PARAMETERS) -> None:
+def check_question(
+    question: Question, max_new_tokens: int, seed: int, names: Mapping[str, str] = PARAMETERS
+) -> None:
     """Raises OlaError for a question that cannot be asked; `names` are what its parts are called."""
     text, images, video, audio = (names[name] for name in ("text", "images", "video", "audio"))
     if not (question.text.strip() or question.images or question.video or question.audio):

@@ -1,26 +1,23 @@
-"""Choosing the next token from logits."""
+"""How the next token is chosen and when an answer ends, as generation_config.json says it."""
 
 import dataclasses
 import math
 import sys
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+from tokenizers import Tokenizer
 
 from ola_jax.errors import OlaError
-from ola_jax.typing import Array, Bool, Float, Int, Key
 
 # Fields of transformers' GenerationConfig that change what is answered and are not done here, each with the
 # values (beside null) that switch it off. Others, such as max_length, do not change the choice of a token.
-NEUTRAL = {
+NEUTRAL: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,),
     "num_beam_groups": (1,),
     "num_return_sequences": (1,),
     "penalty_alpha": (0,),
     "dola_layers": (),
     "guidance_scale": (1,),
-    "min_p": (0,),
     "top_h": (),
     "typical_p": (1,),
     "epsilon_cutoff": (0,),
@@ -46,7 +43,7 @@ NEUTRAL = {
     "watermarking_config": (),
     "token_healing": (False,),
 }
-HUGE = 1e37  # about the largest number that has an inverse in float32
+END = "<|im_end|>"  # ends every turn of a chat
 TOP_K = 50  # what transformers takes for a generation_config.json without top_k
 
 
@@ -57,6 +54,7 @@ class SamplingConfig:
     temperature: float = 0.0  # 0: greedy
     top_k: int = 0  # keep the k most likely; 0: all
     top_p: float = 1.0  # keep the smallest set of at least this probability
+    min_p: float = 0.0  # keep those of at least this share of the largest probability
     repetition_penalty: float = 1.0  # divides positive and multiplies negative scores of generated tokens
     stop_ids: tuple[int, ...] = ()  # ids that end an answer; the id itself is part of it
     vocab_size: int = 0  # ids from here on are padding of the output matrix and never chosen; 0: all valid
@@ -66,6 +64,7 @@ class SamplingConfig:
             ("temperature", 0 <= self.temperature < math.inf, "0 (greedy) or more, and finite"),
             ("top_k", self.top_k >= 0, "0 (all) or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("min_p", 0 <= self.min_p <= 1, "from 0 (all) to 1"),
             ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0 and finite"),
         ]:
             if not good:
@@ -93,6 +92,7 @@ def from_generation_config(
             temperature=number("temperature", 1.0),
             top_k=number("top_k", 0 if "top_k" in values else TOP_K),
             top_p=number("top_p", 1.0),
+            min_p=number("min_p", 0.0),
             repetition_penalty=number("repetition_penalty", 1.0),
             vocab_size=vocab_size,
         )
@@ -100,6 +100,35 @@ def from_generation_config(
         raise OlaError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error
     stop_ids = _stop_ids(values.get("eos_token_id"), vocab_size, where)
     return dataclasses.replace(config, temperature=config.temperature * bool(sample), stop_ids=stop_ids)
+
+
+def with_options(
+    sampling: SamplingConfig,
+    *,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float | None = None,
+) -> SamplingConfig:
+    """The same with the options that are given."""
+    number = lambda given, default: default if given is None else float(given)
+    return dataclasses.replace(
+        sampling,
+        temperature=number(temperature, sampling.temperature),
+        top_p=number(top_p, sampling.top_p),
+        top_k=sampling.top_k if top_k is None else top_k,
+        min_p=number(min_p, sampling.min_p),
+        repetition_penalty=number(repetition_penalty, sampling.repetition_penalty),
+    )
+
+
+def with_end(sampling: SamplingConfig, tokenizer: Tokenizer) -> SamplingConfig:
+    """The same, stopping at `<|im_end|>` as well, as the original does (quirk P5)."""
+    end = tokenizer.token_to_id(END)
+    if end is None:
+        raise OlaError(f"tokenizer: no {END}, which ends an answer; use a Qwen2 chat tokenizer")
+    return dataclasses.replace(sampling, stop_ids=tuple(dict.fromkeys((*sampling.stop_ids, end))))
 
 
 def _number(value: Any, default: Any, where: str) -> Any:
@@ -126,34 +155,3 @@ def _stop_ids(value: Any, vocab_size: int, where: str) -> tuple[int, ...]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def next_token(
-    logits: Float[Array, "B V"], generated: Bool[Array, "B V"], key: Key[Array, ""], config: SamplingConfig
-) -> Int[Array, "B"]:
-    """One token id a row. `generated` marks the ids that the answer already holds (quirk C9).
-
-    In the order of transformers: repetition penalty, temperature, top-k, top-p.
-    """
-    logits, limits = jnp.asarray(logits), jnp.finfo(jnp.float32)
-    if config.repetition_penalty != 1.0:
-        penalty = max(1 / HUGE, min(config.repetition_penalty, HUGE))
-        punished = jnp.where(logits > 0, logits / penalty, logits * penalty)
-        logits = jnp.where(generated, jnp.clip(punished, limits.min, limits.max), logits)
-    if config.vocab_size:
-        logits = jnp.where(jnp.arange(logits.shape[1]) < config.vocab_size, logits, -jnp.inf)
-    if config.temperature < 1 / HUGE:
-        return logits.argmax(axis=-1).astype(jnp.int32)
-    # The largest is 0, so that no temperature makes it overflow.
-    logits = (logits - logits.max(axis=-1, keepdims=True)) / min(config.temperature, HUGE)
-    if 0 < config.top_k < logits.shape[1]:
-        threshold = jax.lax.top_k(logits, config.top_k)[0][:, -1:]
-        logits = jnp.where(logits < threshold, -jnp.inf, logits)
-    if config.top_p < 1.0:
-        ordered = -jnp.sort(-logits, axis=-1)
-        probability = jax.nn.softmax(ordered, axis=-1)
-        before = jnp.cumsum(probability, axis=-1) - probability
-        kept = (before < config.top_p).at[:, 0].set(True)
-        threshold = jnp.where(kept, ordered, jnp.inf).min(axis=-1, keepdims=True)
-        logits = jnp.where(logits < threshold, -jnp.inf, logits)
-    return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)

@@ -1,97 +1,121 @@
-"""Attention over packed segments: one function that every part but BEATs calls.
+"""Attention: one function for packed rows, which every part but BEATs calls, and one behind a cache.
 
 Splash attention is imported where it is chosen: importing Pallas takes time, and its API is experimental.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 
 from ola_jax.errors import OlaError
-from ola_jax.kernels import attention_cudnn, attention_xla
+from ola_jax.kernels import attention_cached, attention_cudnn, attention_xla
+from ola_jax.kernels.attention_inputs import CachedInputs, PackedInputs
 from ola_jax.kernels.segment_blocks import LANES
 from ola_jax.sharding import axis_size, is_sharded, platform, spec
-from ola_jax.typing import Array, Float, Int
+from ola_jax.typing import Array, Float
 
 Implementation = Literal["auto", "xla", "splash", "cudnn"]
+Form = Literal["xla", "splash", "cudnn"]
 Axes = tuple[str | None, str | None, str | None]  # logical axes of rows, queries, heads
 DECODER_AXES: Axes = ("rows", "length", "heads")
 ENCODER_AXES: Axes = ("windows", None, None)
 
 
 def packed_attention(
-    q: Float[Array, "B L H h"],
-    k: Float[Array, "B S K h"],
-    v: Float[Array, "B S K h"],
-    q_segments: Int[Array, "B L"],
-    k_segments: Int[Array, "B S"],
-    causal: bool,
-    q_offset: Int[Array, ""] | None = None,
-    axes: Axes = DECODER_AXES,
-    implementation: Implementation = "auto",
+    inputs: PackedInputs, *, axes: Axes = DECODER_AXES, implementation: Implementation = "auto"
 ) -> Float[Array, "B L H h"]:
     """Softmax attention in which a query sees the keys of its own segment only.
 
-    Segments are numbers from 1; 0 is padding, whose outputs are finite and mean nothing. With
-    `causal`, query i stands at place `q_offset + i` among the keys and sees none behind it. H is a
-    multiple of K: neighbouring query heads share a key head, which is not repeated in memory. Scores
+    The outputs of padding are finite and mean nothing. Key heads are not repeated in memory. Scores
     are scaled by h ** -0.5; softmax in float32. Memory grows with L and not with its square.
 
     On a mesh every device computes its own rows, heads and queries; all keys of a row are brought
     to all devices that have a part of its tokens. `implementation` "auto" is "splash" where the
-    devices are TPUs, else "xla"; "cudnn" raises OlaError for what it cannot do. With `q_offset` all but
-    "splash" are "xla", and "splash" is too on a mesh and for a few queries.
+    devices are TPUs, else "xla"; the others raise OlaError for what they cannot do.
     """
-    if implementation == "auto":
-        implementation = "splash" if platform() == "tpu" else "xla"
-    if q_offset is not None:
-        if implementation == "splash" and not is_sharded() and q.shape[1] >= LANES:
-            return _splash(q, k, v, q_segments, k_segments, causal, q_offset)
-        return attention_xla.attend(q, k, v, q_segments, k_segments, causal, q_offset)
-    if implementation == "splash":
-        _check_splash(q.shape[1], axes)
-    if implementation == "cudnn":
-        attention_cudnn.check(q.shape[1], q.shape[3], q.dtype, splits_length=axes[1] is not None)
-    attend = {"xla": attention_xla.attend, "splash": _splash, "cudnn": _cudnn}[implementation]
+    form = _form(implementation)
+    length, width = inputs.q.shape[1], inputs.q.shape[3]
+    if form == "splash":
+        _check_splash(length, axes)
+    if form == "cudnn":
+        attention_cudnn.check_inputs(length, width, inputs.q.dtype, splits_length=axes[1] is not None)
+    attend = _FORMS[form]
     if not is_sharded():
-        return attend(q, k, v, q_segments, k_segments, causal, 0)
+        return attend(inputs)
 
     def local(q: Array, k: Array, v: Array, q_segments: Array, k_segments: Array) -> Array:
         offset = jax.lax.axis_index("context") * q.shape[1] if axes[1] else 0
-        return attend(q, k, v, q_segments, k_segments, causal, offset)
+        return attend(PackedInputs(q, k, v, q_segments, k_segments, inputs.causal, offset))
 
-    rows, length, heads = axes
-    queries, keys = spec(rows, length, heads, None), spec(rows, None, heads, None)
-    in_specs = queries, keys, keys, spec(rows, length), spec(rows, None)
+    rows, length_axis, heads = axes
+    queries, keys = spec(rows, length_axis, heads, None), spec(rows, None, heads, None)
+    in_specs = queries, keys, keys, spec(rows, length_axis), spec(rows, None)
     sharded = jax.shard_map(local, in_specs=in_specs, out_specs=queries, check_vma=False)
-    return sharded(q, k, v, q_segments, k_segments)
+    return sharded(inputs.q, inputs.k, inputs.v, inputs.q_segments, inputs.k_segments)
 
 
-def _splash(
-    q: Float[Array, "B L H h"],
-    k: Float[Array, "B S K h"],
-    v: Float[Array, "B S K h"],
-    q_segments: Int[Array, "B L"],
-    k_segments: Int[Array, "B S"],
-    causal: bool,
-    q_offset: Int[Array, ""] | int,
+def cached_attention(
+    inputs: CachedInputs, *, implementation: Implementation = "auto"
 ) -> Float[Array, "B L H h"]:
+    """Softmax attention of each row with the places of its slot up to the query's own.
+
+    What a row gives does not depend on the other rows, bit for bit, nor on what the cache holds behind it.
+
+    "xla" can do everything. "splash" is for reading prompts, one slot at a time in pieces of whole blocks
+    of 128 tokens, on one device: it raises OlaError elsewhere, but for pieces of one token, steps of
+    decoding, which no block of the kernel fits: they are by "xla". "auto" is "splash" on TPUs where it can
+    do it, else "xla". "cudnn" has no form for a cache and raises OlaError.
+    """
+    rows, length = inputs.q.shape[:2]
+    fits = rows == 1 and length % LANES == 0 and not is_sharded()
+    form = _form(implementation)
+    if form == "cudnn":
+        raise OlaError('cudnn attention: has no form for answers, which need a cache; use attention="xla"')
+    if form == "splash" and not fits and length > 1 and implementation == "splash":
+        raise OlaError(
+            f"splash attention behind a cache: {rows} rows of {length} tokens on {_devices()} devices; "
+            f'expected one row of a multiple of {LANES} tokens on one device, or attention="xla"'
+        )
+    if form == "xla" or not fits:
+        return attention_cached.attend(inputs)
+    return _splash(_one_slot(inputs))
+
+
+def _form(implementation: Implementation) -> Form:
+    if implementation == "auto":
+        return "splash" if platform() == "tpu" else "xla"
+    return implementation
+
+
+def _devices() -> int:
+    return axis_size("data", "fsdp", "tensor", "context")
+
+
+def _one_slot(inputs: CachedInputs) -> PackedInputs:
+    """The cache of the one row's slot and layer as keys and values of their own."""
+    start = (inputs.layer, jnp.asarray(inputs.slot), 0, 0, 0)
+    cut = lambda x: jax.lax.dynamic_slice(x, start, (1, 1, *x.shape[2:]))[0]
+    k, v, first, length = cut(inputs.k), cut(inputs.v), inputs.start[0], inputs.q.shape[1]
+    written = jnp.arange(k.shape[1])[None] < first + length
+    v = jnp.where(written[..., None, None], v, 0)
+    q_segments = jnp.ones((1, length), jnp.int32)
+    return PackedInputs(inputs.q, k, v, q_segments, written.astype(jnp.int32), causal=True, q_offset=first)
+
+
+def _splash(inputs: PackedInputs) -> Float[Array, "B L H h"]:
     """By the Pallas kernel; where there is no TPU, interpreted (slow: for tests)."""
     from ola_jax.kernels import splash
 
-    return splash.attend(q, k, v, q_segments, k_segments, causal, q_offset, interpret=platform() != "tpu")
+    return splash.attend(inputs, interpret=platform() != "tpu")
 
 
-def _cudnn(
-    q: Float[Array, "B L H h"],
-    k: Float[Array, "B L K h"],
-    v: Float[Array, "B L K h"],
-    q_segments: Int[Array, "B L"],
-    k_segments: Int[Array, "B L"],
-    causal: bool,
-    _: Int[Array, ""] | int,
-) -> Float[Array, "B L H h"]:
-    return attention_cudnn.attend(q, k, v, q_segments, k_segments, causal)
+_FORMS: dict[Form, Callable[[PackedInputs], Array]] = {
+    "xla": lambda inputs: attention_xla.attend(inputs),
+    "splash": _splash,
+    "cudnn": lambda inputs: attention_cudnn.attend(inputs),
+}
 
 
 def _check_splash(length: int, axes: Axes) -> None:

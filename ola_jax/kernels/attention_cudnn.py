@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from ola_jax.errors import OlaError
+from ola_jax.kernels.attention_inputs import PackedInputs
 from ola_jax.sharding import axis_size, platform
-from ola_jax.typing import Array, DTypeLike, Float, Int
+from ola_jax.typing import Array, DTypeLike, Float
 
 HEAD_WIDTHS = "multiples of 8 up to 128 (from Hopper on, 256)"
 
 
-def check(length: int, width: int, dtype: DTypeLike, splits_length: bool) -> None:
+def check_inputs(length: int, width: int, dtype: DTypeLike, splits_length: bool) -> None:
     """Raises OlaError for what cuDNN cannot do, and says what can."""
     if platform() != "gpu":
         found = f"devices are {platform().upper()}s; expected NVIDIA GPUs"
@@ -31,14 +32,9 @@ def check(length: int, width: int, dtype: DTypeLike, splits_length: bool) -> Non
     raise OlaError(f'cudnn attention: {found}; use attention="xla"')
 
 
-def attend(
-    q: Float[Array, "B L H h"],
-    k: Float[Array, "B L K h"],
-    v: Float[Array, "B L K h"],
-    q_segments: Int[Array, "B L"],
-    k_segments: Int[Array, "B L"],
-    causal: bool,
-) -> Float[Array, "B L H h"]:
-    """What packed_attention does, for one device's rows and heads."""
-    allowed = (q_segments[:, :, None] == k_segments[:, None, :])[:, None]
-    return jax.nn.dot_product_attention(q, k, v, mask=allowed, is_causal=causal, implementation="cudnn")
+def attend(inputs: PackedInputs) -> Float[Array, "B L H h"]:
+    """What packed_attention does, for one device's rows and heads; queries and keys are the same tokens."""
+    allowed = (inputs.q_segments[:, :, None] == inputs.k_segments[:, None, :])[:, None]
+    return jax.nn.dot_product_attention(
+        inputs.q, inputs.k, inputs.v, mask=allowed, is_causal=inputs.causal, implementation="cudnn"
+    )

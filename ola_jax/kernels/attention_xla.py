@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ola_jax.kernels.attention_inputs import PackedInputs
 from ola_jax.kernels.segment_blocks import computed_blocks
 from ola_jax.sharding import platform
 from ola_jax.typing import Array, Float, Int
@@ -21,53 +22,34 @@ WHOLE_ON_CPU = 256  # up to so many queries one piece is faster there than block
 MASKED = -1e30  # score of a pair that must not meet
 
 
-def attend(
-    q: Float[Array, "B L H h"],
-    k: Float[Array, "B S K h"],
-    v: Float[Array, "B S K h"],
-    q_segments: Int[Array, "B L"],
-    k_segments: Int[Array, "B S"],
-    causal: bool,
-    q_offset: Int[Array, ""] | int,
-) -> Float[Array, "B L H h"]:
+def attend(inputs: PackedInputs) -> Float[Array, "B L H h"]:
     """What packed_attention does, for one device's rows, heads and queries."""
-    form = whole if q.shape[1] <= (WHOLE_ON_CPU if platform() == "cpu" else BLOCK) else blocked
-    return form(q, k, v, q_segments, k_segments, causal, q_offset)
+    longest = WHOLE_ON_CPU if platform() == "cpu" else BLOCK
+    return whole(inputs) if inputs.q.shape[1] <= longest else blocked(inputs)
 
 
-def whole(
-    q: Float[Array, "B L H h"],
-    k: Float[Array, "B S K h"],
-    v: Float[Array, "B S K h"],
-    q_segments: Int[Array, "B L"],
-    k_segments: Int[Array, "B S"],
-    causal: bool,
-    q_offset: Int[Array, ""] | int,
-) -> Float[Array, "B L H h"]:
+def whole(inputs: PackedInputs) -> Float[Array, "B L H h"]:
     """All scores at once."""
-    q, k, v = _by_key_head(q * q.shape[-1] ** -0.5, k.shape[2]), *map(_heads_first, (k, v))
-    scores = _scores(q, k, q_segments, k_segments, q_offset + jnp.arange(q.shape[3]), 0, causal)
+    q, k, v = _arranged(inputs)
+    place = inputs.q_offset + jnp.arange(q.shape[3])
+    scores = _scores(q, k, inputs.q_segments, inputs.k_segments, place, 0, inputs.causal)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return _by_query_head(_product("bkgqs,bksh->bkgqh", weights, v).astype(v.dtype))
 
 
-def blocked(
-    q: Float[Array, "B L H h"],
-    k: Float[Array, "B S K h"],
-    v: Float[Array, "B S K h"],
-    q_segments: Int[Array, "B L"],
-    k_segments: Int[Array, "B S"],
-    causal: bool,
-    q_offset: Int[Array, ""] | int,
-    block: int | None = None,
-) -> Float[Array, "B L H h"]:
+def blocked(inputs: PackedInputs, block: int | None = None) -> Float[Array, "B L H h"]:
     """Block by block, row by row; the backward pass computes the scores again."""
     block = block or (BLOCK_ON_CPU if platform() == "cpu" else BLOCK)
-    length = q.shape[1]
-    pad = lambda x: jnp.pad(x, [(0, 0), (0, -x.shape[1] % block), *[(0, 0)] * (x.ndim - 2)])
-    q, k, v, q_segments, k_segments = map(pad, (q, k, v, q_segments, k_segments))
-    q, k, v = _by_key_head(q * q.shape[-1] ** -0.5, k.shape[2]), *map(_heads_first, (k, v))
-    out = _flash(q, k, v, q_segments, k_segments, jnp.asarray(q_offset), causal, block)
+    length = inputs.q.shape[1]
+
+    def pad(x: Array) -> Array:
+        return jnp.pad(x, [(0, 0), (0, -x.shape[1] % block), *[(0, 0)] * (x.ndim - 2)])
+
+    q_segments, k_segments = pad(inputs.q_segments), pad(inputs.k_segments)
+    q, k, v = pad(inputs.q), pad(inputs.k), pad(inputs.v)
+    inputs = PackedInputs(q, k, v, q_segments, k_segments, inputs.causal, inputs.q_offset)
+    offset = jnp.asarray(inputs.q_offset)
+    out = _flash(*_arranged(inputs), q_segments, k_segments, offset, inputs.causal, block)
     return _by_query_head(out)[:, :length]
 
 
@@ -153,8 +135,9 @@ def _flash_backward(causal: bool, block: int, saved: tuple, d_out: Array) -> tup
                 d_v = _add(d_v, j * block, _product("kgqs,kgqh->ksh", weights.astype(v.dtype), d_out_i))
                 return d_q, d_k, d_v
 
-            d_q, *sums = jax.lax.fori_loop(first[i], end[i], keys, (jnp.zeros(q_i.shape), *sums))
-            return tuple(sums), d_q.astype(q.dtype)
+            none = jnp.zeros(q_i.shape)
+            d_q, d_k, d_v = jax.lax.fori_loop(first[i], end[i], keys, (none, *sums))
+            return (d_k, d_v), d_q.astype(q.dtype)
 
         zeros = jnp.zeros(k.shape), jnp.zeros(v.shape)
         (d_k, d_v), d_q = jax.lax.scan(queries, zeros, jnp.arange(len(first)))
@@ -218,6 +201,12 @@ def _scores(
 
 def _product(formula: str, a: Array, b: Array) -> Array:
     return jnp.einsum(formula, a, b, preferred_element_type=jnp.float32)
+
+
+def _arranged(inputs: PackedInputs) -> tuple[Array, Array, Array]:
+    """Scaled queries, keys and values, heads before places."""
+    scaled = inputs.q * inputs.q.shape[-1] ** -0.5
+    return _by_key_head(scaled, inputs.k.shape[2]), _heads_first(inputs.k), _heads_first(inputs.v)
 
 
 def _heads_first(x: Array) -> Array:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 
+from ola_jax.kernels.attention_inputs import PackedInputs
 from ola_jax.kernels.segment_blocks import LANES, computed_blocks
 from ola_jax.typing import Array, Bool, Float, Int
 
@@ -24,25 +25,22 @@ def padded_length(length: int) -> int:
     return length + -length % multiple
 
 
-def attend(
-    q: Float[Array, "B L H h"],
-    k: Float[Array, "B S K h"],
-    v: Float[Array, "B S K h"],
-    q_segments: Int[Array, "B L"],
-    k_segments: Int[Array, "B S"],
-    causal: bool,
-    q_offset: Int[Array, ""] | int,
-    interpret: bool,
-) -> Float[Array, "B L H h"]:
+def attend(inputs: PackedInputs, interpret: bool) -> Float[Array, "B L H h"]:
     """What packed_attention does, for one device's rows, heads and queries.
 
     The kernel's own index maps bring neighbouring query heads to the key head that they share.
     """
-    length, width = q.shape[1], q.shape[-1]
-    heads_first = lambda x: jnp.swapaxes(_pad(x, 0), 1, 2)
-    q, k, v = heads_first(q * width**-0.5), heads_first(k), heads_first(v)
-    segments = kernels.SegmentIds(_pad(q_segments, 0), _pad(k_segments, 0))
-    row = lambda q, k, v, segments: _kernel(segments, causal, q_offset, interpret)(q, k, v, segments)
+    length, width = inputs.q.shape[1], inputs.q.shape[-1]
+    heads_first = lambda x: jnp.swapaxes(_pad(x), 1, 2)
+    q, k, v = heads_first(inputs.q * width**-0.5), heads_first(inputs.k), heads_first(inputs.v)
+    padded = jnp.asarray(_pad(inputs.q_segments)), jnp.asarray(_pad(inputs.k_segments))
+    segments = kernels.SegmentIds(*padded)
+
+    def row(q: Array, k: Array, v: Array, segments: kernels.SegmentIds) -> Array:
+        out = _kernel(segments, inputs.causal, inputs.q_offset, interpret)(q, k, v, segments)
+        assert isinstance(out, jax.Array), "without residuals the kernel returns one array"
+        return out
+
     # The masks differ from row to row: for the kernel, vmap becomes a loop over rows.
     return jnp.swapaxes(jax.vmap(row)(q, k, v, segments), 1, 2)[:, :length].astype(v.dtype)
 
@@ -63,6 +61,7 @@ def _kernel(
         block_q_dq=q,
         block_kv_dq=k,
     )
+    place = q_offset + jnp.arange(queries, dtype=jnp.int32)
     computed = computed_blocks(segments.q, segments.kv, q, k, causal, q_offset)
 
     def info(next_block: Int[Array, "q_blocks k_blocks"]) -> MaskInfo:
@@ -71,7 +70,7 @@ def _kernel(
             mask_next=None,
             block_mask=computed[None].astype(jnp.int8),
             partial_mask_blocks=None,
-            q_sequence=q_offset + jnp.arange(queries, dtype=jnp.int32) if causal else None,
+            q_sequence=place if causal else None,  # type: ignore[arg-type]  # traced arrays work as well
         )
 
     by_query, by_key = info(_next_block(computed)), info(_next_block(computed.T).T)
@@ -100,6 +99,6 @@ def _next_block(computed: Bool[Array, "rows columns"]) -> Int[Array, "rows colum
     return jnp.minimum(following, last).astype(small)
 
 
-def _pad(x: Array, value: int) -> Array:
+def _pad(x: Array) -> Array:
     widths = [(0, 0), (0, padded_length(x.shape[1]) - x.shape[1]), *[(0, 0)] * (x.ndim - 2)]
-    return jnp.pad(x, widths, constant_values=value)
+    return jnp.pad(x, widths)

@@ -10,7 +10,7 @@ from ola_jax.config import OlaConfig
 from ola_jax.models.beats import Beats
 from ola_jax.models.oryx_vit import OryxViT, normalize
 from ola_jax.models.projectors import SpeechProjector, VisionProjector
-from ola_jax.models.qwen2 import KVCache, Qwen2
+from ola_jax.models.qwen2 import Qwen2
 from ola_jax.models.spectrogram import kaldi_fbank, log_mel
 from ola_jax.models.whisper import Whisper
 from ola_jax.sharding import bring_back, constrain, for_each_device, no_mesh, share_out
@@ -48,10 +48,6 @@ class Ola(nn.Module):
     def hidden(self, batch: OlaBatch) -> Float[Array, "B L D"]:
         """Hidden states after the decoder's final norm."""
         return self.llm(self.merge(batch), batch.positions, batch.segments)
-
-    def prefill(self, batch: OlaBatch, cache: KVCache) -> tuple[Float[Array, "B L D"], KVCache]:
-        """As `hidden`, and the cache filled with the batch (one sample in a row)."""
-        return self.llm.extend(self.merge(batch), batch.positions, batch.segments, cache)
 
     def merge(self, batch: OlaBatch) -> Float[Array, "B L D"]:
         """The decoder's inputs: embedded tokens, and features where `source` points to one."""

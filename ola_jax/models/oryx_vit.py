@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from ola_jax.config import OryxViTConfig
 from ola_jax.kernels.attention import ENCODER_AXES, Implementation, packed_attention
+from ola_jax.kernels.attention_inputs import PackedInputs
 from ola_jax.models.layers import gelu, layer_norm, linear, stack_layers
 from ola_jax.sharding import constrain, gather
 from ola_jax.typing import Array, DTypeLike, Float, Int, UInt8
@@ -51,9 +52,8 @@ class Attention(nn.Module):
         c = self.config
         qkv = linear(3 * c.hidden_size, ("embed", "features"), self.dtype, name="qkv")(x)
         q, k, v = jnp.moveaxis(qkv.reshape(*x.shape[:2], 3, c.num_heads, -1), 2, 0)
-        out = packed_attention(
-            q, k, v, image, image, causal=False, axes=ENCODER_AXES, implementation=self.attention
-        ).reshape(x.shape)
+        inputs = PackedInputs(q, k, v, image, image, causal=False)
+        out = packed_attention(inputs, axes=ENCODER_AXES, implementation=self.attention).reshape(x.shape)
         return linear(c.hidden_size, ("features", "embed"), self.dtype, name="proj")(out)
 
 

@@ -6,38 +6,50 @@ import jax.numpy as jnp
 from flax import struct
 
 from ola_jax.config import Qwen2Config
-from ola_jax.kernels.attention import Implementation, packed_attention
+from ola_jax.kernels.attention import Implementation, cached_attention, packed_attention
+from ola_jax.kernels.attention_inputs import CachedInputs, PackedInputs
 from ola_jax.models.layers import linear, stack_layers
 from ola_jax.models.rotary import rope
 from ola_jax.sharding import constrain
-from ola_jax.typing import Array, DTypeLike, Float, Int
+from ola_jax.typing import Array, Bool, DTypeLike, Float, Int
 
-LayerCache = tuple[Float[Array, "B S K h"], Float[Array, "B S K h"]]  # keys, values of one layer
+CACHE_BLOCK = 128  # the number of places of a cache is a multiple of it
 
 
 @struct.dataclass
 class KVCache:
-    """Keys and values of all layers, and to which segment each of the S slots belongs (0: none)."""
+    """Keys and values of all layers: a slot for each answer, with S places for its tokens in order."""
 
-    k: Float[Array, "layers B S K h"]
-    v: Float[Array, "layers B S K h"]
-    segments: Int[Array, "B S"]
-    length: Int[Array, ""]  # slots written so far
+    k: Float[Array, "layers slots S K h"]
+    v: Float[Array, "layers slots S K h"]
 
 
-def empty_cache(config: Qwen2Config, batch: int, slots: int, dtype: DTypeLike) -> KVCache:
-    """A cache of `slots` places per row with nothing in it."""
-    shape = (config.num_layers, batch, slots, config.num_kv_heads, config.head_dim)
-    return KVCache(
-        k=jnp.zeros(shape, dtype),
-        v=jnp.zeros(shape, dtype),
-        segments=jnp.zeros((batch, slots), jnp.int32),
-        length=jnp.int32(0),
-    )
+def empty_cache(config: Qwen2Config, slots: int, places: int, dtype: DTypeLike) -> KVCache:
+    """A cache with nothing in it, of at least so many places in each slot."""
+    places += -places % CACHE_BLOCK
+    shape = (config.num_layers, slots, places, config.num_kv_heads, config.head_dim)
+    return KVCache(k=jnp.zeros(shape, dtype), v=jnp.zeros(shape, dtype))
+
+
+@struct.dataclass
+class Packed:
+    """Where the tokens of packed rows stand."""
+
+    positions: Int[Array, "B L"]
+    segments: Int[Array, "B L"]
+
+
+@struct.dataclass
+class Behind:
+    """Where tokens stand that are read behind what a cache holds: row b in slot `slot + b`."""
+
+    slot: Int[Array, ""]
+    start: Int[Array, "B"]  # place, and position, of each row's first token
+    kept: Bool[Array, "B"]  # rows whose keys and values are written to the cache
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention within segments."""
+    """Causal grouped-query attention within segments, or behind a cache."""
 
     config: Qwen2Config
     dtype: DTypeLike
@@ -47,30 +59,51 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B L D"],
-        positions: Int[Array, "B L"],
-        segments: Int[Array, "B L"],
-        cache: LayerCache | None,
-        cache_segments: Int[Array, "B S"] | None,
-        cache_length: Int[Array, ""] | None,
-    ) -> tuple[Float[Array, "B L D"], LayerCache | None]:
-        """The layer's output, and the cache with the new keys and values written behind the old."""
+        where: Packed | Behind,
+        cache: KVCache | None,
+        layer: Int[Array, ""] | None,
+    ) -> tuple[Float[Array, "B L D"], KVCache | None]:
+        """The layer's output, and the cache with the new keys and values of this layer in it."""
         c = self.config
         kv_width = c.num_kv_heads * c.head_dim
         q = linear(c.num_heads * c.head_dim, ("embed", "heads"), self.dtype, name="q_proj")(x)
         k = linear(kv_width, ("embed", "kv_heads"), self.dtype, name="k_proj")(x)
         v = linear(kv_width, ("embed", "kv_heads"), self.dtype, name="v_proj")(x)
+        if isinstance(where, Packed):
+            positions = where.positions
+        else:
+            positions = where.start[:, None] + jnp.arange(x.shape[1])
         turn = lambda y: rope(y, positions, c.rope_theta, c.rope_scaling)
         q = turn(q.reshape(*x.shape[:2], c.num_heads, c.head_dim))
         k = turn(k.reshape(*x.shape[:2], c.num_kv_heads, c.head_dim))
         v = v.reshape(k.shape)
-        if cache is None:
-            out = packed_attention(q, k, v, segments, segments, causal=True, implementation=self.attention)
+        if isinstance(where, Packed):
+            packed = PackedInputs(q, k, v, where.segments, where.segments, causal=True)
+            out = packed_attention(packed, implementation=self.attention)
         else:
-            write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, cache_length, 1)
-            cache = write(cache[0], k), write(cache[1], v)
-            out = packed_attention(q, *cache, segments, cache_segments, causal=True, q_offset=cache_length)
+            assert cache is not None, "a cache is needed to read behind it"
+            assert layer is not None, "the number of the layer is needed to find its part of the cache"
+            cache = KVCache(k=_write(cache.k, k, layer, where), v=_write(cache.v, v, layer, where))
+            cached = CachedInputs(q, cache.k, cache.v, layer, where.slot, where.start)
+            out = cached_attention(cached, implementation=self.attention)
         out = out.reshape(*x.shape[:2], -1)
         return linear(c.hidden_size, ("heads", "embed"), self.dtype, bias=False, name="o_proj")(out), cache
+
+
+def _write(
+    cache: Float[Array, "layers slots S K h"],
+    new: Float[Array, "B L K h"],
+    layer: Int[Array, ""],
+    where: Behind,
+) -> Float[Array, "layers slots S K h"]:
+    """The cache with the new keys or values of a layer in their places."""
+    if len(new) == 1:  # one slice is faster than many scattered places
+        start = (layer, where.slot, where.start[0], 0, 0)
+        old = jax.lax.dynamic_slice(cache, start, (1, *new.shape))
+        return jax.lax.dynamic_update_slice(cache, jnp.where(where.kept[0], new[None], old), start)
+    slots = where.slot + jnp.arange(len(new))[:, None]
+    places = jnp.where(where.kept, where.start, cache.shape[2])[:, None] + jnp.arange(new.shape[1])
+    return jnp.asarray(cache).at[layer, slots, places].set(new, mode="drop", unique_indices=True)
 
 
 class MLP(nn.Module):
@@ -99,24 +132,22 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "B L D"],
-        cache: LayerCache | None,
-        positions: Int[Array, "B L"],
-        segments: Int[Array, "B L"],
-        cache_segments: Int[Array, "B S"] | None,
-        cache_length: Int[Array, ""] | None,
-    ) -> tuple[Float[Array, "B L D"], LayerCache | None]:
-        """(x, this layer's cache), as nn.scan wants it."""
+        carry: tuple[Float[Array, "B L D"], KVCache | None],
+        layer: Int[Array, ""] | None,
+        where: Packed | Behind,
+    ) -> tuple[tuple[Float[Array, "B L D"], KVCache | None], None]:
+        """((x, cache), None), as nn.scan wants it."""
+        x, cache = carry
         x = constrain(x, "rows", "length", None)
         norm = lambda name: nn.RMSNorm(epsilon=self.config.rms_norm_eps, dtype=jnp.float32, name=name)
         attention = Attention(self.config, self.dtype, self.attention, name="self_attn")
         h = norm("input_layernorm")(x).astype(self.dtype)
-        h, cache = attention(h, positions, segments, cache, cache_segments, cache_length)
+        h, cache = attention(h, where, cache, layer)
         x = x + h
         h = norm("post_attention_layernorm")(x).astype(self.dtype)
         x = x + MLP(self.config, self.dtype, name="mlp")(h)
         self.sow("intermediates", "output", x)
-        return x, cache
+        return (x, cache), None
 
 
 class Qwen2(nn.Module):
@@ -135,7 +166,7 @@ class Qwen2(nn.Module):
             dtype=self.dtype,
             embedding_init=nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "width")),
         )
-        layers = stack_layers(Block, c.num_layers, self.remat, in_axes=(0, *[nn.broadcast] * 4))
+        layers = stack_layers(Block, c.num_layers, self.remat, in_axes=(0, nn.broadcast))
         self.layers = layers(c, self.dtype, self.attention)
         self.norm = nn.RMSNorm(epsilon=c.rms_norm_eps, dtype=jnp.float32)
         self.lm_head = linear(c.vocab_size, ("embed", "vocab"), self.dtype, bias=False)
@@ -152,20 +183,18 @@ class Qwen2(nn.Module):
         self, x: Float[Array, "B L D"], positions: Int[Array, "B L"], segments: Int[Array, "B L"]
     ) -> Float[Array, "B L D"]:
         """Hidden states after the final norm, of packed rows of embeddings."""
-        x, _ = self.layers(x, None, positions, segments, None, None)
+        (x, _), _ = self.layers((x, None), None, Packed(positions, segments))
         return self.norm(x).astype(self.dtype)
 
     def extend(
-        self,
-        x: Float[Array, "B L D"],
-        positions: Int[Array, "B L"],
-        segments: Int[Array, "B L"],
-        cache: KVCache,
+        self, x: Float[Array, "B L D"], where: Behind, cache: KVCache
     ) -> tuple[Float[Array, "B L D"], KVCache]:
-        """As `__call__`, after all that `cache` holds; and the cache with these L places added."""
-        filled = jax.lax.dynamic_update_slice_in_dim(cache.segments, segments, cache.length, 1)
-        x, (k, v) = self.layers(x, (cache.k, cache.v), positions, segments, filled, cache.length)
-        cache = KVCache(k=k, v=v, segments=filled, length=cache.length + x.shape[1])
+        """As `__call__`, of rows that follow what the cache holds; and the cache with them in it.
+
+        A token sees the places of its slot up to its own.
+        """
+        layers = jnp.arange(self.config.num_layers)
+        (x, cache), _ = self.layers((x, cache), layers, where)
         return self.norm(x).astype(self.dtype), cache
 
     def logits(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:

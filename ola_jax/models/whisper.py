@@ -7,6 +7,7 @@ import numpy as np
 
 from ola_jax.config import WhisperConfig
 from ola_jax.kernels.attention import ENCODER_AXES, Implementation, packed_attention
+from ola_jax.kernels.attention_inputs import PackedInputs
 from ola_jax.models.layers import gelu, layer_norm, linear, product, stack_layers
 from ola_jax.sharding import constrain, gather
 from ola_jax.typing import Array, DTypeLike, Float
@@ -37,9 +38,8 @@ class Attention(nn.Module):
         k = linear(width, ("embed", "features"), self.dtype, bias=False, name="key")(x).reshape(shape)
         v = linear(width, ("embed", "features"), self.dtype, name="value")(x).reshape(shape)
         everything = jnp.ones(x.shape[:2], jnp.int32)
-        out = packed_attention(
-            q, k, v, everything, everything, causal=False, axes=ENCODER_AXES, implementation=self.attention
-        ).reshape(x.shape)
+        inputs = PackedInputs(q, k, v, everything, everything, causal=False)
+        out = packed_attention(inputs, axes=ENCODER_AXES, implementation=self.attention).reshape(x.shape)
         return linear(width, ("features", "embed"), self.dtype, name="out")(out)
 
 

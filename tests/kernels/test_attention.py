@@ -10,6 +10,7 @@ import pytest
 from ola_jax import sharding
 from ola_jax.errors import OlaError
 from ola_jax.kernels.attention import ENCODER_AXES, packed_attention
+from ola_jax.kernels.attention_inputs import PackedInputs
 from ola_jax.kernels.segment_blocks import computed_blocks
 from ola_jax.sharding import MeshConfig
 
@@ -37,7 +38,7 @@ def value_and_gradients(implementation: str, causal: bool, arrays: tuple, axes: 
     @jax.jit
     def function(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple:
         attend = lambda q, k, v: packed_attention(
-            q, k, v, segments, segments, causal=causal, implementation=implementation, **how
+            PackedInputs(q, k, v, segments, segments, causal), implementation=implementation, **how
         )
         out, pull = jax.vjp(attend, q, k, v)
         kept = (segments > 0)[..., None, None]
@@ -101,23 +102,10 @@ def test_skipped_blocks_are_not_read() -> None:
     q, k, v, _ = inputs(1, 1024, 1, 1, 8)
     segments = np.repeat([1, 2], 512)[None].astype(np.int32)
     spoil = lambda x: np.where((segments == 2)[..., None, None], np.nan, x).astype(np.float32)
-    attend = lambda k, v: packed_attention(q, k, v, segments, segments, False, implementation="splash")
+    attend = lambda k, v: packed_attention(
+        PackedInputs(q, k, v, segments, segments, False), implementation="splash"
+    )
     np.testing.assert_array_equal(attend(spoil(k), spoil(v))[:, :512], attend(k, v)[:, :512])
-
-
-@pytest.mark.parametrize("queries", [200, 512])
-def test_queries_behind_a_cache_equal_the_plain_form(queries: int) -> None:
-    """As in prefill: the first keys were there before, the last places are empty."""
-    _, k, v, _ = inputs(1, 1024, 2, 1, 8)
-    q = inputs(1, 1024, 2, 1, 8)[0][:, :queries]
-    offset = jnp.int32(300)
-    k_segments = np.where(np.arange(1024) < 300 + queries, 1, 0)[None].astype(np.int32)
-    of = lambda how: jax.jit(
-        lambda offset: packed_attention(
-            q, k, v, np.ones((1, queries), np.int32), k_segments, True, offset, implementation=how
-        )
-    )(offset)
-    assert_equal(of("splash"), of("xla"))
 
 
 @pytest.mark.parametrize("implementation", ["xla", "splash"])
@@ -134,7 +122,11 @@ def test_windows_are_shared_out_among_all_devices() -> None:
     expected = value_and_gradients("xla", False, arrays)
     with jax.set_mesh(sharding.make_mesh(MeshConfig(fsdp=2, tensor=2, context=2))):
         assert_equal(value_and_gradients("xla", False, arrays, ENCODER_AXES), expected)
-        out = jax.jit(lambda q, k, v: packed_attention(q, k, v, segments, segments, False, axes=ENCODER_AXES))
+        out = jax.jit(
+            lambda q, k, v: packed_attention(
+                PackedInputs(q, k, v, segments, segments, False), axes=ENCODER_AXES
+            )
+        )
         assert {shard.data.shape[0] for shard in out(*arrays[:3]).addressable_shards} == {1}
 
 

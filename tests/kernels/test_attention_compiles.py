@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ola_jax.kernels.attention import packed_attention
+from ola_jax.kernels.attention_inputs import PackedInputs
 from tests.kernels.test_local_global_pool_compiles import mesh
 
 pytestmark = pytest.mark.skipif(
@@ -20,7 +21,7 @@ def compiled(generation: str, rows: int, length: int, heads: int, kv_heads: int,
     """Forward and backward."""
     here = NamedSharding(mesh(generation), PartitionSpec())
     of = lambda *shape, dtype="bfloat16": jax.ShapeDtypeStruct(shape, dtype, sharding=here)
-    attend = lambda q, k, v, segments: packed_attention(q, k, v, segments, segments, causal)
+    attend = lambda q, k, v, segments: packed_attention(PackedInputs(q, k, v, segments, segments, causal))
     total = lambda *arrays: attend(*arrays).astype(jnp.float32).sum()
     q, k = of(rows, length, heads, width), of(rows, length, kv_heads, width)
     with jax.sharding.use_abstract_mesh(mesh(generation).abstract_mesh):

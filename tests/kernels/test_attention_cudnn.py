@@ -15,6 +15,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from ola_jax.errors import OlaError
 from ola_jax.kernels.attention import packed_attention
+from ola_jax.kernels.attention_inputs import PackedInputs
 from ola_jax.sharding import AXES
 from tests.kernels.test_attention import sorted_segments
 
@@ -27,7 +28,8 @@ def gpu_mesh(**sizes: int) -> AbstractMesh:
 
 
 def attend(q, k, v, segments, causal: bool = True, **how):
-    return packed_attention(q, k, v, segments, segments, causal, implementation="cudnn", **how)
+    inputs = PackedInputs(q, k, v, segments, segments, causal)
+    return packed_attention(inputs, implementation="cudnn", **how)
 
 
 def arrays(length: int = 64, width: int = 128, heads: int = 4, dtype: str = "bfloat16") -> tuple:

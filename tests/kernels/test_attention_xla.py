@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ola_jax.kernels import attention_xla
+from ola_jax.kernels.attention_inputs import PackedInputs
 from tests.kernels.test_attention import assert_equal
 
 
@@ -18,7 +19,7 @@ def arrays(seed: int, length: int, keys: int, groups: int, kv_heads: int, rows: 
 def value_and_gradients(form, q, k, v, segments: np.ndarray, causal: bool, offset: int = 0, **how) -> tuple:
     """Of all but padding; keys may lie before the queries (`offset`)."""
     of_queries = segments[:, offset : offset + q.shape[1]]
-    run = lambda q, k, v: form(q, k, v, of_queries, segments, causal, offset, **how)
+    run = lambda q, k, v: form(PackedInputs(q, k, v, of_queries, segments, causal, offset), **how)
     out, pull = jax.vjp(jax.jit(run), q, k, v)
     kept = (of_queries > 0)[..., None, None]
     weights = np.cos(np.arange(out.size, dtype=np.float32)).reshape(out.shape)
@@ -92,14 +93,14 @@ def test_blocks_without_a_pair_are_not_computed(causal: bool) -> None:
     q, k, v = arrays(3, 32, 32, 1, 1, rows=1)
     segments = np.repeat([1, 2], 16)[None].astype(np.int32)
     spoilt = lambda x: np.where((segments == 2)[..., None, None], np.nan, x)
-    out = attention_xla.blocked(q, spoilt(k), spoilt(v), segments, segments, causal, 0, block=8)
+    out = attention_xla.blocked(PackedInputs(q, spoilt(k), spoilt(v), segments, segments, causal), block=8)
     assert np.isfinite(out[:, :16]).all()
 
 
 def test_long_inputs_never_have_all_their_scores_in_memory() -> None:
     length = 2 * attention_xla.BLOCK
     of = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-    attend = lambda q, s: attention_xla.attend(q, q, q, s, s, True, 0).sum()
+    attend = lambda q, s: attention_xla.attend(PackedInputs(q, q, q, s, s, True)).sum()
     text = (
         jax.jit(jax.grad(attend))
         .lower(of(1, length, 1, 8), jax.ShapeDtypeStruct((1, length), jnp.int32))

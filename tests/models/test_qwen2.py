@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ola_jax.models.qwen2 import Qwen2, empty_cache
+from ola_jax.models.qwen2 import Behind, Qwen2, empty_cache
 from tests import golden
 from tests.released import released
 
@@ -58,15 +58,14 @@ def test_a_cache_filled_in_pieces_gives_the_logits_of_one_pass() -> None:
     config, params = released().config.llm, released().params["llm"]
     model, ids = Qwen2(config), IDS[:1]
     whole = forward(model, ids, POSITIONS[:1], MASK[:1])["hidden"]
-    cache = empty_cache(config, 1, 40, jnp.float32)
-    extend = lambda m, i, p, c: m.extend(m.embed(i), p, jnp.ones_like(p), c)
+    cache = empty_cache(config, 3, 40, jnp.float32)
+    extend = lambda m, i, where, c: m.extend(m.embed(i), where, c)
     pieces = []
     for start, stop in ((0, 9), (9, 10), (10, 33)):
-        part = slice(start, stop)
-        args = ids[:, part], POSITIONS[:1, part], cache
+        where = Behind(slot=jnp.int32(1), start=jnp.array([start]), kept=jnp.array([True]))
+        args = ids[:, start:stop], where, cache
         hidden, cache = model.apply({"params": params}, *args, method=extend)
         pieces.append(hidden)
-    assert int(cache.length) == 33
     np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, atol=2e-5)
 
 

@@ -1,0 +1,137 @@
+"""The engine's side of the device: parameters, slots and features there, and the programs that use them."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ola_jax.batch import MARKS, TEXT
+from ola_jax.data.sample import ImagePatches
+from ola_jax.generate import encoding, slots
+from ola_jax.generate.choosing import settings
+from ola_jax.generate.requests import EngineConfig
+from ola_jax.generate.sampling import SamplingConfig
+from ola_jax.models.ola import Ola
+from ola_jax.typing import Array, Bool, Float, HostArray, Int, Params
+
+Report = Callable[[str], None]  # gets a line before a program is used, and compiled, for the first time
+
+
+class Device:
+    """What lies on the device; each method is one call of a program there."""
+
+    def __init__(self, model: Ola, params: Params, config: EngineConfig, report: Report):
+        dtype = config.dtype or model.config.dtype
+        self.model = Ola(dataclasses.replace(model.config, dtype=dtype, attention=config.attention))
+        self.report, self._used = report, set[str]()
+        self._config, self._params = config, jax.device_put(params)
+        places = -(-config.length // config.prefill_chunk) * config.prefill_chunk  # whole chunks
+        state = slots.empty_slots(self.model, config.slots, places, jnp.dtype(dtype))
+        self._cache, self._answering = state.cache, state.answering
+        rows = encoding.table_rows(self.model.config, config.length)
+        self._table = encoding.empty_table(self.model, self._params, rows)
+
+    @property
+    def lost(self) -> bool:
+        """True if a program failed that had taken over the cache, the state of the answers or the table."""
+        kept = jax.tree.leaves((self._cache, self._answering, self._table))
+        return any(array.is_deleted() for array in kept)
+
+    def encode(self, content: ImagePatches | HostArray) -> Float[Array, "rows D"]:
+        """The features of a part of the media, and padding; waits for them."""
+        if isinstance(content, ImagePatches):
+            self._first_use(f"images of up to {encoding.window_size(len(content.patches))} patches")
+        else:
+            self._first_use("audio")
+        return jax.block_until_ready(encoding.encode(self.model, self._params, content))
+
+    def put(self, features: Float[Array, "rows D"], row: int) -> None:
+        """Write features into the table that `read` looks them up in."""
+        self._table = encoding.put(self._table, features, np.asarray(row, np.int32))
+
+    def read(
+        self, slot: int, start: int, tokens: Int[HostArray, "l"], source: Int[HostArray, "l"]
+    ) -> Float[Array, "D"]:
+        """Read at most `prefill_chunk` tokens into a slot's cache; the hidden state of the last of them."""
+        self._first_use("prompts")
+        padding = (0, self._config.prefill_chunk - len(tokens))
+        self._cache, hidden = slots.read_chunk(
+            self.model,
+            self._params,
+            self._cache,
+            np.asarray(slot, np.int32),
+            np.asarray(start, np.int32),
+            np.asarray(len(tokens) - 1, np.int32),
+            np.pad(tokens, padding),
+            np.pad(source, padding, constant_values=TEXT),
+            self._table,
+        )
+        return hidden
+
+    def begin(
+        self,
+        slot: int,
+        hidden: Float[Array, "D"],
+        *,
+        sampling: SamplingConfig,
+        stop_ids: Sequence[int],
+        seed: int,
+        places: int,
+        new_tokens: int,
+    ) -> int:
+        """Begin an answer behind a prompt of `places` tokens; its first token."""
+        self._first_use("the first token of answers")
+        padded = np.full((1, slots.MAX_STOP_IDS), slots.NO_ID, np.int32)
+        padded[0, : len(stop_ids)] = stop_ids
+        start = slots.Start(
+            settings=settings(sampling, self.model.config.llm.vocab_size),
+            stop_ids=jnp.asarray(padded),
+            seed=jnp.asarray(seed, jnp.uint32),
+            places=jnp.asarray(places, jnp.int32),
+            new_tokens=jnp.asarray(new_tokens, jnp.int32),
+        )
+        self._answering, token = slots.begin(
+            self.model, self._params, self._answering, np.asarray(slot, np.int32), hidden, start
+        )
+        return int(token)
+
+    def advance(self, going: Bool[HostArray, "slots"]) -> list[list[int]]:
+        """A few new tokens for the answer of each slot, fewer where it ends; others are stopped."""
+        self._first_use("answers")
+        state = slots.Slots(cache=self._cache, answering=self._answering)
+        state, made = slots.advance(self.model, self._params, state, going, self._config.steps)
+        self._cache, self._answering = state.cache, state.answering
+        return [[token for token in row if token != slots.NO_ID] for row in np.asarray(made).T.tolist()]
+
+    def rehearse(self, most_patches: int) -> Iterator[None]:
+        """Use every program once, those for images of up to `most_patches` among them; change no answer."""
+        model = self.model.config
+        blanks: list[ImagePatches | HostArray] = []
+        if model.vision:
+            width = 3 * model.vision.patch_size**2
+            blanks += [_blank(size, width) for size in encoding.window_sizes(most_patches)]
+        if model.whisper:
+            blanks.append(np.zeros(model.chunk_samples, np.float32))
+        for blank in blanks:
+            self.put(self.encode(blank), len(MARKS))
+            yield
+        nothing = np.zeros(1, np.int32)
+        hidden = self.read(0, 0, nothing, nothing + TEXT)
+        yield
+        # It ends with its first token.
+        self.begin(0, hidden, sampling=SamplingConfig(), stop_ids=(), seed=0, places=1, new_tokens=1)
+        yield
+        self.advance(np.zeros(self._config.slots, bool))
+
+    def _first_use(self, program: str) -> None:
+        if program not in self._used:
+            self._used.add(program)
+            self.report(f"compiling the program for {program}")
+
+
+def _blank(patches: int, width: int) -> ImagePatches:
+    side = math.isqrt(patches)
+    return ImagePatches(np.zeros((patches, width), np.uint8), (side, side))

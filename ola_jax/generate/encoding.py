@@ -1,0 +1,94 @@
+"""Media encoded part by part, in a few fixed sizes, into one table of features on the device."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ola_jax.batch import MARKS
+from ola_jax.config import OlaConfig
+from ola_jax.data.layout import block_order
+from ola_jax.data.sample import ImagePatches
+from ola_jax.models.ola import Ola
+from ola_jax.models.oryx_vit import normalize
+from ola_jax.typing import Array, Float, HostArray, Int, Params, UInt8
+
+# Patches of a call: squares, as images are; the smallest that holds an image is taken.
+SIDES = (8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+
+
+def window_sizes(most: int) -> tuple[int, ...]:
+    """The sizes that serve for images of up to `most` patches."""
+    sizes = [side * side for side in SIDES]
+    return tuple(size for size, smaller in zip(sizes, [0, *sizes], strict=False) if smaller < most)
+
+
+def window_size(patches: int) -> int:
+    """The size of the call that encodes so many patches."""
+    return next((side * side for side in SIDES if side * side >= patches), -(-patches // 4) * 4)
+
+
+def table_rows(config: OlaConfig, length: int) -> int:
+    """Rows of a table for prompts of up to `length` tokens: padding of the last part has room too."""
+    largest = window_size(4 * length) // 4 if config.vision else 0
+    return len(MARKS) + length + max(largest, config.chunk_tokens)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "rows"))
+def empty_table(model: Ola, params: Params, rows: int) -> Float[Array, "R D"]:
+    """A table with the seven MARKS in its first rows."""
+
+    def marks(m: Ola) -> Array:
+        width = m.config.llm.hidden_size
+        visual = m.vision_projector.marks() if m.config.vision else jnp.zeros((4, width))
+        spoken = m.speech_projector.marks() if m.config.whisper else jnp.zeros((3, width))
+        return jnp.concatenate([visual, spoken]).astype(m.config.dtype)
+
+    first: Any = model.apply({"params": params}, method=marks)
+    return jnp.zeros((rows, first.shape[1]), first.dtype).at[: len(MARKS)].set(first)
+
+
+@functools.partial(jax.jit, donate_argnames="table")
+def put(
+    table: Float[Array, "R D"], features: Float[Array, "rows D"], row: Int[Array, ""]
+) -> Float[Array, "R D"]:
+    """The table with features from this row on."""
+    return jax.lax.dynamic_update_slice_in_dim(table, features, row, 0)
+
+
+def encode(model: Ola, params: Params, content: ImagePatches | HostArray) -> Float[Array, "rows D"]:
+    """The features of one part of the media; those of padding follow."""
+    if not isinstance(content, ImagePatches):
+        return _hear(model, params, content)
+    count = len(content.patches)
+    size = window_size(count)
+    patches = np.zeros((size, content.patches.shape[1]), np.uint8)
+    patches[:count] = content.patches
+    place = np.tile(np.array([0, 0, 1, 1], np.int32), (size, 1))
+    place[:count, :2] = np.stack(block_order(content.grid), axis=1)
+    place[:count, 2:] = content.grid
+    return _see(model, params, patches, (np.arange(size) < count).astype(np.int32), place)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _see(
+    model: Ola,
+    params: Params,
+    patches: UInt8[Array, "N P"],
+    image: Int[Array, "N"],
+    place: Int[Array, "N 4"],
+) -> Float[Array, "G D"]:
+    def features(m: Ola) -> Array:
+        seen = m.vision(normalize(patches[None]), image[None], place[None])
+        return m.vision_projector(seen)[0]
+
+    seen: Any = model.apply({"params": params}, method=features)
+    return seen
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _hear(model: Ola, params: Params, audio: Float[Array, "T"]) -> Float[Array, "F D"]:
+    heard: Any = model.apply({"params": params}, audio[None], method="hear")
+    return heard[0]

@@ -1,0 +1,189 @@
+"""The engine's programs: a chunk of a prompt is read, an answer begins, all answers advance.
+
+Each is one program, whatever the lengths of prompts and answers and however many slots are in use.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from ola_jax.batch import TEXT
+from ola_jax.generate.choosing import Settings, next_tokens
+from ola_jax.models.ola import Ola
+from ola_jax.models.qwen2 import Behind, KVCache, empty_cache
+from ola_jax.typing import Array, Bool, DTypeLike, Float, Int, Key, Params
+
+MAX_STOP_IDS = 16  # of one answer
+NO_ID = -1
+
+
+@struct.dataclass
+class Answering:
+    """How a slot's answer is made and how far it is: one entry for each slot."""
+
+    settings: Settings
+    stop_ids: Int[Array, "slots stops"]  # NO_ID: none
+    keys: Key[Array, "slots"]  # of the request; step i draws with fold_in(key, i)
+    token: Int[Array, "slots"]  # the newest, not yet in the cache
+    places: Int[Array, "slots"]  # of the cache that are written
+    step: Int[Array, "slots"]  # tokens made so far
+    left: Int[Array, "slots"]  # tokens that may still be made
+    active: Bool[Array, "slots"]
+    generated: Bool[Array, "slots V"]  # ids that the answer holds
+
+
+@struct.dataclass
+class Slots:
+    """What the device holds of all slots."""
+
+    cache: KVCache
+    answering: Answering
+
+
+@struct.dataclass
+class Start:
+    """How one answer is made: leaves of one slot each."""
+
+    settings: Settings
+    stop_ids: Int[Array, "1 stops"]
+    seed: Int[Array, ""]
+    places: Int[Array, ""]  # tokens of the prompt
+    new_tokens: Int[Array, ""]  # that may be made at most
+
+
+def empty_slots(model: Ola, slots: int, places: int, dtype: DTypeLike) -> Slots:
+    """Slots in which nothing runs."""
+    c = model.config.llm
+    floats, ints = lambda x: jnp.full(slots, x, jnp.float32), lambda x: jnp.full(slots, x, jnp.int32)
+    answering = Answering(
+        settings=Settings(
+            temperature=floats(0),
+            top_k=ints(0),
+            top_p=floats(1),
+            log_min_p=floats(-jnp.inf),
+            repetition_penalty=floats(1),
+            vocab_size=ints(c.vocab_size),
+        ),
+        stop_ids=jnp.full((slots, MAX_STOP_IDS), NO_ID, jnp.int32),
+        keys=jax.vmap(jax.random.key)(jnp.zeros(slots, jnp.uint32)),
+        token=ints(0),
+        places=ints(0),
+        step=ints(0),
+        left=ints(0),
+        active=jnp.zeros(slots, bool),
+        generated=jnp.zeros((slots, c.vocab_size), bool),
+    )
+    return Slots(cache=empty_cache(c, slots, places, dtype), answering=answering)
+
+
+@functools.partial(jax.jit, static_argnames="model", donate_argnames="cache")
+def read_chunk(
+    model: Ola,
+    params: Params,
+    cache: KVCache,
+    slot: Int[Array, ""],
+    start: Int[Array, ""],
+    last: Int[Array, ""],
+    tokens: Int[Array, "chunk"],
+    source: Int[Array, "chunk"],
+    table: Float[Array, "R D"],
+) -> tuple[KVCache, Float[Array, "D"]]:
+    """Read tokens of a prompt into places `start` ... of a slot; and the hidden state of token `last`.
+
+    `source` is TEXT or a row of `table`. Padding stands at the end, where the answer's tokens are written
+    before anything sees it.
+    """
+
+    def extend(m: Ola) -> tuple[Array, KVCache]:
+        is_text = source == TEXT
+        text = m.llm.embed(jnp.where(is_text, tokens, 0)[None])[0]
+        x = jnp.where(is_text[:, None], text, table[jnp.maximum(source, 0)])
+        where = Behind(slot=slot, start=start[None], kept=jnp.ones(1, bool))
+        return m.llm.extend(x[None], where, cache)
+
+    hidden, cache = _apply(model, params, extend)
+    return cache, hidden[0, last]
+
+
+@functools.partial(jax.jit, static_argnames="model", donate_argnames="answering")
+def begin(
+    model: Ola,
+    params: Params,
+    answering: Answering,
+    slot: Int[Array, ""],
+    hidden: Float[Array, "D"],
+    start: Start,
+) -> tuple[Answering, Int[Array, ""]]:
+    """Begin an answer in a slot with its first token, which `hidden`, of the prompt's last token, yields."""
+    logits: Array = _apply(model, params, lambda m: m.llm.logits(hidden[None]))
+    none = jnp.zeros((1, logits.shape[1]), bool)
+    key = jax.random.key(start.seed)
+    token = next_tokens(logits, none, jax.random.fold_in(key, 0)[None], start.settings)[0]
+    left = start.new_tokens - 1
+    new = {
+        "settings": jax.tree.map(lambda x: x[0], start.settings),
+        "stop_ids": start.stop_ids[0],
+        "keys": key,
+        "token": token,
+        "places": start.places,
+        "step": jnp.int32(1),
+        "left": left,
+        "active": (left > 0) & (token != start.stop_ids[0]).all(),
+        "generated": none[0].at[token].set(True),
+    }
+    old = {name: getattr(answering, name) for name in new}
+    answering = Answering(**jax.tree.map(lambda x, y: x.at[slot].set(y), old, new))
+    return answering, token
+
+
+@functools.partial(jax.jit, static_argnames=("model", "steps"), donate_argnames="slots")
+def advance(
+    model: Ola, params: Params, slots: Slots, going: Bool[Array, "slots"], steps: int
+) -> tuple[Slots, Int[Array, "steps slots"]]:
+    """Make up to `steps` tokens for each active slot; NO_ID where none was made. `slots` is used up.
+
+    Slots that are not `going` are stopped first.
+    """
+
+    def body(carry: tuple[KVCache, Answering], _: None) -> tuple[tuple[KVCache, Answering], Array]:
+        cache, a = carry
+        where = Behind(slot=jnp.int32(0), start=jnp.where(a.active, a.places, 0), kept=a.active)
+
+        def extend(m: Ola) -> tuple[Array, KVCache]:
+            hidden, longer = m.llm.extend(m.llm.embed(a.token[:, None]), where, cache)
+            return m.llm.logits(hidden[:, 0]), longer
+
+        logits, longer = _apply(model, params, extend)
+        keys = jax.vmap(jax.random.fold_in)(a.keys, a.step)
+        # A slot at rest keeps its settings: it must not make the others wait for sampling.
+        chosen_by = dataclasses.replace(
+            a.settings, temperature=jnp.where(a.active, a.settings.temperature, 0)
+        )
+        token = jnp.where(a.active, next_tokens(logits, a.generated, keys, chosen_by), a.token)
+        ended = (token[:, None] == a.stop_ids).any(axis=1)
+        count = a.active.astype(jnp.int32)
+        made = jnp.where(a.active, token, NO_ID)
+        a = dataclasses.replace(
+            a,
+            token=token,
+            places=a.places + count,
+            step=a.step + count,
+            left=a.left - count,
+            active=a.active & ~ended & (a.left > 1),
+            generated=jnp.asarray(a.generated).at[jnp.arange(len(token)), token].max(a.active),
+        )
+        return (longer, a), made
+
+    answering = dataclasses.replace(slots.answering, active=slots.answering.active & going)
+    (cache, answering), made = jax.lax.scan(body, (slots.cache, answering), None, length=steps)
+    return Slots(cache=cache, answering=answering), made
+
+
+def _apply(model: Ola, params: Params, method: Callable[[Ola], Any]) -> Any:
+    """The method's result; Flax's own annotation is that of a call that changes variables."""
+    return model.apply({"params": params}, method=method)

@@ -1,0 +1,62 @@
+"""Attention behind a cache in plain JAX, for any device: the reference of all other forms.
+
+In blocks of keys, as many as the longest row needs. A block behind the end of a row changes nothing of the
+row, not a bit: its weights are exactly 0 and what was summed is multiplied by exactly 1. So a row's result
+does not depend on how long its neighbours are.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ola_jax.kernels.attention_inputs import CachedInputs
+from ola_jax.sharding import platform
+from ola_jax.typing import Array, Float
+
+BLOCKS = (1024, 512, 256, 128)  # places of a block: the first that divides those of the cache
+BLOCKS_ON_CPU = (128,)
+MASKED = -1e30  # score of a pair that must not meet
+
+
+def attend(inputs: CachedInputs) -> Float[Array, "B L H h"]:
+    """What cached_attention does."""
+    q, start = inputs.q, inputs.start
+    rows, length, heads, width = q.shape
+    places, kv_heads = inputs.k.shape[2:4]
+    block = _block(places)
+    # [B K G L h]: query heads that share a key head side by side
+    q = jnp.moveaxis((q * width**-0.5).reshape(rows, length, kv_heads, -1, width), 1, 3)
+    own = start[:, None] + jnp.arange(length)  # place of each query
+
+    def cut(x: Array, j: Array) -> Array:
+        first = (inputs.layer, jnp.asarray(inputs.slot), j * block, 0, 0)
+        return jax.lax.dynamic_slice(x, first, (1, rows, block, kv_heads, width))[0]
+
+    def keys(j: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        top, total, out = state
+        place = j * block + jnp.arange(block)
+        scores = _product("bkgqh,bskh->bkgqs", q, cut(inputs.k, j))
+        seen = own[:, :, None] >= place
+        scores = jnp.where(seen[:, None, None], scores, MASKED)
+        # Whatever an earlier answer left behind the end of a row, NaN perhaps, must not be multiplied by 0.
+        v = jnp.where((place <= own[:, -1:])[..., None, None], cut(inputs.v, j), 0)
+        new_top = jnp.maximum(top, scores.max(axis=-1))
+        weights = jnp.exp(scores - new_top[..., None])
+        fade = jnp.exp(top - new_top)
+        part = _product("bkgqs,bskh->bkgqh", weights.astype(v.dtype), v)
+        return new_top, fade * total + weights.sum(axis=-1), fade[..., None] * out + part
+
+    shape = q.shape[:-1]
+    none = jnp.full(shape, MASKED), jnp.zeros(shape), jnp.zeros((*shape, width))
+    blocks = jnp.minimum(own.max() // block + 1, places // block)
+    _, total, out = jax.lax.fori_loop(0, blocks, keys, none)
+    out = (out / total[..., None]).astype(inputs.v.dtype)
+    return jnp.moveaxis(out, 3, 1).reshape(rows, length, heads, width)
+
+
+def _block(places: int) -> int:
+    sizes = BLOCKS_ON_CPU if platform() == "cpu" else BLOCKS
+    return next((size for size in sizes if places % size == 0), places)
+
+
+def _product(formula: str, a: Array, b: Array) -> Array:
+    return jnp.einsum(formula, a, b, preferred_element_type=jnp.float32)

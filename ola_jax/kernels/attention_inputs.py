@@ -1,0 +1,33 @@
+"""What attention is computed from: within packed rows, and behind a cache."""
+
+import dataclasses
+
+from ola_jax.typing import Array, Float, Int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PackedInputs:
+    """Packed rows, in which a query sees the keys of its own segment only."""
+
+    q: Float[Array, "B L H h"]
+    k: Float[Array, "B S K h"]  # H is a multiple of K: neighbouring query heads share a key head
+    v: Float[Array, "B S K h"]
+    q_segments: Int[Array, "B L"]  # numbers from 1; 0 is padding
+    k_segments: Int[Array, "B S"]
+    causal: bool  # a query sees no key behind its own place
+    q_offset: Int[Array, ""] | int = 0  # place of the first query among the keys
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CachedInputs:
+    """Rows of queries, each behind the keys of its slot in a cache, its own keys among them.
+
+    Row b has slot `slot + b`; its query i stands at place `start[b] + i` and sees the places up to its own.
+    """
+
+    q: Float[Array, "B L H h"]
+    k: Float[Array, "layers slots S K h"]
+    v: Float[Array, "layers slots S K h"]
+    layer: Int[Array, ""]
+    slot: Int[Array, ""] | int
+    start: Int[Array, "B"]
