@@ -3,7 +3,7 @@
     python benchmarks/load_test.py                               # make load-test: a tiny model
     python benchmarks/load_test.py --checkpoint runs/mine --streams 8 --seconds 20
 
-A server is started on a free port. Each request of a mixed list is answered alone; then `streams` clients send
+A server is started on a free port. Each request of a mixed list is answered alone; then many clients send
 them at random, in streams and not, and among them clients that go away, that read slowly, and that send what
 must be refused. At the end no slot may be lost and memory must not have grown. Exit status 1 says that
 something was wrong.

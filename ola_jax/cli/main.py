@@ -1,4 +1,4 @@
-"""The console command `ola`: trains, converts weights, asks, serves. A command's own code is imported when chosen."""
+"""The console command `ola`: trains, converts weights, asks, serves. Commands are imported when chosen."""
 
 import importlib
 import sys

@@ -9,12 +9,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ola_jax.compilation_cache import FOLDER, keep_compiled_programs
+from ola_jax.compilation_cache import FOLDER, Progress, keep_compiled_programs
 from ola_jax.errors import OlaError, first_line
+from ola_jax.generate.engine import Engine, EngineConfig
 from ola_jax.serve.app import create_app
-from ola_jax.serve.contract import EngineConfig
 from ola_jax.serve.limits import Limits, ServerConfig
 from ola_jax.serve.server import make_server
+from ola_jax.serve.service import AHEAD
 
 Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -45,7 +46,7 @@ class Arguments:
     prefill_chunk: int = 256  # tokens of a prompt that are read between two steps of the others
     steps: int = 4  # tokens that each answer gets in one call of the device
     dtype: Literal["float32", "bfloat16"] | None = None  # of matrix products and the cache
-    limits: Limits = Limits()
+    limits: Limits = dataclasses.field(default_factory=Limits)
     compilation_cache: str = FOLDER  # folder where compiled programs are kept for the next time; or none
 
 
@@ -62,7 +63,12 @@ def serve(args: Arguments) -> None:
     if args.host not in LOOPBACK and not config.api_keys:
         print("note: other machines can use this server, and no --api-key-file is given", file=sys.stderr)
     keep_compiled_programs(args.compilation_cache)
-    engine = load_engine(args)
+    progress = Progress(args.compilation_cache)
+    engine = Engine.from_pretrained(args.checkpoint, engine_config(args))
+    try:
+        engine.warm_up(progress.begin)
+    finally:
+        progress.end()
     server = make_server(
         create_app(engine, config),
         args.host,
@@ -75,6 +81,18 @@ def serve(args: Arguments) -> None:
 
 def _address(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def engine_config(args: Arguments) -> EngineConfig:
+    """The sizes of the engine; requests wait before it, with their media not yet decoded."""
+    return EngineConfig(
+        slots=args.slots,
+        length=args.length,
+        prefill_chunk=args.prefill_chunk,
+        steps=args.steps,
+        queue=AHEAD,
+        dtype=args.dtype,
+    )
 
 
 def server_config(args: Arguments) -> ServerConfig:

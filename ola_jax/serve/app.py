@@ -13,7 +13,7 @@ from fastapi.responses import Response
 
 from ola_jax.serve.api_error import ApiError, internal
 from ola_jax.serve.chat import ChatReply
-from ola_jax.serve.contract import Engine
+from ola_jax.serve.contract import AnsweringEngine
 from ola_jax.serve.keys import RequireKey
 from ola_jax.serve.limits import ServerConfig
 from ola_jax.serve.service import Service
@@ -21,7 +21,7 @@ from ola_jax.serve.service import Service
 METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
 
-def create_app(engine: Engine, config: ServerConfig) -> FastAPI:
+def create_app(engine: AnsweringEngine, config: ServerConfig) -> FastAPI:
     """The ASGI application; it starts the engine, and closes it when the server has answered all requests."""
     services: list[Service] = []
 

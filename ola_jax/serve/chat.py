@@ -9,11 +9,11 @@ import uuid
 from fastapi import Request as HttpRequest
 from fastapi.responses import Response
 
+from ola_jax.generate.requests import Completion, Piece
 from ola_jax.serve.admission import Ticket
 from ola_jax.serve.api_error import ApiError, internal
 from ola_jax.serve.body import ClientGoneError, Receive, read_body, wait_until_gone
 from ola_jax.serve.chat_request import ChatRequest, read_chat_request
-from ola_jax.serve.contract import Completion, Piece
 from ola_jax.serve.fields import parse_json
 from ola_jax.serve.keys import Scope, Send
 from ola_jax.serve.replies import DONE, PING, ReplyHead

@@ -4,8 +4,8 @@ import dataclasses
 from typing import Any
 
 from ola_jax.errors import quote
-from ola_jax.generate.answer import SEEDS
-from ola_jax.generate.sampling import SamplingConfig
+from ola_jax.generate.requests import SEEDS
+from ola_jax.generate.sampling import SamplingConfig, with_options
 from ola_jax.serve.api_error import ApiError, invalid
 from ola_jax.serve.fields import flag, integer, number, object_of, text
 from ola_jax.serve.limits import Limits
@@ -82,8 +82,14 @@ class Sampling:
 
     def config(self, base: SamplingConfig) -> SamplingConfig:
         """The settings of `base` with those of the request in their place."""
-        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return dataclasses.replace(base, **{name: x for name, x in given.items() if x is not None})
+        return with_options(
+            base,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ola_jax.serve.contract import Completion
+from ola_jax.generate.requests import Completion
 
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"

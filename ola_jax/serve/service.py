@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Callable
 from ola_jax.data.isolation import IsolatedDecoder
 from ola_jax.data.sample import Sample
 from ola_jax.errors import OlaError
-from ola_jax.generate.answer import SEEDS
+from ola_jax.generate.requests import SEEDS, Completion, Piece, QueueFullError, Request
 from ola_jax.serve.admission import Admission, Ticket
 from ola_jax.serve.api_error import ApiError, busy, invalid
 from ola_jax.serve.chat_request import ChatRequest
-from ola_jax.serve.contract import Completion, Engine, Piece, QueueFullError, Request
+from ola_jax.serve.contract import AnsweringEngine
 from ola_jax.serve.keys import scoped
 from ola_jax.serve.limits import ServerConfig
 from ola_jax.serve.metrics import Metrics
@@ -29,7 +29,7 @@ AHEAD = 2  # requests beyond the slots whose media are decoded, so that no slot 
 class Service:
     """Answers requests; made in a running event loop, closed by `close`."""
 
-    def __init__(self, engine: Engine, config: ServerConfig):
+    def __init__(self, engine: AnsweringEngine, config: ServerConfig):
         self.engine, self.config, self.started = engine, config, time.time()
         self.admission = Admission(engine.config.slots + AHEAD, config.limits)
         self.metrics = Metrics(engine.status, lambda: self.admission.waiting)

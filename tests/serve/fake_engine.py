@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 from ola_jax.data.processor import Processor
 from ola_jax.errors import OlaError
-from ola_jax.generate.sampling import SamplingConfig
-from ola_jax.serve.contract import (
+from ola_jax.generate.requests import (
     Completion,
     EngineConfig,
     EngineStatus,
@@ -15,6 +14,7 @@ from ola_jax.serve.contract import (
     QueueFullError,
     Request,
 )
+from ola_jax.generate.sampling import SamplingConfig
 
 Listener = Callable[[Piece | Completion], object]
 
