@@ -37,7 +37,7 @@ from PIL import Image
 
 WARM = 0.25  # of the time, after which memory must be flat
 GROWTH = 0.05, 64 * 2**20  # that is no growth: of the memory, and bytes
-MODEL = "load-test"
+MODEL = "tiny-ola"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Server:
-    """A server that runs in a process of its own."""
+    """A server and the process that it runs in."""
 
-    process: psutil.Popen
+    process: psutil.Process
     port: int
 
     def get(self, path: str) -> bytes:
@@ -77,7 +77,7 @@ class Server:
 
     def memory(self) -> int:
         """Bytes of the server alone; the processes for decoding come and go."""
-        return self.process.memory_info().rss
+        return int(self.process.memory_info().rss)
 
 
 def data_url(data: bytes) -> str:
@@ -170,12 +170,12 @@ def serving(checkpoint: pathlib.Path, args: Args) -> Iterator[Server]:
     words = [f"--{name}={value}" for name, value in options.items()]
     command = [sys.executable, "-m", "ola_jax.cli.main", "serve", f"--checkpoint={checkpoint}"]
     command += [*words, f"--model-name={MODEL}", "--limits.queue-seconds=3600"]
-    process = psutil.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("listening at http://"):
-                yield Server(process, int(line.rstrip("/\n").rpartition(":")[2]))
+                yield Server(psutil.Process(process.pid), int(line.rstrip("/\n").rpartition(":")[2]))
                 break
         else:
             raise SystemExit("the server did not start")
@@ -258,7 +258,7 @@ async def send_bad(client: openai.AsyncOpenAI, body: dict[str, Any], counts: Cou
         await create(client, body)
         counts.wrong.append(f"answered, but had to be refused: {json.dumps(body)[:200]}")
     except openai.APIStatusError as error:
-        counts.outcomes["refused"] += 1
+        counts.outcomes["bad, and refused"] += 1
         if not 400 <= error.status_code < 500:
             counts.wrong.append(f"status {error.status_code} for {json.dumps(body)[:200]}")
 
@@ -327,14 +327,11 @@ def make_tiny(directory: pathlib.Path) -> pathlib.Path:
     return directory / "tiny"
 
 
-def main(args: Args) -> int:
-    """0 if all was well."""
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = args.checkpoint or make_tiny(pathlib.Path(folder))
-        with serving(checkpoint, args) as server:
-            counts, memory, seconds = asyncio.run(run(server, args, has_video=args.length >= 6000))
-            check_idle(server, counts)
-            check_memory(memory, counts)
+def load(server: Server, args: Args) -> Counts:
+    """Put a server under load; what was wrong is in the counts, and the rest is printed."""
+    counts, memory, seconds = asyncio.run(run(server, args, has_video=args.length >= 6000))
+    check_idle(server, counts)
+    check_memory(memory, counts)
     for outcome, count in sorted(counts.outcomes.items()):
         print(f"{count:8d}  {outcome}")
     first = sorted(counts.first) or [0.0]
@@ -344,7 +341,15 @@ def main(args: Args) -> int:
     for line in counts.wrong[:20]:
         print(f"WRONG: {line}")
     print(f"{len(counts.wrong)} wrong")
-    return int(bool(counts.wrong))
+    return counts
+
+
+def main(args: Args) -> int:
+    """0 if all was well."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = args.checkpoint or make_tiny(pathlib.Path(folder))
+        with serving(checkpoint, args) as server:
+            return int(bool(load(server, args).wrong))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from ola_jax.errors import OlaError, first_line
 from ola_jax.generate.engine import Engine, EngineConfig
 from ola_jax.serve.app import create_app
 from ola_jax.serve.limits import Limits, ServerConfig
-from ola_jax.serve.server import make_server
+from ola_jax.serve.server import bind, make_server
 from ola_jax.serve.service import AHEAD
 
 Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
@@ -58,25 +58,28 @@ def main(arguments: Sequence[str] | None = None, prog: str = "ola serve") -> Non
 def serve(args: Arguments) -> None:
     """Serve until a signal ends it. Raises OlaError for what the user can correct."""
     config = server_config(args)
-    if not 0 <= args.port < 65536:
-        raise OlaError(f"--port is {args.port}, expected 0 to 65535")
     if args.host not in LOOPBACK and not config.api_keys:
         print("note: other machines can use this server, and no --api-key-file is given", file=sys.stderr)
-    keep_compiled_programs(args.compilation_cache)
+    with bind(args.host, args.port) as bound:
+        keep_compiled_programs(args.compilation_cache)
+        engine = load_engine(args)
+        server = make_server(
+            create_app(engine, config),
+            args.shutdown_seconds,
+            report=lambda port: print(f"listening at {_address(args.host, port)}", flush=True),
+        )
+        server.run(sockets=[bound])
+
+
+def load_engine(args: Arguments) -> Engine:
+    """The engine, with its programs compiled."""
     progress = Progress(args.compilation_cache)
     engine = Engine.from_pretrained(args.checkpoint, engine_config(args))
     try:
         engine.warm_up(progress.begin)
     finally:
         progress.end()
-    server = make_server(
-        create_app(engine, config),
-        args.host,
-        args.port,
-        shutdown_seconds=args.shutdown_seconds,
-        report=lambda port: print(f"listening at {_address(args.host, port)}", flush=True),
-    )
-    server.run()
+    return engine
 
 
 def _address(host: str, port: int) -> str:

@@ -43,9 +43,9 @@ class ChatReply(Response):
     async def _reply(self, receive: Receive, send: Send) -> None:
         service = self._service
         with service.admission.ticket() as ticket:
-            body = await read_body(dict(self._request.headers), receive, ticket, self._limits)
+            request = await self._read(receive, ticket)
             gone = asyncio.ensure_future(wait_until_gone(receive))
-            work = asyncio.ensure_future(self._work(body, ticket, send))
+            work = asyncio.ensure_future(self._work(request, ticket, send))
             try:
                 await asyncio.wait((gone, work), return_when=asyncio.FIRST_COMPLETED)
                 if not work.done():
@@ -57,9 +57,13 @@ class ChatReply(Response):
                 with contextlib.suppress(asyncio.CancelledError, ApiError, ClientGoneError):
                     await work  # its slot is free when this returns
 
-    async def _work(self, body: bytes, ticket: Ticket, send: Send) -> None:
+    async def _read(self, receive: Receive, ticket: Ticket) -> ChatRequest:
+        """The checked request; its body is not kept."""
+        body = await read_body(dict(self._request.headers), receive, ticket, self._limits)
+        return await asyncio.to_thread(self._parse, body)
+
+    async def _work(self, request: ChatRequest, ticket: Ticket, send: Send) -> None:
         service = self._service
-        request = await asyncio.to_thread(self._parse, body)
         async with service.admission.turn():
             prepared = await service.prepare(request, ticket)
             before = time.perf_counter() - self._begin

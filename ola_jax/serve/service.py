@@ -63,14 +63,21 @@ class Service:
     ) -> AsyncIterator["asyncio.Queue[Piece | Completion]"]:
         """The pieces of the answer and its completion as they come; the block's end cancels what still runs.
 
+        It ends when the slot is free, for the engine takes no more requests than there are turns.
         Raises ApiError for a request that does not fit, or where the engine has no place (429) or has ended.
         """
         engine_request = self._request(request, sample, key)
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Piece | Completion]()
+        ended = asyncio.Event()
+
+        def deliver(event: Piece | Completion) -> None:
+            events.put_nowait(event)
+            if isinstance(event, Completion):
+                ended.set()
 
         def listen(event: Piece | Completion) -> None:  # called from the engine's thread
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(events.put_nowait, event)
+                loop.call_soon_threadsafe(deliver, event)
 
         try:
             handle = self.engine.submit(engine_request, listen)
@@ -83,6 +90,7 @@ class Service:
             yield events
         finally:
             handle.cancel()
+            await ended.wait()
 
     def healthy(self) -> bool:
         """False where the engine has died, or has not finished a step for long while requests run."""

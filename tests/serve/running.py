@@ -13,7 +13,7 @@ from typing import Any
 
 from ola_jax.serve.app import create_app
 from ola_jax.serve.limits import Limits, ServerConfig
-from ola_jax.serve.server import make_server
+from ola_jax.serve.server import bind, make_server
 from tests import golden
 
 INPUTS = golden.VISIBLE / "inputs"
@@ -61,12 +61,13 @@ def running(
 ) -> Iterator[Running]:
     """A server of the engine; at the end it is asked to shut down, as by a signal."""
     config = ServerConfig(MODEL, limits=limits or Limits(), **settings)
-    server = make_server(create_app(engine, config), "127.0.0.1", 0, shutdown_seconds=shutdown_seconds)
-    thread = threading.Thread(target=server.run)
+    ports: list[int] = []
+    server = make_server(create_app(engine, config), shutdown_seconds, ports.append)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bind("127.0.0.1", 0)]})
     thread.start()
     wait_for(lambda: server.started or not thread.is_alive())
     try:
-        yield Running(engine, server, server.servers[0].sockets[0].getsockname()[1])
+        yield Running(engine, server, ports[0])
     finally:
         server.should_exit = True
         thread.join(40)
