@@ -89,7 +89,7 @@ class Device:
         start = slots.Start(
             settings=settings(sampling, self.model.config.llm.vocab_size),
             stop_ids=jnp.asarray(padded),
-            seed=jnp.asarray(seed, jnp.uint32),
+            key=jax.random.key(seed),
             places=jnp.asarray(places, jnp.int32),
             new_tokens=jnp.asarray(new_tokens, jnp.int32),
         )

@@ -115,7 +115,7 @@ class Handle:
         self.cancelled = True
         self._wake()
 
-    def result(self, timeout: float | None = None) -> Completion:
+    def result(self, timeout: float | int | None = None) -> Completion:
         """The completion, waited for; raises TimeoutError after so many seconds."""
         if not self._done.wait(timeout) or self._completion is None:
             raise TimeoutError(f"no answer within {timeout} seconds")

@@ -105,11 +105,11 @@ def from_generation_config(
 def with_options(
     sampling: SamplingConfig,
     *,
-    temperature: float | None = None,
-    top_p: float | None = None,
+    temperature: float | int | None = None,
+    top_p: float | int | None = None,
     top_k: int | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float | None = None,
+    min_p: float | int | None = None,
+    repetition_penalty: float | int | None = None,
 ) -> SamplingConfig:
     """The same with the options that are given."""
     number = lambda given, default: default if given is None else float(given)

@@ -51,7 +51,7 @@ class Start:
 
     settings: Settings
     stop_ids: Int[Array, "1 stops"]
-    seed: Int[Array, ""]
+    key: Key[Array, ""]  # of the seed
     places: Int[Array, ""]  # tokens of the prompt
     new_tokens: Int[Array, ""]  # that may be made at most
 
@@ -122,22 +122,21 @@ def begin(
     """Begin an answer in a slot with its first token, which `hidden`, of the prompt's last token, yields."""
     logits: Array = _apply(model, params, lambda m: m.llm.logits(hidden[None]))
     none = jnp.zeros((1, logits.shape[1]), bool)
-    key = jax.random.key(start.seed)
-    token = next_tokens(logits, none, jax.random.fold_in(key, 0)[None], start.settings)[0]
+    token = next_tokens(logits, none, jax.random.fold_in(start.key, 0)[None], start.settings)[0]
     left = start.new_tokens - 1
-    new = {
-        "settings": jax.tree.map(lambda x: x[0], start.settings),
-        "stop_ids": start.stop_ids[0],
-        "keys": key,
-        "token": token,
-        "places": start.places,
-        "step": jnp.int32(1),
-        "left": left,
-        "active": (left > 0) & (token != start.stop_ids[0]).all(),
-        "generated": none[0].at[token].set(True),
-    }
-    old = {name: getattr(answering, name) for name in new}
-    answering = Answering(**jax.tree.map(lambda x, y: x.at[slot].set(y), old, new))
+    put = lambda old, new: jnp.asarray(old).at[slot].set(new)
+    a, stop_ids = answering, start.stop_ids[0]
+    answering = Answering(
+        settings=jax.tree.map(lambda old, new: put(old, new[0]), a.settings, start.settings),
+        stop_ids=put(a.stop_ids, stop_ids),
+        keys=put(a.keys, start.key),
+        token=put(a.token, token),
+        places=put(a.places, start.places),
+        step=put(a.step, 1),
+        left=put(a.left, left),
+        active=put(a.active, (left > 0) & (token != stop_ids).all()),
+        generated=put(a.generated, none[0].at[token].set(True)),
+    )
     return answering, token
 
 

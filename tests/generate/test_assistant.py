@@ -2,8 +2,10 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import soundfile
@@ -12,10 +14,10 @@ import ola_jax
 from ola_jax import checkpoint
 from ola_jax.errors import OlaError
 from ola_jax.generate import assistant as module
-from ola_jax.generate.answer import answer
+from ola_jax.generate import slots
 from ola_jax.generate.assistant import Assistant
 from ola_jax.generate.conversation import Question, conversation_record
-from ola_jax.generate.decode import advance, begin, prefill
+from ola_jax.generate.engine import Request
 from ola_jax.generate.sampling import from_generation_config
 from ola_jax.models.ola import Ola
 from tests import golden, parity
@@ -27,11 +29,13 @@ OPTIONS = {"temperature": 0.0, "max_new_tokens": 12}
 
 
 @pytest.fixture(scope="module")
-def assistant() -> Assistant:
+def assistant() -> Iterator[Assistant]:
     """The golden model."""
     r, processor = released(), parity.processor("infer")
     sampling = from_generation_config(r.generation_config, processor.tokenizer.get_vocab_size())
-    return Assistant(Ola(r.config), lambda: r.params, processor, sampling)
+    assistant = Assistant(Ola(r.config), lambda: r.params, processor, sampling)
+    yield assistant
+    assistant.close()
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +49,11 @@ def small_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def ids(assistant: Assistant, record: dict[str, Any]) -> list[int]:
-    """What `answer` says to a record."""
+    """The answer to a record, of which nothing was read before."""
     sampling = dataclasses.replace(assistant.sampling, temperature=0.0)
-    batch = assistant.processor([record])
-    out = answer(assistant.model, assistant.params, batch, assistant.processor.tokenizer, sampling, 12)
-    return out.ids[0]
+    done = assistant.engine.answer(Request(assistant.processor.sample(record), sampling, 12))
+    assert done.cached_tokens == 0
+    return list(done.ids)
 
 
 def test_an_answer_is_the_originals(assistant: Assistant) -> None:
@@ -149,18 +153,84 @@ def test_the_checkpoint_is_read_once_and_equal_shapes_are_compiled_once(
     reads = []
     load = module.load
     monkeypatch.setattr(module, "load", lambda directory: (reads.append(directory), load(directory))[1])
-    assistant = ola_jax.Assistant.from_pretrained(small_dir)
+    compiled: list[str] = []
+    assistant = ola_jax.Assistant.from_pretrained(small_dir, report=compiled.append)
     assert assistant.params is assistant.params
     one = assistant.ask("Hi", max_new_tokens=7)
-    compiled = [program._cache_size() for program in (prefill, begin, advance)]
+    assert len(compiled) == 3
+    sizes = lambda: [program._cache_size() for program in (slots.read_chunk, slots.begin, slots.advance)]
+    before = sizes()
     pieces: list[str] = []
-    other = assistant.ask("Who are you?", max_new_tokens=7, seed=3, stream=pieces.append)
-    assert [program._cache_size() for program in (prefill, begin, advance)] == compiled
+    other = assistant.ask(
+        "Who are you?" * 30, max_new_tokens=9, seed=3, temperature=3.0, stream=pieces.append
+    )
+    assert (sizes(), len(compiled)) == (before, 3)
     assert reads == [small_dir]
     assert "".join(pieces).strip() == other.text
     assert one.ids != other.ids
-    again = Assistant.from_pretrained(small_dir, dtype="bfloat16").ask("Hi", max_new_tokens=7)
-    assert len(again.ids) == len(one.ids)
+    assistant.close()
+    assert assistant.ask("Hi", max_new_tokens=7).ids == one.ids  # by a new engine
+    assistant.close()
+    half = Assistant.from_pretrained(small_dir, dtype="bfloat16")
+    assert len(half.ask("Hi", max_new_tokens=7).ids) == len(one.ids)
+    half.close()
+
+
+def test_a_conversation_reads_again_only_what_is_not_in_the_cache(small_dir: pathlib.Path) -> None:
+    assistant = Assistant.from_pretrained(small_dir)
+    options = {"max_new_tokens": 20, "temperature": 2.0}
+    chat = assistant.chat()
+    first = chat.ask("What is a long question? " * 40, **options)
+    second = chat.ask("And what else?", **options)
+    assert (first.cached_tokens, second.cached_tokens) == (0, len(first.prompt_ids) // 256 * 256)
+    assert second.cached_tokens
+    messages = [
+        {"from": "human", "value": "What is a long question? " * 40},
+        {"from": "gpt", "value": first.text},
+        {"from": "human", "value": "And what else?"},
+    ]
+    sampling = dataclasses.replace(assistant.sampling, temperature=2.0)
+    alone = Request(assistant.processor.sample({"conversations": messages}), sampling, 20)
+    assert assistant.engine.answer(alone).ids == second.ids
+    assistant.close()
+
+
+def test_a_longer_question_gets_a_larger_cache_and_the_same_answer(small_dir: pathlib.Path) -> None:
+    assistant = Assistant.from_pretrained(small_dir)
+    short = assistant.ask("Hi", max_new_tokens=7)
+    assert len(assistant.ask("Hi", max_new_tokens=5000, stop="\ufffd").ids) < 5000
+    assert assistant.ask("Hi", max_new_tokens=7).ids == short.ids
+    with pytest.raises(OlaError, match="together at most 32768"):
+        assistant.ask("Hi", max_new_tokens=40_000)
+    assistant.close()
+
+
+def test_what_the_stream_raises_ends_the_answer_and_no_other(small_dir: pathlib.Path) -> None:
+    assistant = Assistant.from_pretrained(small_dir)
+    expected = assistant.ask("Hi", max_new_tokens=7)
+
+    def broken(_: str) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        assistant.ask("Hi", max_new_tokens=4000, stream=broken)
+    assert assistant.ask("Hi", max_new_tokens=7).ids == expected.ids
+    assistant.close()
+
+
+def test_too_little_memory_is_one_line(small_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.\nmore")
+
+    assistant = Assistant.from_pretrained(small_dir)
+    for program in ("empty_slots", "read_chunk"):
+        with monkeypatch.context() as patch:
+            patch.setattr(slots, program, full)
+            with pytest.raises(OlaError, match="too much for the device's memory") as caught:
+                assistant.ask("Hi")
+        assert "\n" not in str(caught.value)
+        assert assistant.ask("Hi", max_new_tokens=3).ids
+        assistant.close()
 
 
 def test_options_of_sampling_take_the_place_of_the_checkpoints(small_dir: pathlib.Path) -> None:
@@ -169,7 +239,13 @@ def test_options_of_sampling_take_the_place_of_the_checkpoints(small_dir: pathli
     assert ask() == ask(seed=1) == ask(temperature=0)
     assert ask(temperature=5.0) == ask(temperature=5.0)
     assert ask(temperature=5.0) != ask(temperature=5.0, seed=1)
-    assert ask(temperature=5.0, top_k=1) == ask()
+    assert ask(temperature=5.0, top_k=1) == ask() == ask(temperature=5.0, min_p=1.0)
+    free = assistant.ask("Hi", max_new_tokens=8).text
+    assert (
+        assistant.ask("Hi", max_new_tokens=8, stop=["no", free[3:5]]).text
+        == free[: free.index(free[3:5])].strip()
+    )
+    assistant.close()
 
 
 @pytest.mark.parametrize(
