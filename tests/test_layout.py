@@ -23,7 +23,7 @@ TIERS = (  # a part imports itself and parts of tiers before its own
     {"generate"},
     {"training"},
     {"aot", "eval"},
-    {"run"},
+    {"run", "serve"},
     {"cli"},
     {"infer"},
 )

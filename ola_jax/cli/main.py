@@ -1,4 +1,4 @@
-"""The console command `ola`: trains, converts weights, asks. Only the chosen command's code is imported."""
+"""The console command `ola`: trains, converts weights, asks, serves. Commands are imported when chosen."""
 
 import importlib
 import sys
@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "trains a model, stage after stage, by a config",
     "convert": "imports and exports released PyTorch checkpoints, and verifies imports",
     "ask": "answers a question about images, a video or audio, or a plain text",
+    "serve": "answers over HTTP, as OpenAI's API does",
 }
 
 
