@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from ola_jax.generate.choosing import settings
 from ola_jax.generate.requests import EngineConfig
 from ola_jax.generate.sampling import SamplingConfig
 from ola_jax.models.ola import Ola, abstract_params
-from ola_jax.sharding import MeshConfig, check, make_mesh, parameter_shardings
+from ola_jax.sharding import MeshConfig, check_mesh, make_mesh, parameter_shardings
 from ola_jax.typing import Array, Bool, Float, HostArray, Int, Params
 
 Report = Callable[[str], None]  # gets a line before a program is used, and compiled, for the first time
@@ -45,7 +46,7 @@ class Device:
         """Where each parameter belongs; None: on the default device."""
         if self._mesh is None:
             return None
-        check(self._mesh, self.model.config, rows=1, budget=Budget(tokens=1))
+        check_mesh(self._mesh, self.model.config, rows=1, budget=Budget(tokens=1))
         return parameter_shardings(abstract_params(self.model.config), self._mesh)
 
     def _slot_places(self) -> slots.Slots | None:
@@ -53,7 +54,9 @@ class Device:
         if self._mesh is None:
             return None
         split = NamedSharding(self._mesh, PartitionSpec(None, None, None, "tensor", None))
-        return slots.Slots(cache=split, answering=NamedSharding(self._mesh, PartitionSpec()))
+        # A sharding in the place of each part is that of all its arrays.
+        places: dict[str, Any] = {"cache": split, "answering": NamedSharding(self._mesh, PartitionSpec())}
+        return slots.Slots(**places)
 
     def _on_mesh(self) -> contextlib.AbstractContextManager[object]:
         """For the decoder's programs. Those of the encoders are the same on every device."""

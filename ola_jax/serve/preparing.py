@@ -5,7 +5,7 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar, TypeVarTuple
 
 from ola_jax.config import SAMPLE_RATE, MediaLimits
 from ola_jax.data.decoding import Decode, decode_audio, decode_sound_track, decode_video
@@ -23,6 +23,9 @@ from ola_jax.serve.messages import MediaPart
 from ola_jax.serve.network import Fetcher
 from ola_jax.serve.probing import Size, audio_size, image_size, video_size
 from ola_jax.serve.prompt import Prompt, Turn, read_prompt
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 SIZES: dict[str, Callable[[str], Size]] = {"image": image_size, "audio": audio_size, "video": video_size}
 
@@ -173,7 +176,7 @@ class _Guarded:
     decode: Decode
     parts: tuple[MediaPart, ...]
 
-    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def __call__(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
         try:
             return self.decode(function, *arguments)
         except BadMediaError as error:

@@ -9,7 +9,7 @@ import av
 from PIL import Image
 
 from ola_jax.data.containers import is_picture, open_container
-from ola_jax.data.media import BadMediaError, Media
+from ola_jax.data.media import BadMediaError, MediaFile
 
 NOT_IT = "cannot be decoded"
 
@@ -41,7 +41,7 @@ def video_size(path: str) -> Size:
         if animated.startswith((b"GIF87a", b"GIF89a", b"RIFF")) and animated[8:12] != b"AVI ":
             with Image.open(path) as image:
                 return Size(*image.size, frames=getattr(image, "n_frames", 1))
-        with open_container(Media("video", path=path)) as container:
+        with open_container(MediaFile("video", path)) as container:
             if is_picture(container) or not container.streams.video:
                 raise BadMediaError("has no video stream")
             stream = container.streams.video[0]
@@ -57,7 +57,7 @@ def video_size(path: str) -> Size:
 def audio_size(path: str) -> Size:
     """The length of an audio file or a sound track. Raises BadMediaError for a file that is none."""
     try:
-        with open_container(Media("audio", path=path)) as container:
+        with open_container(MediaFile("audio", path)) as container:
             if is_picture(container) or not container.streams.audio:
                 raise BadMediaError("has no audio")
             return Size(seconds=_seconds(container))

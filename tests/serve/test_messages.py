@@ -34,7 +34,7 @@ def sample(server: Running, *messages: dict[str, Any]) -> Any:
 def ids(*turns: tuple[str, str], system: str | None = None, image: bool = False, audio: bool = False) -> list:
     processor = parity.processor("infer")
     prompt = processor.processor_config.system_prompt if system is None else system
-    return encode_prompt(turns, processor.tokenizer, prompt, image, audio).tolist()
+    return encode_prompt(turns, processor.tokenizer, prompt, has_image=image, has_audio=audio).tolist()
 
 
 def test_a_question_is_the_models_prompt(server: Running) -> None:
