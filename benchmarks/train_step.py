@@ -50,6 +50,13 @@ FORMS = ("ola_jax", "torch padded", "torch packed")
 TRAINABLE = ("llm/", "vision_projector/", "speech_projector/")
 RATE = 1e-5
 
+TINY = OlaConfig(
+    llm=Qwen2Config(512, 64, 2, 4, 2, 128),
+    vision=OryxViTConfig(48, 2, 4, 96, position_grid=8),
+    whisper=WhisperConfig(80, 100, 32, 2, 4),
+    beats=BeatsConfig(32, 32, 2, 4, 64, conv_positions=16, conv_groups=4, predictor_classes=0),
+    speech_hidden_size=64,
+)
 SMALL = OlaConfig(
     llm=Qwen2Config(8192, 512, 6, 8, 2, 1536),
     vision=OryxViTConfig(256, 6, 4, 768, position_grid=32),
@@ -74,7 +81,7 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(OlaConfig.tiny(), 0.02, 256, 10),
+    "tiny": Size(TINY, 0.02, 256, 10),
     "small": Size(SMALL, 0.1, 1024, 40),
     "7b": Size(OLA_7B, 1.0, 16_384, 20, one_row_at_a_time=True),
 }
