@@ -24,6 +24,7 @@ load-test: $(VENV)/installed-test
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # The tests that compare with the original, and with live PyTorch modules.
 parity: $(VENV)/installed-test
