@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 from ola_jax.speech.characters import CLAUSE_ENDS, is_ideograph, is_letter
+from ola_jax.speech.language import main_script
 from ola_jax.speech.splitter import SentenceSplitter
 
 OVERLONG = 8  # times the longest piece, at which a word without end is cut
@@ -178,7 +179,8 @@ class PieceCutter:
     def _complete(self, sentence: str, pieces: list[Piece]) -> None:
         """A sentence has ended, before the character that is being added."""
         tokens = estimate_tokens(sentence)
-        if self._held and self._held_tokens + tokens > self.config.max_tokens:
+        too_long = self._held_tokens + tokens > self.config.max_tokens
+        if self._held and (too_long or main_script(sentence) not in (None, main_script(self._held))):
             self._emit("", pieces)
         self._held += sentence
         self._held_tokens += tokens
