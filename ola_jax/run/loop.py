@@ -101,11 +101,12 @@ def train_stage(
         profile = opened(Profile(config.logging.profile, folder / "profile"))
         for step in range(start + 1, stage.steps + 1):
             profile.before(step)
-            # Each transfer is explicit, and waited for where it is meant to be; a hidden one is an error. (On
-            # CPUs JAX notices those to the device only.)
+            batch = watch.take(data)
+            on_devices = sharding.global_batch(batch.batch, mesh)
+            # From here each transfer is explicit: a hidden one is an error. (Not for `global_batch`, whose
+            # transfer counts as hidden with several processes; on CPUs JAX notices none to the host.)
             with jax.transfer_guard("disallow"):
-                batch = watch.take(data)
-                train_state, metrics = train_step(train_state, sharding.global_batch(batch.batch, mesh))
+                train_state, metrics = train_step(train_state, on_devices)
                 watch.step(step, metrics, batch)  # waits for the step before this one
             profile.after(step, metrics)
 
