@@ -2,10 +2,8 @@
 
 import contextlib
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +17,7 @@ from ola_jax.generate.choosing import settings
 from ola_jax.generate.requests import EngineConfig
 from ola_jax.generate.sampling import SamplingConfig
 from ola_jax.models.ola import Ola, abstract_params
+from ola_jax.models.qwen2 import KVCache
 from ola_jax.sharding import MeshConfig, check_mesh, make_mesh, parameter_shardings
 from ola_jax.typing import Array, Bool, Float, HostArray, Int, Params
 
@@ -36,9 +35,18 @@ class Device:
         self._mesh = make_mesh(MeshConfig(tensor=config.tensor)) if config.tensor > 1 else None
         self._params = jax.device_put(params, self._parameter_places())
         places = -(-config.length // config.prefill_chunk) * config.prefill_chunk  # whole chunks
-        empty = functools.partial(slots.empty_slots, self.model, config.slots, places, jnp.dtype(dtype))
+
+        def empty() -> tuple[KVCache, slots.Answering]:
+            state = slots.empty_slots(self.model, config.slots, places, jnp.dtype(dtype))
+            return state.cache, state.answering
+
         state = jax.jit(empty, out_shardings=self._slot_places())()
-        self._cache, self._answering = state.cache, state.answering
+        one = jax.tree.leaves(self._params)[0]
+        if (
+            self._mesh is None and one.committed
+        ):  # else the second call would find other inputs than the first
+            state = jax.device_put(state, one.sharding)
+        self._cache, self._answering = state
         rows = encoding.table_rows(self.model.config, config.length)
         self._table = encoding.empty_table(self.model, self._params, rows)
 
@@ -49,14 +57,12 @@ class Device:
         check_mesh(self._mesh, self.model.config, rows=1, budget=Budget(tokens=1))
         return parameter_shardings(abstract_params(self.model.config), self._mesh)
 
-    def _slot_places(self) -> slots.Slots | None:
-        """Key heads of the cache are split, the rest is replicated."""
+    def _slot_places(self) -> tuple[NamedSharding, NamedSharding] | None:
+        """Of the cache, whose key heads are split, and of the rest, which is replicated."""
         if self._mesh is None:
             return None
         split = NamedSharding(self._mesh, PartitionSpec(None, None, None, "tensor", None))
-        # A sharding in the place of each part is that of all its arrays.
-        places: dict[str, Any] = {"cache": split, "answering": NamedSharding(self._mesh, PartitionSpec())}
-        return slots.Slots(**places)
+        return split, NamedSharding(self._mesh, PartitionSpec())
 
     def _on_mesh(self) -> contextlib.AbstractContextManager[object]:
         """For the decoder's programs. Those of the encoders are the same on every device."""
