@@ -53,7 +53,13 @@ def imported(*paths: pathlib.Path) -> set[str]:
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 names.add(node.module.split(".")[0])
-    ours = {file.stem for file in ROOT.glob("*.py")} | {"ola_jax", "examples", "tests", "configs", "benchmarks"}
+    ours = {file.stem for file in ROOT.glob("*.py")} | {
+        "ola_jax",
+        "examples",
+        "tests",
+        "configs",
+        "benchmarks",
+    }
     return {normal(DISTRIBUTIONS.get(name, name)) for name in names - sys.stdlib_module_names - ours}
 
 

@@ -35,7 +35,7 @@ def create_app(engine: AnsweringEngine, config: ServerConfig) -> FastAPI:
         finally:
             await asyncio.to_thread(service.close)
 
-    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     _add_routes(app, lambda: services[0])
     _add_error_handlers(app)
     app.add_middleware(RequireKey, keys=config.api_keys)
