@@ -81,9 +81,12 @@ def ask(args: Arguments) -> None:
             stop=args.stop,
             seed=args.seed,
         )
+    except Exception:
+        assistant.close()
+        raise
     finally:
         progress.end()
-        assistant.close()
+    assistant.close()  # not after Ctrl-C: it would wait for a program that is being compiled
     if not args.json:
         print()
         return

@@ -1,20 +1,24 @@
 """The engine's side of the device: parameters, slots and features there, and the programs that use them."""
 
+import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
-from ola_jax.batch import MARKS, TEXT
+from ola_jax.batch import MARKS, TEXT, Budget
 from ola_jax.data.sample import ImagePatches
 from ola_jax.generate import encoding, slots
 from ola_jax.generate.choosing import settings
 from ola_jax.generate.requests import EngineConfig
 from ola_jax.generate.sampling import SamplingConfig
-from ola_jax.models.ola import Ola
+from ola_jax.models.ola import Ola, abstract_params
+from ola_jax.sharding import MeshConfig, check, make_mesh, parameter_shardings
 from ola_jax.typing import Array, Bool, Float, HostArray, Int, Params
 
 Report = Callable[[str], None]  # gets a line before a program is used, and compiled, for the first time
@@ -27,12 +31,33 @@ class Device:
         dtype = config.dtype or model.config.dtype
         self.model = Ola(dataclasses.replace(model.config, dtype=dtype, attention=config.attention))
         self.report, self._used = report, set[str]()
-        self._config, self._params = config, jax.device_put(params)
+        self._config = config
+        self._mesh = make_mesh(MeshConfig(tensor=config.tensor)) if config.tensor > 1 else None
+        self._params = jax.device_put(params, self._parameter_places())
         places = -(-config.length // config.prefill_chunk) * config.prefill_chunk  # whole chunks
-        state = slots.empty_slots(self.model, config.slots, places, jnp.dtype(dtype))
+        empty = functools.partial(slots.empty_slots, self.model, config.slots, places, jnp.dtype(dtype))
+        state = jax.jit(empty, out_shardings=self._slot_places())()
         self._cache, self._answering = state.cache, state.answering
         rows = encoding.table_rows(self.model.config, config.length)
         self._table = encoding.empty_table(self.model, self._params, rows)
+
+    def _parameter_places(self) -> Params | None:
+        """Where each parameter belongs; None: on the default device."""
+        if self._mesh is None:
+            return None
+        check(self._mesh, self.model.config, rows=1, budget=Budget(tokens=1))
+        return parameter_shardings(abstract_params(self.model.config), self._mesh)
+
+    def _slot_places(self) -> slots.Slots | None:
+        """Key heads of the cache are split, the rest is replicated."""
+        if self._mesh is None:
+            return None
+        split = NamedSharding(self._mesh, PartitionSpec(None, None, None, "tensor", None))
+        return slots.Slots(cache=split, answering=NamedSharding(self._mesh, PartitionSpec()))
+
+    def _on_mesh(self) -> contextlib.AbstractContextManager[object]:
+        """For the decoder's programs. Those of the encoders are the same on every device."""
+        return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
 
     @property
     def lost(self) -> bool:
@@ -58,17 +83,18 @@ class Device:
         """Read at most `prefill_chunk` tokens into a slot's cache; the hidden state of the last of them."""
         self._first_use("prompts")
         padding = (0, self._config.prefill_chunk - len(tokens))
-        self._cache, hidden = slots.read_chunk(
-            self.model,
-            self._params,
-            self._cache,
-            np.asarray(slot, np.int32),
-            np.asarray(start, np.int32),
-            np.asarray(len(tokens) - 1, np.int32),
-            np.pad(tokens, padding),
-            np.pad(source, padding, constant_values=TEXT),
-            self._table,
-        )
+        with self._on_mesh():
+            self._cache, hidden = slots.read_chunk(
+                self.model,
+                self._params,
+                self._cache,
+                np.asarray(slot, np.int32),
+                np.asarray(start, np.int32),
+                np.asarray(len(tokens) - 1, np.int32),
+                np.pad(tokens, padding),
+                np.pad(source, padding, constant_values=TEXT),
+                self._table,
+            )
         return hidden
 
     def begin(
@@ -93,16 +119,18 @@ class Device:
             places=jnp.asarray(places, jnp.int32),
             new_tokens=jnp.asarray(new_tokens, jnp.int32),
         )
-        self._answering, token = slots.begin(
-            self.model, self._params, self._answering, np.asarray(slot, np.int32), hidden, start
-        )
+        with self._on_mesh():
+            self._answering, token = slots.begin(
+                self.model, self._params, self._answering, np.asarray(slot, np.int32), hidden, start
+            )
         return int(token)
 
     def advance(self, going: Bool[HostArray, "slots"]) -> list[list[int]]:
         """A few new tokens for the answer of each slot, fewer where it ends; others are stopped."""
         self._first_use("answers")
         state = slots.Slots(cache=self._cache, answering=self._answering)
-        state, made = slots.advance(self.model, self._params, state, going, self._config.steps)
+        with self._on_mesh():
+            state, made = slots.advance(self.model, self._params, state, going, self._config.steps)
         self._cache, self._answering = state.cache, state.answering
         return [[token for token in row if token != slots.NO_ID] for row in np.asarray(made).T.tolist()]
 

@@ -31,9 +31,10 @@ class EngineConfig:
     # of the model's matrix products and of the cache; None: as the checkpoint says
     dtype: Literal["float32", "bfloat16"] | None = None
     attention: Literal["auto", "xla", "splash"] = "auto"  # whatever the model was trained with
+    tensor: int = 1  # devices that heads, MLP and vocabulary of the decoder are split over
 
     def __post_init__(self) -> None:
-        for name, least in (("slots", 1), ("length", 2), ("prefill_chunk", 1), ("steps", 1)):
+        for name, least in (("slots", 1), ("length", 2), ("prefill_chunk", 1), ("steps", 1), ("tensor", 1)):
             if getattr(self, name) < least:
                 raise OlaError(f"{name} is {getattr(self, name)}; it must be {least} or more")
         for name in ("queue", "kept_features"):

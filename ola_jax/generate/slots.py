@@ -16,9 +16,10 @@ from ola_jax.batch import TEXT
 from ola_jax.generate.choosing import Settings, next_tokens
 from ola_jax.models.ola import Ola
 from ola_jax.models.qwen2 import Behind, KVCache, empty_cache
+from ola_jax.sharding import constrain
 from ola_jax.typing import Array, Bool, DTypeLike, Float, Int, Key, Params
 
-MAX_STOP_IDS = 16  # of one answer
+MAX_STOP_IDS = 64  # of one answer
 NO_ID = -1
 
 
@@ -137,7 +138,7 @@ def begin(
         active=put(a.active, (left > 0) & (token != stop_ids).all()),
         generated=put(a.generated, none[0].at[token].set(True)),
     )
-    return answering, token
+    return replicated(answering), token
 
 
 @functools.partial(jax.jit, static_argnames=("model", "steps"), donate_argnames="slots")
@@ -158,6 +159,7 @@ def advance(
             return m.llm.logits(hidden[:, 0]), longer
 
         logits, longer = _apply(model, params, extend)
+        logits = constrain(logits, None, None)  # a mesh has split the vocabulary
         keys = jax.vmap(jax.random.fold_in)(a.keys, a.step)
         # A slot at rest keeps its settings: it must not make the others wait for sampling.
         chosen_by = dataclasses.replace(
@@ -176,11 +178,18 @@ def advance(
             active=a.active & ~ended & (a.left > 1),
             generated=jnp.asarray(a.generated).at[jnp.arange(len(token)), token].max(a.active),
         )
-        return (longer, a), made
+        return (longer, replicated(a)), made
 
     answering = dataclasses.replace(slots.answering, active=slots.answering.active & going)
     (cache, answering), made = jax.lax.scan(body, (slots.cache, answering), None, length=steps)
     return Slots(cache=cache, answering=answering), made
+
+
+def replicated(answering: Answering) -> Answering:
+    """The same, on a mesh whole on every device: so that the next call finds it as this one did."""
+    keys = answering.keys
+    whole = lambda x: x if x is keys else constrain(x, *[None] * x.ndim)
+    return jax.tree.map(whole, answering)
 
 
 def _apply(model: Ola, params: Params, method: Callable[[Ola], Any]) -> Any:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ola_jax.kernels.attention_inputs import CachedInputs
-from ola_jax.sharding import platform
+from ola_jax.sharding import constrain, platform
 from ola_jax.typing import Array, Float
 
 BLOCKS = (1024, 512, 256, 128)  # places of a block: the first that divides those of the cache
@@ -25,6 +25,8 @@ def attend(inputs: CachedInputs) -> Float[Array, "B L H h"]:
     block = _block(places)
     # [B K G L h]: query heads that share a key head side by side
     q = jnp.moveaxis((q * width**-0.5).reshape(rows, length, kv_heads, -1, width), 1, 3)
+    by_head = lambda x: constrain(x, "rows", "kv_heads", *[None] * (x.ndim - 2))
+    q = by_head(q)
     own = start[:, None] + jnp.arange(length)  # place of each query
 
     def cut(x: Array, j: Array) -> Array:
@@ -47,9 +49,10 @@ def attend(inputs: CachedInputs) -> Float[Array, "B L H h"]:
 
     shape = q.shape[:-1]
     none = jnp.full(shape, MASKED), jnp.zeros(shape), jnp.zeros((*shape, width))
+    none = tuple(map(by_head, none))
     blocks = jnp.minimum(own.max() // block + 1, places // block)
     _, total, out = jax.lax.fori_loop(0, blocks, keys, none)
-    out = (out / total[..., None]).astype(inputs.v.dtype)
+    out = by_head((out / total[..., None]).astype(inputs.v.dtype))
     return jnp.moveaxis(out, 3, 1).reshape(rows, length, heads, width)
 
 

@@ -13,6 +13,7 @@ from ola_jax.models.rotary import rope
 from ola_jax.sharding import constrain
 from ola_jax.typing import Array, Bool, DTypeLike, Float, Int
 
+CACHE_AXES = (None, None, None, "kv_heads", None)
 CACHE_BLOCK = 128  # the number of places of a cache is a multiple of it
 
 
@@ -100,10 +101,12 @@ def _write(
     if len(new) == 1:  # one slice is faster than many scattered places
         start = (layer, where.slot, where.start[0], 0, 0)
         old = jax.lax.dynamic_slice(cache, start, (1, *new.shape))
-        return jax.lax.dynamic_update_slice(cache, jnp.where(where.kept[0], new[None], old), start)
+        cache = jax.lax.dynamic_update_slice(cache, jnp.where(where.kept[0], new[None], old), start)
+        return constrain(cache, *CACHE_AXES)
     slots = where.slot + jnp.arange(len(new))[:, None]
     places = jnp.where(where.kept, where.start, cache.shape[2])[:, None] + jnp.arange(new.shape[1])
-    return jnp.asarray(cache).at[layer, slots, places].set(new, mode="drop", unique_indices=True)
+    cache = jnp.asarray(cache).at[layer, slots, places].set(new, mode="drop", unique_indices=True)
+    return constrain(cache, *CACHE_AXES)
 
 
 class MLP(nn.Module):

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from ola_jax.data.sample import Sample
+from ola_jax.batch import TEXT
+from ola_jax.data.sample import ImagePatches, Sample
 from ola_jax.errors import OlaError
 from ola_jax.generate import encoding, slots
 from ola_jax.generate.engine import (
@@ -24,7 +25,7 @@ from ola_jax.generate.engine import (
 )
 from ola_jax.generate.sampling import SamplingConfig, from_generation_config
 from ola_jax.models.ola import Ola
-from tests import golden, parity
+from tests import golden, parity, tiny
 from tests.generate import small
 from tests.released import released
 
@@ -163,8 +164,9 @@ def test_a_later_turn_reads_only_what_is_new_and_answers_the_same(
 def test_chunks_that_decoding_wrote_are_read_again(engine: Engine) -> None:
     first = engine.submit(request("Hi", new=60, conversation="c")).result(60)
     prompt = text_sample("Hi")
-    longer = dataclasses.replace(prompt, tokens=np.append(prompt.tokens, np.int32(first.ids[:50])))
-    longer = dataclasses.replace(longer, source=np.full(len(longer.tokens), -1, np.int32))
+    tokens = np.append(prompt.tokens, np.array(first.ids[:50], np.int32))
+    source = np.full(len(tokens), TEXT, np.int32)
+    longer = dataclasses.replace(prompt, tokens=tokens, targets=tokens, source=source)
     second = Request(longer, FREE, 12, conversation="c")
     again = engine.submit(second).result(60)
     assert again.cached_tokens == len(prompt.tokens) // 16 * 16
@@ -193,6 +195,21 @@ def test_a_stop_string_ends_an_answer_before_it(engine: Engine) -> None:
     assert done.ids == free.ids[: len(done.ids)]
     assert stop in small.processor().tokenizer.decode(list(done.ids))
     assert stop not in small.processor().tokenizer.decode(list(done.ids[:-1]))
+
+
+TINY = Ola(tiny.CONFIG), tiny.params(), small.processor(), FREE
+
+
+def tiny_request(seed: int) -> Request:
+    """A view of an image and a chunk of audio among tokens."""
+    rng = np.random.default_rng(seed)
+    image = ImagePatches(rng.integers(0, 256, (16, 768)).astype(np.uint8), (4, 4))
+    audio = rng.normal(size=(1, tiny.CONFIG.chunk_samples)).astype(np.float32) * 0.1
+    features = 4 + tiny.CONFIG.chunk_tokens
+    source = np.concatenate([np.full(20, TEXT), np.arange(features + 7), np.full(9, TEXT)]).astype(np.int32)
+    tokens = rng.integers(0, 512, len(source)).astype(np.int32)
+    sample = Sample("", tokens, tokens, source, (image,), audio, tokens, {})
+    return Request(sample, dataclasses.replace(FREE, vocab_size=512), 10)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -282,7 +299,7 @@ def test_a_failure_of_the_device_ends_all_and_is_seen(monkeypatch: pytest.Monkey
         ({"seed": 2**32}, "seed is 4294967296"),
         ({"stop": ("",)}, "none of them empty"),
         ({"stop": ("a",) * 17}, "at most 16 texts"),
-        ({"sampling": dataclasses.replace(FREE, stop_ids=tuple(range(16)))}, "17 ids end the answer"),
+        ({"sampling": dataclasses.replace(FREE, stop_ids=tuple(range(64)))}, "65 ids end the answer"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(engine: Engine, bad: dict[str, Any], message: str) -> None:
@@ -296,8 +313,7 @@ def test_what_cannot_be_answered_is_refused(engine: Engine, bad: dict[str, Any],
         ({"slots": 0}, "slots is 0"),
         ({"length": 1}, "length is 1"),
         ({"queue": -1}, "queue is -1"),
-        ({"dtype": "float16"}, "dtype is 'float16'"),
-        ({"attention": "cudnn"}, "attention is 'cudnn'"),
+        ({"tensor": 0}, "tensor is 0"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(bad: dict[str, Any], message: str) -> None:
@@ -322,12 +338,29 @@ def test_after_warming_up_nothing_is_compiled() -> None:
     assert len(lines) == 3
 
 
+def test_on_a_mesh_answers_are_the_same_and_nothing_is_compiled_twice() -> None:
+    alone = Engine(*TINY, EngineConfig(slots=2, length=128, prefill_chunk=32))
+    split = Engine(*TINY, EngineConfig(slots=2, length=128, prefill_chunk=32, tensor=2))
+    answers = []
+    for engine in (alone, split):
+        handles = [engine.submit(tiny_request(seed)) for seed in range(3)]
+        before = slots.advance._cache_size()
+        engine.close()
+        assert slots.advance._cache_size() == before + 1
+        answers.append([ids(handle) for handle in handles])
+    assert answers[0] == answers[1]
+    shards = split._device._cache.k.addressable_shards
+    assert {shard.data.shape[3] for shard in shards} == {tiny.CONFIG.llm.num_kv_heads // 2}
+    with pytest.raises(OlaError, match="key/value heads cannot be divided by tensor=8"):
+        Engine(*TINY, EngineConfig(tensor=8))
+
+
 def test_closing_finishes_what_came_or_cancels_it() -> None:
     for finish, expected in ((True, "length"), (False, "cancelled")):
-        engine = new_engine()
+        engine, before = new_engine(), threading.active_count()
         handles = [engine.submit(request(new=90)) for _ in range(4)]
         engine.start()
         engine.close(finish)
         assert {handle.result(0).finish_reason for handle in handles} <= {expected, "length"}
         assert handles[-1].result(0).finish_reason == expected
-        assert "ola_jax engine" not in {thread.name for thread in threading.enumerate()}
+        assert threading.active_count() == before

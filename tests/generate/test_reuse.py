@@ -82,8 +82,8 @@ def test_media_are_what_their_bytes_shape_and_type_are() -> None:
     assert same(of(changed, (4, 4), audio)) == [*text, *[False] * 4, *[True] * 2, *marks]
     louder = np.nextafter(audio, 9)
     assert same(of(image, (4, 4), louder)) == [*text, *[True] * 4, *[False] * 2, *marks]
-    as_integers = audio.view(np.int32)
-    assert same(of(image, (4, 4), as_integers)) == [*text, *[True] * 4, *[False] * 2, *marks]
+    half = audio.view(np.float16).reshape(1, -1)[:, :8]
+    assert same(of(image, (4, 4), half)) == [*text, *[True] * 4, *[False] * 2, *marks]
 
 
 def test_rows_of_the_table_are_marks_then_features() -> None:

@@ -9,7 +9,7 @@ import transformers
 
 from ola_jax.config import OlaConfig, Qwen2Config, YarnConfig
 from ola_jax.convert.names import to_jax
-from ola_jax.models.qwen2 import Qwen2, empty_cache
+from ola_jax.models.qwen2 import Behind, KVCache, Qwen2, empty_cache
 from ola_jax.typing import Params
 from tests.golden import assert_close
 from tests.live.perturb import perturb
@@ -102,17 +102,23 @@ def test_decoding_with_a_cache_gives_the_logits_of_pytorch(config: Qwen2Config) 
     with torch.no_grad():
         expected = model(torch.from_numpy(tokens).long()[None]).logits
 
-    def extend(ours: Qwen2, new: np.ndarray, cache: object) -> tuple:
-        positions = cache.length + jnp.arange(new.shape[1])[None]
-        hidden, cache = ours.extend(ours.embed(new), positions, jnp.ones_like(new), cache)
+    assert_close(logits_with_a_cache(config, our_params(config, model), tokens), expected, None, "logits")
+
+
+def logits_with_a_cache(config: Qwen2Config, params: Params, tokens: np.ndarray) -> np.ndarray:
+    """Of tokens that are read in one piece, and then one by one."""
+
+    def extend(ours: Qwen2, new: np.ndarray, start: np.ndarray, cache: KVCache) -> tuple:
+        where = Behind(slot=jnp.int32(0), start=start, kept=jnp.ones(1, bool))
+        hidden, cache = ours.extend(ours.embed(new), where, cache)
         return ours.logits(hidden), cache
 
-    step = jax.jit(lambda p, new, cache: Qwen2(config).apply({"params": p}, new, cache, method=extend))
-    params, cache, logits = our_params(config, model), empty_cache(config, 1, 24, np.float32), []
-    for new in (tokens[:14], *tokens[14:, None]):
-        part, cache = step(params, new[None], cache)
-        logits.append(part)
-    assert_close(np.concatenate(logits, axis=1), expected, None, "logits")
+    step = jax.jit(lambda p, new, start, c: Qwen2(config).apply({"params": p}, new, start, c, method=extend))
+    cache, logits = empty_cache(config, 1, 24, np.float32), []
+    for part in (slice(0, 14), *(slice(i, i + 1) for i in range(14, len(tokens)))):
+        piece, cache = step(params, tokens[None, part], jnp.array([part.start]), cache)
+        logits.append(piece)
+    return np.concatenate(logits, axis=1)
 
 
 @pytest.mark.parametrize("name", YARN)
@@ -136,13 +142,7 @@ def test_scaled_positions_of_a_long_text_give_the_logits_of_pytorch(name: str) -
     plain = jax.jit(lambda p: Qwen2(base).apply({"params": p}, method=whole))(params)
     assert np.abs(plain - logits).max() > 0.01 * np.abs(logits).max()  # the scaling is seen
 
-    def extend(ours: Qwen2, new: np.ndarray, at: np.ndarray, cache: object) -> tuple:
-        hidden, cache = ours.extend(ours.embed(new), at, jnp.ones_like(new), cache)
-        return ours.logits(hidden), cache
-
-    step = jax.jit(lambda p, new, at, c: Qwen2(config).apply({"params": p}, new, at, c, method=extend))
-    cache, pieces = empty_cache(config, 1, 24, np.float32), []
-    for part in (slice(0, 14), *(slice(i, i + 1) for i in range(14, 19))):
-        piece, cache = step(params, tokens[None, part], places[None, part], cache)
-        pieces.append(piece)
-    assert_close(np.concatenate(pieces, axis=1), expected, None, "logits with a cache")
+    with torch.no_grad():
+        expected = model(torch.from_numpy(tokens).long()[None]).logits
+    with_cache = logits_with_a_cache(config, params, tokens)
+    assert_close(with_cache, expected, None, "logits with a cache")
