@@ -48,7 +48,7 @@ class Args:
     streams: int = 64  # clients at the same time
     seconds: float = 600.0
     slots: int = 8
-    length: int = 4096  # tokens of a prompt and its answer
+    length: int = 8192  # tokens of a prompt and its answer
     seed: int = 0
 
 

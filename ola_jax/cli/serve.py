@@ -42,7 +42,7 @@ class Arguments:
     stuck_seconds: float = 120.0  # without a step while requests run: /health says so
     decode_workers: int = 4  # requests whose media are decoded at the same time
     slots: int = 8  # requests that are answered at the same time
-    length: int = 4096  # tokens of a prompt and its answer together
+    length: int = 16_384  # tokens of a prompt and its answer together: memory is taken for all slots
     prefill_chunk: int = 256  # tokens of a prompt that are read between two steps of the others
     steps: int = 4  # tokens that each answer gets in one call of the device
     dtype: Literal["float32", "bfloat16"] | None = None  # of matrix products and the cache

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Iterator
 
 from ola_jax.serve.api_error import busy
@@ -17,20 +18,22 @@ class Admission:
     def __init__(self, turns: int, limits: Limits):
         self._turns, self._limits = asyncio.Semaphore(turns), limits
         self._most = turns + limits.queue
-        self.inside, self.waiting, self.held = 0, 0, 0
+        self._lock = threading.Lock()
+        self._inside, self._held = 0, 0
+        self.waiting = 0  # requests that wait for their turn
 
     @contextlib.contextmanager
     def ticket(self) -> Iterator["Ticket"]:
         """A place for a request until the block ends. Raises ApiError (429) where none is free."""
-        if self.inside >= self._most:
-            raise busy(f"{self.inside} requests are here already; try again later", 1 + self.waiting / 8)
-        self.inside += 1
+        with self._lock:
+            if self._inside >= self._most:
+                raise busy(f"{self._inside} requests are here already; try again later", 1 + self.waiting / 8)
+            self._inside += 1
         ticket = Ticket(self)
         try:
             yield ticket
         finally:
-            self.inside -= 1
-            self.held -= ticket.held
+            self._end(ticket)
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -50,19 +53,29 @@ class Admission:
             self._turns.release()
 
     def hold(self, ticket: "Ticket", count: int) -> None:
-        """Count bytes to a request. Raises ApiError (429) where all requests together hold too many."""
-        if self.held + count > self._limits.held_bytes:
-            raise busy("requests hold too many bytes; try again later", 5.0)
-        self.held += count
-        ticket.held += count
+        """What Ticket.hold does."""
+        with self._lock:
+            if ticket.ended or self._held + count > self._limits.held_bytes:
+                raise busy("requests hold too many bytes; try again later", 5.0)
+            self._held += count
+            ticket.held += count
+
+    def _end(self, ticket: "Ticket") -> None:
+        with self._lock:
+            ticket.ended = True
+            self._held -= ticket.held
+            self._inside -= 1
 
 
 class Ticket:
     """The place of one request, and the bytes that it holds."""
 
     def __init__(self, admission: Admission):
-        self._admission, self.held = admission, 0
+        self._admission, self.held, self.ended = admission, 0, False
 
     def hold(self, count: int) -> None:
-        """Count bytes to the request. Raises ApiError (429) where all requests together hold too many."""
+        """Count bytes to the request; from any thread.
+
+        Raises ApiError (429) where all requests together hold too many.
+        """
         self._admission.hold(self, count)

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from ola_jax.serve.api_error import ApiError, internal
 from ola_jax.serve.chat import ChatReply
@@ -17,8 +18,6 @@ from ola_jax.serve.contract import AnsweringEngine
 from ola_jax.serve.keys import RequireKey
 from ola_jax.serve.limits import ServerConfig
 from ola_jax.serve.service import Service
-
-METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
 
 def create_app(engine: AnsweringEngine, config: ServerConfig) -> FastAPI:
@@ -35,7 +34,7 @@ def create_app(engine: AnsweringEngine, config: ServerConfig) -> FastAPI:
         finally:
             await asyncio.to_thread(service.close)
 
-    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     _add_routes(app, lambda: services[0])
     _add_error_handlers(app)
     app.add_middleware(RequireKey, keys=config.api_keys)
@@ -83,7 +82,7 @@ def _add_routes(app: FastAPI, service: Callable[[], Service]) -> None:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(service().metrics.text(), media_type=METRICS_TYPE)
+        return Response(service().metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_error_handlers(app: FastAPI) -> None:

@@ -31,6 +31,8 @@ def bind(host: str, port: int) -> socket.socket:
     """A socket at the address, which does not listen yet. Raises OlaError where it cannot be had."""
     with contextlib.ExitStack() as stack:
         try:
+            if not 0 <= port < 65536:
+                raise OverflowError("a port is from 0 to 65535")
             family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             bound = stack.enter_context(socket.socket(family, kind))
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 from ola_jax.data.isolation import IsolatedDecoder
 from ola_jax.data.sample import Sample
@@ -46,14 +46,10 @@ class Service:
 
     async def prepare(self, request: ChatRequest, ticket: Ticket) -> Prepared:
         """The sample of a request. Raises ApiError for one that cannot be answered."""
-        loop = asyncio.get_running_loop()
-
-        def hold(count: int) -> None:  # counted in the loop's thread, which waits for nothing here
-            asyncio.run_coroutine_threadsafe(_call(ticket.hold, count), loop).result()
-
         # What has no media does not wait behind those that are fetched and decoded.
         threads = self._threads if any(message.media for message in request.messages) else None
-        prepared = await loop.run_in_executor(threads, self._preparer.prepare, request, hold)
+        loop = asyncio.get_running_loop()
+        prepared = await loop.run_in_executor(threads, self._preparer.prepare, request, ticket.hold)
         self.metrics.prepared(prepared.media_seconds, prepared.decode_seconds)
         return prepared
 
@@ -121,7 +117,3 @@ class Service:
             stop=request.stop,
             conversation=None if request.conversation is None else scoped(key, request.conversation),
         )
-
-
-async def _call(function: Callable[[int], None], count: int) -> None:
-    function(count)

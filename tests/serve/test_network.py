@@ -12,7 +12,9 @@ import pytest
 from ola_jax.serve.addresses import Url, is_allowed, is_public, parse_url
 from ola_jax.serve.api_error import ApiError
 from ola_jax.serve.network import Fetcher
-from tests.serve.running import INPUTS, Running, chat, image, video
+from tests import parity
+from tests.serve.fake_engine import FakeEngine
+from tests.serve.running import INPUTS, Running, chat, image, running, video
 
 DATA = (INPUTS / "img_rgb.png").read_bytes()
 
@@ -296,3 +298,17 @@ def test_nothing_is_fetched_unless_the_operator_allows_it(
             assert status == 400
             assert "fetches nothing" in reply["error"]["message"]
     assert len(host.paths) == before
+
+
+def test_media_of_an_allowed_host_are_answered_about(host: http.server.ThreadingHTTPServer) -> None:
+    name = f"127.0.0.1:{host.server_port}"
+    engine = FakeEngine(parity.processor("infer"))
+    with running(engine, media_hosts=(name,), private_hosts=True) as allowed:
+        fetched = allowed.post(chat("What?", image(f"http://{name}/image")))
+        sent = allowed.post(chat("What?", image(DATA)))
+        assert fetched[0] == sent[0] == 200
+        assert fetched[1]["choices"] == sent[1]["choices"]
+        assert allowed.post(chat("What?", image(f"http://localhost:{host.server_port}/image")))[0] == 400
+        assert allowed.post(chat("What?", image(f"http://{name}/missing")))[0] == 400
+    with running(FakeEngine(parity.processor("infer")), media_hosts=(name,)) as public:
+        assert public.post(chat("What?", image(f"http://{name}/image")))[0] == 400

@@ -2,11 +2,13 @@
 
 import concurrent.futures
 import contextlib
+import pathlib
 
 import pytest
+from PIL import Image
 
 from ola_jax.serve.limits import Limits
-from tests.serve.running import chat, open_request, running, wait_for
+from tests.serve.running import chat, image, open_request, running, wait_for
 from tests.serve.test_streams import long_engine
 
 
@@ -58,6 +60,16 @@ def test_bytes_of_all_requests_together_are_bounded() -> None:
             assert server.post(half)[1]["error"]["code"] == "rate_limit_exceeded"
         wait_for(lambda: engine.status().running == 0)
         assert server.post(half | {"stream": False, "max_tokens": 2})[0] == 200
+
+
+def test_bytes_of_fetched_media_count_as_well(tmp_path: pathlib.Path) -> None:
+    """They are counted as long as their request is there."""
+    Image.new("RGB", (300, 200)).save(tmp_path / "a.bmp")  # 180 kB
+    part = image(f"file://{tmp_path}/a.bmp")
+    with running(long_engine(), Limits(held_bytes=200_000), media_folder=tmp_path) as server:
+        for _ in range(3):
+            assert server.post(chat("What?", part, max_tokens=2))[0] == 200
+        assert server.post(chat("What?", part, part))[0] == 429
 
 
 @pytest.mark.parametrize("frozen", [True, False])
