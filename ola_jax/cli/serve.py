@@ -16,6 +16,7 @@ from ola_jax.serve.app import create_app
 from ola_jax.serve.limits import Limits, ServerConfig
 from ola_jax.serve.server import bind, make_server
 from ola_jax.serve.service import AHEAD
+from ola_jax.serve.voices import VoiceKind, load_voice
 
 Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -23,7 +24,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Serve a model to OpenAI's clients: /v1/chat/completions with text, images, audio and video.
+    """Serve a model to OpenAI's clients: text, images, audio and video in, text and speech out.
 
     Everything that others could use comes switched off: other machines do not reach it, web pages do not, and
     it fetches nothing.
@@ -41,6 +42,10 @@ class Arguments:
     shutdown_seconds: int = 120  # for what runs, when the server is asked to end
     stuck_seconds: float = 120.0  # without a step while requests run: /health says so
     decode_workers: int = 4  # requests whose media are decoded at the same time
+    voice: VoiceKind = "auto"  # of spoken answers; auto: hibari (English) where it is installed
+    voice_name: str | None = None  # of hibari's, a language of espeak, or one of the server at voice_url
+    voice_url: str | None = None  # for --voice http: a server with /audio/speech, as http://localhost:8091/v1
+    voice_model: str | None = None  # for --voice http: its model
     slots: int = 8  # requests that are answered at the same time
     length: int = 16_384  # tokens of a prompt and its answer together: memory is taken for all slots
     prefill_chunk: int = 256  # tokens of a prompt that are read between two steps of the others
@@ -62,9 +67,10 @@ def serve(args: Arguments) -> None:
         print("note: other machines can use this server, and no --api-key-file is given", file=sys.stderr)
     with bind(args.host, args.port) as bound:
         keep_compiled_programs(args.compilation_cache)
+        voice = load_voice(args.voice, url=args.voice_url, model=args.voice_model, name=args.voice_name)
         engine = load_engine(args)
         server = make_server(
-            create_app(engine, config),
+            create_app(engine, config, voice),
             args.shutdown_seconds,
             report=lambda port: print(f"listening at {_address(args.host, port)}", flush=True),
         )

@@ -18,15 +18,20 @@ from ola_jax.serve.contract import AnsweringEngine
 from ola_jax.serve.keys import RequireKey
 from ola_jax.serve.limits import ServerConfig
 from ola_jax.serve.service import Service
+from ola_jax.serve.speech_reply import SpeechReply
+from ola_jax.serve.voices import ServedVoice
 
 
-def create_app(engine: AnsweringEngine, config: ServerConfig) -> FastAPI:
-    """The ASGI application; it starts the engine, and closes it when the server has answered all requests."""
+def create_app(engine: AnsweringEngine, config: ServerConfig, voice: ServedVoice | None = None) -> FastAPI:
+    """The ASGI application; it starts the engine, and closes it when the server has answered all requests.
+
+    Without a voice, requests for audio are refused.
+    """
     services: list[Service] = []
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = Service(engine, config)
+        service = Service(engine, config, voice)
         engine.start()
         services.append(service)
         try:
@@ -52,6 +57,15 @@ def _add_routes(app: FastAPI, service: Callable[[], Service]) -> None:
     @app.post("/v1/chat/completions")
     async def completions(request: Request) -> Response:
         return ChatReply(service(), request)
+
+    @app.post("/v1/audio/speech")
+    async def speech(request: Request) -> Response:
+        return SpeechReply(service(), request)
+
+    @app.get("/v1/audio/voices")
+    async def voices() -> Response:
+        voice = service().voice
+        return _json({"voices": [] if voice is None else [voice.name]})
 
     @app.get("/v1/models")
     async def models() -> Response:

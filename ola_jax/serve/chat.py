@@ -1,112 +1,145 @@
 """One request to /v1/chat/completions, from its body to the last byte of its answer."""
 
 import asyncio
+import base64
 import contextlib
 import logging
 import time
 import uuid
-
-from fastapi import Request as HttpRequest
-from fastapi.responses import Response
+from collections.abc import Iterator
 
 from ola_jax.generate.requests import Completion, Piece
 from ola_jax.serve.admission import Ticket
 from ola_jax.serve.api_error import ApiError, internal
-from ola_jax.serve.body import ClientGoneError, Receive, read_body, wait_until_gone
+from ola_jax.serve.audio_files import encode_audio
 from ola_jax.serve.chat_request import ChatRequest, read_chat_request
+from ola_jax.serve.client_reply import ClientReply, Connection
 from ola_jax.serve.fields import parse_json
-from ola_jax.serve.keys import Scope, Send
-from ola_jax.serve.replies import DONE, PING, ReplyHead
-from ola_jax.serve.service import Service
+from ola_jax.serve.replies import DONE, PING, AnswerSpeech, ReplyHead
+from ola_jax.serve.service import AnswerEvent
+from ola_jax.serve.speaking import AudioPart, SpeechEnd, SpokenEvent, SpokenText
+from ola_jax.serve.voices import choose_voice
 
-Events = asyncio.Queue[Piece | Completion]
+Events = asyncio.Queue[AnswerEvent]
 LOG = logging.getLogger(__name__)
 
 
-class ChatReply(Response):
-    """Reads the request, answers it, and frees its place and its slot as soon as the client goes away."""
+class ChatReply(ClientReply[ChatRequest]):
+    """An answer, streamed or whole, spoken or not."""
 
-    def __init__(self, service: Service, request: HttpRequest):
-        super().__init__()
-        self._service, self._limits = service, service.config.limits
-        self._request, self._begin = request, time.perf_counter()
+    def _parse(self, body: bytes) -> ChatRequest:
+        request = read_chat_request(parse_json(body), self._service.config.model_name, self._limits)
+        if request.audio is not None:
+            choose_voice(self._service.voice, request.audio.voice, "audio.voice")
+        return request
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._reply(receive, send)
-        except ClientGoneError:
-            pass
-        except ApiError as error:
-            self._service.metrics.refused(error.status)
-            raise
-
-    async def _reply(self, receive: Receive, send: Send) -> None:
-        service = self._service
-        with service.admission.ticket() as ticket:
-            request = await self._read(receive, ticket)
-            gone = asyncio.ensure_future(wait_until_gone(receive))
-            work = asyncio.ensure_future(self._work(request, ticket, send))
-            try:
-                await asyncio.wait((gone, work), return_when=asyncio.FIRST_COMPLETED)
-                if not work.done():
-                    raise ClientGoneError
-                await work
-            finally:
-                for task in (work, gone):
-                    task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, ApiError, ClientGoneError):
-                    await work  # its slot is free when this returns
-
-    async def _read(self, receive: Receive, ticket: Ticket) -> ChatRequest:
-        """The checked request; its body is not kept."""
-        body = await read_body(dict(self._request.headers), receive, ticket, self._limits)
-        return await asyncio.to_thread(self._parse, body)
-
-    async def _work(self, request: ChatRequest, ticket: Ticket, send: Send) -> None:
+    async def _work(self, request: ChatRequest, ticket: Ticket, out: Connection) -> None:
         service = self._service
         async with service.admission.turn():
             prepared = await service.prepare(request, ticket)
             before = time.perf_counter() - self._begin
             key = self._request.scope.get("ola_key", "")
             async with service.answer(request, prepared.sample, key) as events:
+                now = int(time.time())
                 head = ReplyHead(
-                    f"chatcmpl-{uuid.uuid4().hex}",
-                    int(time.time()),
-                    service.config.model_name,
-                    request.include_usage,
+                    f"chatcmpl-{uuid.uuid4().hex}", now, service.config.model_name, request.include_usage
                 )
-                out = _Out(send, self._limits.send_seconds)
-                reply = self._stream if request.stream else self._whole
-                await reply(head, events, out, before)
+                with self._speech(request, events) as speech:
+                    if request.stream:
+                        await self._stream(head, events, out, before, speech)
+                    else:
+                        await self._whole(head, events, out, before, request, speech)
 
-    def _parse(self, body: bytes) -> ChatRequest:
-        return read_chat_request(parse_json(body), self._service.config.model_name, self._limits)
+    @contextlib.contextmanager
+    def _speech(self, request: ChatRequest, events: Events) -> Iterator[SpokenText | None]:
+        """What speaks the answer, if that is asked for; its events join those of the engine."""
+        if request.audio is None:
+            yield None
+            return
+        loop = asyncio.get_running_loop()
 
-    async def _whole(self, head: ReplyHead, events: Events, out: "_Out", before: float) -> None:
+        def receive(event: SpokenEvent) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(events.put_nowait, event)
+
+        voice = choose_voice(self._service.voice, request.audio.voice, "audio.voice").voice
+        speech = SpokenText(voice, receive, self._limits.speech_seconds)
+        try:
+            yield speech
+        finally:
+            speech.interrupt()
+
+    async def _whole(
+        self,
+        head: ReplyHead,
+        events: Events,
+        out: Connection,
+        before: float,
+        request: ChatRequest,
+        speech: SpokenText | None,
+    ) -> None:
+        pcm, end = bytearray(), None
         while not isinstance(event := await events.get(), Completion):
-            pass
-        self._service.metrics.finished(event, before)
-        if error := _error(event):
+            if isinstance(event, AudioPart):
+                pcm += event.pcm
+            elif isinstance(event, Piece) and speech:
+                speech.write(event.text)
+        completion = event
+        self._finish(completion, before, speech)
+        if error := _error(completion):
             raise error
+        spoken = None
+        if speech and request.audio:
+            while not isinstance(end := await events.get(), SpeechEnd):
+                if isinstance(end, AudioPart):
+                    pcm += end.pcm
+            self._service.metrics.spoken(end)
+            if pcm:
+                self._service.metrics.first_audio(time.perf_counter() - self._begin)
+            file = await asyncio.to_thread(encode_audio, bytes(pcm), request.audio.format)
+            spoken = AnswerSpeech(file, end.skipped)
         await out.start("application/json")
-        await out.send(head.whole(event), last=True)
+        await out.send(head.whole(completion, spoken), last=True)
 
-    async def _stream(self, head: ReplyHead, events: Events, out: "_Out", before: float) -> None:
+    async def _stream(
+        self, head: ReplyHead, events: Events, out: Connection, before: float, speech: SpokenText | None
+    ) -> None:
         await out.start("text/event-stream")
-        await out.send(head.delta({"role": "assistant", "content": ""}))
-        while not isinstance(event := await self._next(events, out), Completion):
-            if event.text:
-                await out.send(head.delta({"content": event.text}))
-        self._service.metrics.finished(event, before)
-        if error := _error(event):
-            await out.send(b"data: " + error.encoded() + b"\n\n")
-        else:
-            await out.send(head.delta({}, event.finish_reason))
-            if head.include_usage:
-                await out.send(head.usage(event))
+        await out.send(head.first(spoken=speech is not None))
+        completion, heard = None, False
+        while True:
+            event = await self._next(events, out)
+            if isinstance(event, Piece) and event.text:
+                if speech:
+                    speech.write(event.text)
+                await out.send(head.text(event.text, spoken=speech is not None))
+            elif isinstance(event, AudioPart):
+                if not heard:
+                    heard = True
+                    self._service.metrics.first_audio(time.perf_counter() - self._begin)
+                await out.send(head.delta({"audio": {"data": base64.b64encode(event.pcm).decode()}}))
+            elif isinstance(event, Completion):
+                completion = event
+                self._finish(completion, before, speech)
+                if error := _error(completion):
+                    await out.send(b"data: " + error.encoded() + b"\n\n")
+                    break
+            if isinstance(event, SpeechEnd):
+                self._service.metrics.spoken(event)
+                await out.send(head.spoken(event.skipped))
+            if completion and (speech is None or isinstance(event, SpeechEnd)):
+                await out.send(head.delta({}, completion.finish_reason))
+                if head.include_usage:
+                    await out.send(head.usage(completion))
+                break
         await out.send(DONE, last=True)
 
-    async def _next(self, events: Events, out: "_Out") -> Piece | Completion:
+    def _finish(self, completion: Completion, before: float, speech: SpokenText | None) -> None:
+        self._service.metrics.finished(completion, before)
+        if speech:
+            speech.finish()
+
+    async def _next(self, events: Events, out: Connection) -> AnswerEvent:
         """The next event; meanwhile a comment now and then, so that nothing on the way gives up."""
         while True:
             try:
@@ -114,28 +147,6 @@ class ChatReply(Response):
                     return await events.get()
             except TimeoutError:
                 await out.send(PING)
-
-
-class _Out:
-    """The connection to a client, which must take each part within a time."""
-
-    def __init__(self, send: Send, seconds: float):
-        self._send, self._seconds = send, seconds
-
-    async def start(self, kind: str) -> None:
-        headers = [(b"content-type", kind.encode()), (b"cache-control", b"no-store")]
-        headers.append((b"x-accel-buffering", b"no"))  # a proxy hands events on at once
-        await self._within({"type": "http.response.start", "status": 200, "headers": headers})
-
-    async def send(self, data: bytes, last: bool = False) -> None:
-        await self._within({"type": "http.response.body", "body": data, "more_body": not last})
-
-    async def _within(self, message: Scope) -> None:
-        try:
-            async with asyncio.timeout(self._seconds):
-                await self._send(message)
-        except TimeoutError:
-            raise ClientGoneError from None
 
 
 def _error(completion: Completion) -> ApiError | None:

@@ -10,6 +10,7 @@ from ola_jax.serve.api_error import ApiError, invalid
 from ola_jax.serve.fields import flag, integer, number, object_of, text
 from ola_jax.serve.limits import Limits
 from ola_jax.serve.messages import Message, read_messages
+from ola_jax.serve.speech_request import AnswerAudio, read_answer_audio
 
 STOPS = 4  # stop strings of a request
 STOP_CHARACTERS = 256  # of one of them
@@ -31,6 +32,8 @@ TAKEN = {
     "seed",
     "stop",
     "conversation",
+    "modalities",
+    "audio",
 }
 # Fields without a meaning here, that do not change an answer.
 WITHOUT_EFFECT = {
@@ -58,8 +61,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"),
     "parallel_tool_calls": (True, False),
     "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-    "audio": (),
     "prediction": (),
     "reasoning_effort": ("none",),
     "verbosity": (),
@@ -104,6 +105,7 @@ class ChatRequest:
     stream: bool
     include_usage: bool
     conversation: str | None
+    audio: AnswerAudio | None  # None: the answer is text alone
 
 
 def read_chat_request(body: dict[str, Any], model: str, limits: Limits) -> ChatRequest:
@@ -136,6 +138,7 @@ def read_chat_request(body: dict[str, Any], model: str, limits: Limits) -> ChatR
         stream=stream,
         include_usage=flag(options.get("include_usage"), "stream_options.include_usage"),
         conversation=None if conversation is None else _conversation(conversation),
+        audio=read_answer_audio(body, stream),
     )
 
 

@@ -26,6 +26,7 @@ class Limits:
     decoded_bytes: int = 1024 * MIB  # of all media of a request, decoded
     decode_seconds: float = 30.0  # for the images, the video or the audio of a request
     new_tokens: int = 1024  # of an answer, where the request does not say
+    speech_seconds: float = 600.0  # of the audio of an answer, or of a text to be spoken
     queue: int = 64  # requests that wait for their turn
     queue_seconds: float = 60.0  # that they wait
     send_seconds: float = 60.0  # for a client to take a part of an answer

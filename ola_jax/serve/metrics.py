@@ -7,8 +7,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from ola_jax.generate.requests import Completion, EngineStatus
+from ola_jax.serve.speaking import SpeechEnd
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+REAL_TIME_FACTORS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 class Metrics:
@@ -29,6 +31,19 @@ class Metrics:
         self._refused = counter("ola_requests_refused", "Refused requests, by status", "status")
         self._cached = counter("ola_cached_prompt_tokens", "Tokens of prompts taken from a cache")
         self._media = counter("ola_media_seconds", "Length of the media of requests, by kind", "kind")
+        self._first_audio = histogram(
+            "ola_time_to_first_audio_seconds", "From the request to its first audio"
+        )
+        self._real_time = Histogram(
+            "ola_speech_real_time_factor",
+            "Seconds of synthesis for a second of audio",
+            buckets=REAL_TIME_FACTORS,
+            registry=self._registry,
+        )
+        self._speech = counter("ola_speech_seconds", "Length of the audio that was made")
+        self._underruns = counter("ola_speech_underruns", "Gaps above 0.1 s for who plays audio as it comes")
+        self._gaps = counter("ola_speech_underrun_seconds", "Length of these gaps")
+        self._skipped = counter("ola_speech_skipped_pieces", "Pieces of text that were not spoken")
         for reason in ("stop", "length", "cancelled", "error"):
             self._finished.labels(reason)
 
@@ -46,6 +61,19 @@ class Metrics:
         self._cached.inc(completion.cached_tokens)
         if completion.ids:
             self._first.observe(before + completion.first_token_seconds)
+
+    def first_audio(self, seconds: float) -> None:
+        """The first audio of a request has been sent, so long after the request came."""
+        self._first_audio.observe(seconds)
+
+    def spoken(self, end: SpeechEnd) -> None:
+        """A text has been spoken to its end."""
+        self._skipped.inc(len(end.skipped))
+        if (report := end.report) is not None and report.audio_seconds:
+            self._real_time.observe(report.real_time_factor)
+            self._speech.inc(report.audio_seconds)
+            self._underruns.inc(report.underruns)
+            self._gaps.inc(report.underrun_seconds)
 
     def refused(self, status: int) -> None:
         """A request that got an error."""

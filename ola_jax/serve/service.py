@@ -21,16 +21,21 @@ from ola_jax.serve.limits import ServerConfig
 from ola_jax.serve.metrics import Metrics
 from ola_jax.serve.network import Fetcher
 from ola_jax.serve.preparing import Prepared, Preparer
+from ola_jax.serve.speaking import SpokenEvent
+from ola_jax.serve.voices import ServedVoice
 
 LOG = logging.getLogger(__name__)
 AHEAD = 2  # requests beyond the slots whose media are decoded, so that no slot waits for a decoder
+
+AnswerEvent = Piece | Completion | SpokenEvent
 
 
 class Service:
     """Answers requests; made in a running event loop, closed by `close`."""
 
-    def __init__(self, engine: AnsweringEngine, config: ServerConfig):
+    def __init__(self, engine: AnsweringEngine, config: ServerConfig, voice: ServedVoice | None = None):
         self.engine, self.config, self.started = engine, config, time.time()
+        self.voice = voice
         self.admission = Admission(engine.config.slots + AHEAD, config.limits)
         self.metrics = Metrics(engine.status, lambda: self.admission.waiting)
         self._decoder = IsolatedDecoder(config.limits.decode_seconds)
@@ -56,14 +61,16 @@ class Service:
     @contextlib.asynccontextmanager
     async def answer(
         self, request: ChatRequest, sample: Sample, key: str
-    ) -> AsyncIterator["asyncio.Queue[Piece | Completion]"]:
+    ) -> AsyncIterator["asyncio.Queue[AnswerEvent]"]:
         """The pieces of the answer and its completion as they come; the block's end cancels what still runs.
+
+        The caller may put events of speech into the same queue.
 
         It ends when the slot is free, for the engine takes no more requests than there are turns.
         Raises ApiError for a request that does not fit, or where the engine has no place (429) or has ended.
         """
         engine_request = self._request(request, sample, key)
-        loop, events = asyncio.get_running_loop(), asyncio.Queue[Piece | Completion]()
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[AnswerEvent]()
         ended = asyncio.Event()
 
         def deliver(event: Piece | Completion) -> None:

@@ -1,5 +1,6 @@
 """Many languages, by eSpeak NG: small and robotic. Under the GPL 3, so it is never a default."""
 
+import copy
 import ctypes
 import threading
 from collections.abc import Iterator, Mapping
@@ -56,6 +57,17 @@ class EspeakVoice:
     def scripts(self) -> frozenset[Script]:
         """Those that it has a language for."""
         return frozenset(LANGUAGES)
+
+    @property
+    def speeds(self) -> tuple[float, float]:
+        """Within SPEEDS."""
+        return SPEEDS[0] / self._speed, SPEEDS[1] / self._speed
+
+    def at_speed(self, speed: float) -> "EspeakVoice":
+        """The same voice at another speed."""
+        other = copy.copy(self)
+        other._speed = round(self._speed * speed)
+        return other
 
     def speak(self, text: str) -> Iterator[Samples]:
         """The audio of the whole text, in one part after its resampling to 24 kHz."""

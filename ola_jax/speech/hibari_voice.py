@@ -1,5 +1,6 @@
 """The default voice: hibari-tts, English, offline after its installation (Apache-2.0)."""
 
+import copy
 import threading
 from collections.abc import Iterator
 
@@ -38,6 +39,17 @@ class HibariVoice:
     def scripts(self) -> frozenset[Script]:
         """Latin: it reads everything as English."""
         return frozenset({"latin"})
+
+    @property
+    def speeds(self) -> tuple[float, float]:
+        """SPEEDS."""
+        return SPEEDS
+
+    def at_speed(self, speed: float) -> "HibariVoice":
+        """The same voice at another speed."""
+        other = copy.copy(self)
+        other._speed = speed
+        return other
 
     def speak(self, text: str) -> Iterator[Samples]:
         """One part a sentence, 24 kHz."""

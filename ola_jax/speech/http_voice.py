@@ -1,5 +1,6 @@
 """A voice behind an OpenAI-compatible `/v1/audio/speech`, such as CosyVoice 2 in vllm-omni or sglang-omni."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,8 @@ import numpy as np
 from ola_jax.errors import OlaError, require
 from ola_jax.speech.language import Script
 from ola_jax.speech.voice import Samples, VoiceError
+
+SPEEDS = (0.25, 4.0)  # of OpenAI's API
 
 
 class HttpVoice:
@@ -36,6 +39,17 @@ class HttpVoice:
         self._url = f"{url.rstrip('/')}/audio/speech"
         self._request = {"model": model, "voice": voice, "response_format": "pcm", "speed": speed}
         self.name, self.scripts = f"{model}/{voice}", scripts
+
+    @property
+    def speeds(self) -> tuple[float, float]:
+        """SPEEDS; the server may refuse some."""
+        return SPEEDS
+
+    def at_speed(self, speed: float) -> "HttpVoice":
+        """The same voice at another speed."""
+        other = copy.copy(self)
+        other._request = self._request | {"speed": speed}
+        return other
 
     def speak(self, text: str) -> Iterator[Samples]:
         """Parts as the server sends them; closing the iterator closes the connection."""

@@ -33,3 +33,15 @@ class Voice(Protocol):
 
     def close(self) -> None:
         """Release what the voice holds."""
+
+
+@runtime_checkable
+class AdjustableVoice(Voice, Protocol):
+    """A voice that speaks slower or faster as well."""
+
+    @property
+    def speeds(self) -> tuple[float, float]:
+        """The slowest and the fastest, 1 being as usual."""
+
+    def at_speed(self, speed: float) -> "AdjustableVoice":
+        """The same voice at another speed; it shares what this one holds."""

@@ -14,6 +14,7 @@ from typing import Any
 from ola_jax.serve.app import create_app
 from ola_jax.serve.limits import Limits, ServerConfig
 from ola_jax.serve.server import bind, make_server
+from ola_jax.serve.voices import ServedVoice
 from tests import golden
 
 INPUTS = golden.VISIBLE / "inputs"
@@ -57,12 +58,16 @@ class Running:
 
 @contextlib.contextmanager
 def running(
-    engine: Any, limits: Limits | None = None, shutdown_seconds: int = 20, **settings: Any
+    engine: Any,
+    limits: Limits | None = None,
+    shutdown_seconds: int = 20,
+    voice: ServedVoice | None = None,
+    **settings: Any,
 ) -> Iterator[Running]:
     """A server of the engine; at the end it is asked to shut down, as by a signal."""
     config = ServerConfig(MODEL, limits=limits or Limits(), **settings)
     ports: list[int] = []
-    server = make_server(create_app(engine, config), shutdown_seconds, ports.append)
+    server = make_server(create_app(engine, config, voice), shutdown_seconds, ports.append)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bind("127.0.0.1", 0)]})
     thread.start()
     wait_for(lambda: server.started or not thread.is_alive())

@@ -26,7 +26,7 @@ from tests.serve.running import MODEL, Running, chat
         ("functions", [{}]),
         ("response_format", {"type": "json_object"}),
         ("response_format", {"type": "json_schema", "json_schema": {}}),
-        ("modalities", ["text", "audio"]),
+        ("modalities", ["text", "audio"]),  # without a voice
         ("audio", {"voice": "alloy", "format": "pcm16"}),
         ("reasoning_effort", "high"),
         ("use_beam_search", True),

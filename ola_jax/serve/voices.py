@@ -1,0 +1,71 @@
+"""The voice of a server: which one, and what requests call it."""
+
+import dataclasses
+from typing import Literal
+
+from ola_jax.errors import MissingLibraryError, OlaError
+from ola_jax.serve.api_error import ApiError, invalid
+from ola_jax.serve.speech_request import DEFAULT
+from ola_jax.speech.espeak_voice import EspeakVoice
+from ola_jax.speech.hibari_voice import HibariVoice
+from ola_jax.speech.http_voice import HttpVoice
+from ola_jax.speech.voice import AdjustableVoice, Voice
+
+VoiceKind = Literal["auto", "hibari", "espeak", "http", "none"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ServedVoice:
+    """A voice and its name in requests."""
+
+    name: str
+    voice: Voice
+
+    def at_speed(self, speed: float, param: str = "speed") -> Voice:
+        """The voice, so many times as fast as usual. Raises ApiError for what it cannot do."""
+        if speed == 1.0:
+            return self.voice
+        low, high = self.voice.speeds if isinstance(self.voice, AdjustableVoice) else (1.0, 1.0)
+        if not isinstance(self.voice, AdjustableVoice) or not low <= speed <= high:
+            raise invalid(f"this voice speaks at {low:g} to {high:g}, found {speed:g}", param)
+        return self.voice.at_speed(speed)
+
+
+def choose_voice(served: ServedVoice | None, name: str, param: str) -> ServedVoice:
+    """The voice that a request names. Raises ApiError where the server has no voice, or another."""
+    if served is None:
+        message = "this server has no voice; it is started with ola serve --voice hibari (extra speech)"
+        raise ApiError(400, message, param=param, code="no_voice")
+    if name not in (DEFAULT, served.name):
+        raise invalid(f"no such voice; this server has {served.name}", param, "unsupported_value")
+    return served
+
+
+def load_voice(
+    kind: VoiceKind, *, url: str | None = None, model: str | None = None, name: str | None = None
+) -> ServedVoice | None:
+    """The voice of this kind, ready to speak; None for no voice.
+
+    "auto": hibari where it is installed, else none; "http" asks the server at `url` for its `model`. `name`
+    is that of a voice of this kind. Raises OlaError.
+    """
+    if kind != "http" and (url is not None or model is not None):
+        raise OlaError("--voice-url and --voice-model belong to --voice http")
+    if kind == "none":
+        return None
+    if kind == "http":
+        if url is None or model is None:
+            raise OlaError(
+                "--voice http needs --voice-model, and --voice-url such as http://localhost:8091/v1"
+            )
+        found = name or DEFAULT
+        return ServedVoice(found, HttpVoice(url, model=model, voice=found))
+    if kind == "espeak":
+        language = name or "en-us"
+        return ServedVoice(language, EspeakVoice(latin=language))
+    try:
+        return ServedVoice(name or "heart", HibariVoice(voice=name or "heart"))
+    except MissingLibraryError:
+        if kind == "auto" and name is None:
+            return None
+        raise
