@@ -1,11 +1,12 @@
 """A voice without a model, and answers that are worth speaking."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from ola_jax.generate.requests import Request
 from ola_jax.serve.limits import Limits
 from ola_jax.serve.voices import ServedVoice
 from ola_jax.speech.callable_voice import CallableVoice
@@ -35,12 +36,14 @@ LETTERS = ServedVoice("letters", CallableVoice(letters, name="letters", scripts=
 
 @contextlib.contextmanager
 def speaking(
-    answer: str = ANSWER,
+    answer: str | Callable[[Request], str] = ANSWER,
     voice: ServedVoice | None = LETTERS,
     limits: Limits | None = None,
     **engine: Any,
 ) -> Iterator[Running]:
     """A server that answers everything with this text, aloud if asked to."""
-    made = FakeEngine(parity.processor("infer"), words=lambda request: answer, **engine)
+    made = FakeEngine(
+        parity.processor("infer"), words=answer if callable(answer) else lambda request: answer, **engine
+    )
     with running(made, limits, voice=voice) as found:
         yield found

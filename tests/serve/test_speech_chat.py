@@ -170,9 +170,7 @@ def test_a_server_without_a_voice_says_so() -> None:
 
 
 def test_a_piece_that_is_not_spoken_is_reported_and_the_answer_goes_on() -> None:
-    answer = (
-        "The first sentence is spoken by it. 这一句话它不会说。这一句它也不会说。 The last one is spoken."
-    )
+    answer = "The first sentence is spoken by it. 这一句话它不会说。这一句它也不会说。 The last one is."
     with speaking(answer) as server, client_of(server) as client:
         message = whole(server, kind="pcm16")
         assert message["content"] == answer
