@@ -42,8 +42,7 @@ def speaking(
     **engine: Any,
 ) -> Iterator[Running]:
     """A server that answers everything with this text, aloud if asked to."""
-    made = FakeEngine(
-        parity.processor("infer"), words=answer if callable(answer) else lambda request: answer, **engine
-    )
+    words = answer if callable(answer) else lambda request: answer
+    made = FakeEngine(parity.processor("infer"), words=words, **engine)
     with running(made, limits, voice=voice) as found:
         yield found

@@ -27,7 +27,7 @@ from tests.serve.test_speech_chat import metric
 
 TOGETHER = 16
 ANSWERS = [
-    f"Answer number {n} speaks of {what}. It has a second sentence, and {n + 3} words more or less. That is it!"
+    f"Answer number {n} speaks of {what}. It has a second sentence, and {n + 3} words or so. That is it!"
     for n, what in enumerate(("cats", "bridges", "the weather", "old maps", "music", "rice", "stars", "tea"))
 ]
 
