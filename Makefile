@@ -1,10 +1,10 @@
-# make demo | test | test-all | load-test | lint | parity | clean. Python 3.11 or newer and make are all that is needed.
+# make demo | test | test-all | load-test | test-ui | lint | parity | clean. Python 3.11 or newer and make are all that is needed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-all load-test lint parity clean
+.PHONY: demo test test-all load-test test-ui lint parity clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/python train.py --config=configs/digits_omni.py
@@ -20,6 +20,11 @@ test-all: $(VENV)/installed-test
 # 64 clients of a server, for ten minutes; make load-test LOAD="--checkpoint runs/mine --seconds 60".
 load-test: $(VENV)/installed-test
 	$(BIN)/python benchmarks/load_test.py $(LOAD)
+
+# The page of `ola serve --ui` in Chromium, which must be installed (apt-get install chromium).
+test-ui: $(VENV)/installed-test
+	$(PIP) playwright
+	$(BIN)/python -m pytest tests/browser -m browser
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

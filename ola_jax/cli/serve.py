@@ -42,6 +42,7 @@ class Arguments:
     shutdown_seconds: int = 120  # for what runs, when the server is asked to end
     stuck_seconds: float = 120.0  # without a step while requests run: /health says so
     decode_workers: int = 4  # requests whose media are decoded at the same time
+    ui: bool = False  # a web page at / to talk with the model
     voice: VoiceKind = "auto"  # of spoken answers; auto: hibari (English) where it is installed
     voice_name: str | None = None  # of hibari's, a language of espeak, or one of the server at voice_url
     voice_url: str | None = None  # for --voice http: a server with /audio/speech, as http://localhost:8091/v1
@@ -117,6 +118,7 @@ def server_config(args: Arguments) -> ServerConfig:
         media_folder=args.media_folder,
         decode_workers=args.decode_workers,
         stuck_seconds=args.stuck_seconds,
+        page=args.ui,
     )
 
 

@@ -17,6 +17,7 @@ from ola_jax.serve.chat import ChatReply
 from ola_jax.serve.contract import AnsweringEngine
 from ola_jax.serve.keys import RequireKey
 from ola_jax.serve.limits import ServerConfig
+from ola_jax.serve.page import PATHS, add_page
 from ola_jax.serve.service import Service
 from ola_jax.serve.speech_reply import SpeechReply
 from ola_jax.serve.voices import ServedVoice
@@ -42,7 +43,9 @@ def create_app(engine: AnsweringEngine, config: ServerConfig, voice: ServedVoice
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     _add_routes(app, lambda: services[0])
     _add_error_handlers(app)
-    app.add_middleware(RequireKey, keys=config.api_keys)
+    if config.page:
+        add_page(app)
+    app.add_middleware(RequireKey, keys=config.api_keys, open_paths=PATHS if config.page else ())
     if config.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -16,8 +16,9 @@ OPEN = ("/health",)
 class RequireKey:
     """An ASGI middleware; the digest of the key that a request brings is put into its scope as "ola_key"."""
 
-    def __init__(self, app: AsgiApp, keys: tuple[str, ...]):
+    def __init__(self, app: AsgiApp, keys: tuple[str, ...], open_paths: tuple[str, ...] = ()):
         self._app, self._digests = app, [_digest(key) for key in keys]
+        self._open = (*OPEN, *open_paths)
 
     async def __call__(self, scope: Scope, receive: Callable[[], Awaitable[Scope]], send: Send) -> None:
         if scope["type"] == "http" and self._digests:
@@ -25,7 +26,7 @@ class RequireKey:
             # All are compared, in a time that says nothing of how much of a key is right.
             known = sum([hmac.compare_digest(given, digest) for digest in self._digests])
             scope["ola_key"] = given.hex()
-            if not known and scope["method"] != "OPTIONS" and scope["path"] not in OPEN:
+            if not known and scope["method"] != "OPTIONS" and scope["path"] not in self._open:
                 return await _refuse(send)
         await self._app(scope, receive, send)
 

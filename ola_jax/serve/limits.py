@@ -54,6 +54,7 @@ class ServerConfig:
     decode_workers: int = 4  # requests whose media are fetched and decoded at the same time
     stuck_seconds: float = 120.0  # without a finished step while requests run: not healthy
     ping_seconds: float = 15.0  # between comments in a stream that has nothing to say
+    page: bool = False  # serve a web page at /
 
     def __post_init__(self) -> None:
         if not all(self.api_keys):
