@@ -70,9 +70,21 @@ def test_a_server_from_start_to_end(tmp_path: pathlib.Path) -> None:
     settings = small.processor().processor_config
     directory = tmp_path / "model"
     checkpoint.save(
-        directory, small.CONFIG, settings, small.params(), golden.VISIBLE / "hf", {"do_sample": False}
+        directory,
+        config=small.CONFIG,
+        processor_config=settings,
+        params=small.params(),
+        tokenizer_dir=golden.VISIBLE / "hf",
+        generation_config={"do_sample": False},
     )
-    options = ["--port=0", "--slots=2", "--length=256", "--prefill-chunk=32", "--compilation-cache=none"]
+    options = [
+        "--port=0",
+        "--slots=2",
+        "--length=256",
+        "--prefill-chunk=32",
+        "--compilation-cache=none",
+        "--ui",
+    ]
     command = [sys.executable, "-P", "-m", "ola_jax.cli.main", "serve", f"--checkpoint={directory}", *options]
     env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPOSITORY)}
     with subprocess.Popen(
@@ -81,15 +93,20 @@ def test_a_server_from_start_to_end(tmp_path: pathlib.Path) -> None:
         try:
             line = process.stdout.readline()
             assert line.startswith("listening at http://127.0.0.1:"), process.stderr.read()
+            address = line.removeprefix("listening at ").strip()
             body = {"model": "model", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}
             request = urllib.request.Request(
-                line.removeprefix("listening at ").strip() + "/v1/chat/completions",
+                address + "/v1/chat/completions",
                 json.dumps(body).encode(),
                 {"Content-Type": "application/json"},
             )
             with urllib.request.urlopen(request, timeout=60) as reply:
                 found = json.load(reply)
             assert found["usage"]["completion_tokens"] <= 5
+            with urllib.request.urlopen(address, timeout=60) as reply:
+                assert b"<title>Ola</title>" in reply.read()
+            with urllib.request.urlopen(address + "/v1/audio/voices", timeout=60) as reply:
+                assert json.load(reply) == {"voices": ["heart"]}
             process.send_signal(signal.SIGTERM)
             out, errors = process.communicate(timeout=60)
         finally:
