@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from ola_jax.serve.audio_files import MEDIA_TYPES
-from ola_jax.serve.voices import ServedVoice
+from ola_jax.serve.voices import ServedVoice, load_voice
 from ola_jax.speech.callable_voice import CallableVoice
 from ola_jax.speech.pipeline import SpeechAudio, SpeechStream
 from ola_jax.speech.voice import SPEECH_RATE, Samples, VoiceError
@@ -172,6 +172,18 @@ def test_a_voice_of_one_speed_refuses_others_and_one_that_fails_says_so() -> Non
         assert (found, reply["error"]["code"]) == (503, "voice_failed")
         assert "10.0.0.1" not in reply["error"]["message"]
         assert metric(server, "ola_speech_skipped_pieces_total") == 1
+
+
+def test_another_server_can_be_the_voice(server: Running) -> None:
+    url = f"http://127.0.0.1:{server.port}/v1"
+    voice = load_voice("http", url=url, model=MODEL, name="letters")
+    assert voice is not None
+    with speaking(voice=voice) as second, client_of(second) as client:
+        text = "Only one sentence of it."
+        reply = client.audio.speech.create(model=MODEL, input=text, voice="letters", response_format="pcm")
+        seconds = [len(pcm) / 2 / SPEECH_RATE for pcm in (reply.content, said(text))]
+        assert abs(seconds[0] - seconds[1]) < 0.05
+    voice.voice.close()
 
 
 def test_voices(server: Running) -> None:
