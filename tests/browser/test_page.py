@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import itertools
 import pathlib
 import shutil
 import time
@@ -211,6 +212,10 @@ def test_a_conversation_with_all_media(browser: Any) -> None:
         ask(page, "Thank you.")
         finish(page, 4)
         last = server.engine.requests[-1].sample
+        boxes = page.locator(".turn").evaluate_all("all => all.map((turn) => turn.getBoundingClientRect())")
+        assert len(boxes) == 8
+        assert all(above["bottom"] <= below["top"] for above, below in itertools.pairwise(boxes))
+        assert page.locator(".turn").evaluate_all("all => all.every((t) => t.scrollHeight <= t.clientHeight)")
         assert last.counts["video"]
         assert last.counts["audio"]
         assert not last.counts.get("image")

@@ -102,6 +102,7 @@ async function drawQuestion(text, media) {
     part.src = URL.createObjectURL(item.blob ?? (await blobOf(item.url)));
     if (item.kind === "image") part.alt = item.name;
     else part.controls = true;
+    part.onload = part.onloadedmetadata = scroll; // it has its height only now
     item.element = part;
     element.append(part);
   }
