@@ -18,7 +18,8 @@ from ola_jax.serve.fields import parse_json
 from ola_jax.serve.replies import DONE, PING, AnswerSpeech, ReplyHead
 from ola_jax.serve.service import AnswerEvent
 from ola_jax.serve.speaking import AudioPart, SpeechEnd, SpokenEvent, SpokenText
-from ola_jax.serve.voices import choose_voice
+from ola_jax.serve.speech_request import AnswerAudio
+from ola_jax.serve.voices import ServedVoice, choose_voice
 
 Events = asyncio.Queue[AnswerEvent]
 LOG = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class ChatReply(ClientReply[ChatRequest]):
     def _parse(self, body: bytes) -> ChatRequest:
         request = read_chat_request(parse_json(body), self._service.config.model_name, self._limits)
         if request.audio is not None:
-            choose_voice(self._service.voice, request.audio.voice, "audio.voice")
+            self._voice(request.audio)
         return request
 
     async def _work(self, request: ChatRequest, ticket: Ticket, out: Connection) -> None:
@@ -50,6 +51,9 @@ class ChatReply(ClientReply[ChatRequest]):
                     else:
                         await self._whole(head, events, out, before, request, speech)
 
+    def _voice(self, audio: AnswerAudio) -> ServedVoice:
+        return choose_voice(self._service.voice, audio.voice, "audio.voice", asked_by="modalities")
+
     @contextlib.contextmanager
     def _speech(self, request: ChatRequest, events: Events) -> Iterator[SpokenText | None]:
         """What speaks the answer, if that is asked for; its events join those of the engine."""
@@ -62,7 +66,7 @@ class ChatReply(ClientReply[ChatRequest]):
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
-        voice = choose_voice(self._service.voice, request.audio.voice, "audio.voice").voice
+        voice = self._voice(request.audio).voice
         speech = SpokenText(voice, receive, self._limits.speech_seconds)
         try:
             yield speech

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from ola_jax.errors import MissingLibraryError, OlaError
-from ola_jax.serve.api_error import ApiError, invalid
+from ola_jax.serve.api_error import invalid
 from ola_jax.serve.speech_request import DEFAULT
 from ola_jax.speech.espeak_voice import EspeakVoice
 from ola_jax.speech.hibari_voice import HibariVoice
@@ -31,11 +31,16 @@ class ServedVoice:
         return self.voice.at_speed(speed)
 
 
-def choose_voice(served: ServedVoice | None, name: str, param: str) -> ServedVoice:
-    """The voice that a request names. Raises ApiError where the server has no voice, or another."""
+def choose_voice(
+    served: ServedVoice | None, name: str, param: str, asked_by: str | None = None
+) -> ServedVoice:
+    """The voice that a request names in the field `param`. Raises ApiError where there is none, or another.
+
+    `asked_by` is the field that asks for speech, if it is not `param`.
+    """
     if served is None:
-        message = "this server has no voice; it is started with ola serve --voice hibari (extra speech)"
-        raise ApiError(400, message, param=param, code="no_voice")
+        message = "this server has no voice; ola serve --voice hibari (extra speech) starts it with one"
+        raise invalid(message, asked_by or param, "no_voice")
     if name not in (DEFAULT, served.name):
         raise invalid(f"no such voice; this server has {served.name}", param, "unsupported_value")
     return served

@@ -99,7 +99,9 @@ def test_hibari_speaks_them_as_it_does_alone() -> None:
         alone = [ask(server, body(number)) for number in range(len(ANSWERS))]
         assert [text for text, _ in alone] == ANSWERS
         assert len({pcm for _, pcm in alone}) == len(ANSWERS)
+        underruns = metric(server, "ola_speech_underruns_total")
         for number, found in enumerate(together(lambda number: ask(server, body(number)))):
             assert found == alone[number % len(ANSWERS)]
         assert metric(server, "ola_time_to_first_audio_seconds_count") == len(ANSWERS) + TOGETHER
         assert metric(server, "ola_speech_skipped_pieces_total") == 0
+        assert metric(server, "ola_speech_underruns_total") == underruns
