@@ -1,10 +1,10 @@
-# make demo | test | test-all | lint | parity | clean. Python 3.11 or newer and make are all that is needed.
+# make demo | test | test-all | load-test | lint | parity | clean. Python 3.11 or newer and make are all that is needed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-all lint parity clean
+.PHONY: demo test test-all load-test lint parity clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/python train.py --config=configs/digits_omni.py
@@ -17,9 +17,14 @@ test-all: $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet libtpu
 	$(BIN)/python -m pytest -n 2 -m ""
 
+# 64 clients of a server, for ten minutes; make load-test LOAD="--checkpoint runs/mine --seconds 60".
+load-test: $(VENV)/installed-test
+	$(BIN)/python benchmarks/load_test.py $(LOAD)
+
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # The tests that compare with the original, and with live PyTorch modules.
 parity: $(VENV)/installed-test

@@ -1,4 +1,4 @@
-"""Weights between released PyTorch checkpoints and ola_jax: `ola convert` as a script of this repository."""
+"""`ola convert` as a script of this repository: imports, exports and verifies PyTorch checkpoints."""
 
 import functools
 

@@ -1,8 +1,8 @@
-"""Converts a full-size Ola-7b there and back: peak memory, time, bits.
+"""Imports and exports a full-size Ola-7b: peak memory, time, and equality of every bit.
 
 `python benchmarks/convert_7b.py --workdir DIR` makes a checkpoint of random bits with every key and
 shape of the released one (bfloat16 in shards of 5 GB, Whisper in float16 and BEATs in float32 in
-files of their own), copies it plainly for
+files of their own), makes a plain copy for
 comparison, imports it, exports it, compares every tensor's checksum, and deletes all of it. Needs
 about 46 GB of disk.
 """
@@ -24,9 +24,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from ola_jax.convert import pickles  # noqa: E402  after the path
-from ola_jax.convert.readers import read_safetensors  # noqa: E402
-from ola_jax.convert.space import check_space  # noqa: E402
-from ola_jax.convert.writer import ShardWriter  # noqa: E402
+from ola_jax.convert.disk_space import check_space  # noqa: E402
+from ola_jax.convert.safetensors_reader import read_safetensors  # noqa: E402
+from ola_jax.convert.safetensors_writer import ShardWriter, TensorSpec  # noqa: E402
 from ola_jax.errors import run  # noqa: E402
 
 HF = ROOT / "tests" / "goldens" / "visible" / "hf"  # a tokenizer, and the fields of config.json
@@ -37,7 +37,7 @@ Shapes = dict[str, list[int]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="a new directory is made in it")
+    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="where to create a new directory")
     parser.add_argument("--manifest", type=pathlib.Path, default=MANIFEST, help="keys, shapes and sizes")
     parser.add_argument("--json", type=pathlib.Path, help="also write the figures here")
     options = parser.parse_args()
@@ -56,7 +56,7 @@ def main() -> None:
 
 def measure(folder: pathlib.Path, manifest: dict) -> dict:
     """The figures of one round."""
-    source, ours, back, plain = (folder / name for name in ("hf", "jax", "back", "plain"))
+    source, ours, exported, plain = (folder / name for name in ("hf", "jax", "exported", "plain"))
     size = make(source, manifest)
     print(f"made {size / 1e9:.1f} GB; checksums", file=sys.stderr)
     expected = digests(source)
@@ -75,8 +75,8 @@ def measure(folder: pathlib.Path, manifest: dict) -> dict:
     for file in source.glob("*.safetensors"):  # make room; their checksums are known
         file.unlink()
     separate = ["--speech-encoder", "separate", "--whisper", whisper]
-    figures["export"] = timed("export", "--from", ours, "--to", back, *separate)
-    found = digests(back)
+    figures["export"] = timed("export", "--from", ours, "--to", exported, *separate)
+    found = digests(exported)
     keys = expected.keys() | found.keys()
     figures["different"] = sorted(key for key in keys if expected.get(key) != found.get(key))
     return figures
@@ -96,22 +96,25 @@ def make(directory: pathlib.Path, manifest: dict) -> int:
     values = json.loads((HF / "config.json").read_text()) | manifest["config"]
     (directory / "config.json").write_text(json.dumps(values))
     bits = RandomBits()
-    writer = ShardWriter(directory, {k: (tuple(shape), "bfloat16") for k, shape in shapes.items()}, "5GB")
+    specs = {key: TensorSpec(tuple(shape), "bfloat16") for key, shape in shapes.items()}
+    writer = ShardWriter(directory, specs, "5GB")
     for key, shape in shapes.items():
         writer.write(key, bits.array(shape, "bfloat16"))
     writer.close()
     whisper = {key: bits.array(shape, "float16") for key, shape in encoders[0].items()}
-    pickles.save(directory / "whisper.pt", {"dims": manifest["whisper_dims"]}, "model_state_dict", whisper)
+    dims = {"dims": manifest["whisper_dims"]}
+    pickles.save(directory / "whisper.pt", whisper, section="model_state_dict", beside=dims)
     del whisper
     beats = {key: bits.array(shape, "float32") for key, shape in encoders[1].items()}
     one = next(values for key, values in beats.items() if SHARED in key)
     beats |= {key: one for key in beats if SHARED in key}
-    pickles.save(directory / "beats.pt", {"cfg": manifest["beats_cfg"]}, "model", beats)
+    cfg = {"cfg": manifest["beats_cfg"]}
+    pickles.save(directory / "beats.pt", beats, section="model", beside=cfg)
     return size
 
 
 class RandomBits:
-    """Arrays of random bits, cut from one pool at places that differ: fast, and no two are alike."""
+    """Arrays of random bits, cut from one pool at different offsets: fast, and no two are equal."""
 
     def __init__(self) -> None:
         self._pool = np.random.default_rng(0).integers(0, 2**16, 2**27, dtype=np.uint16)
@@ -130,7 +133,7 @@ def digests(directory: pathlib.Path) -> dict[str, str]:
     tensors = read_safetensors(directory)
     for name, section in (("whisper.pt", "model_state_dict"), ("beats.pt", "model")):
         state = pickles.load(directory / name)[section]
-        tensors |= pickles.tensors_of(directory / name, state, released=f"{name}:")
+        tensors |= pickles.read_state(directory / name, state, released=f"{name}:")
     found = {}
     for key, tensor in tensors.items():
         values = np.ascontiguousarray(tensor.read()).reshape(-1).view(np.uint8)

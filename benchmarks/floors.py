@@ -11,7 +11,6 @@ share of the pairs themselves.
 
 import dataclasses
 
-import flax.linen as nn
 import jax
 import numpy as np
 import rich.console
@@ -21,8 +20,7 @@ from ola_jax.batch import Budget
 from ola_jax.config import OlaConfig
 from ola_jax.hardware import CHIPS, Chip
 from ola_jax.kernels.segment_blocks import computed_blocks
-from ola_jax.models.ola import abstract_params
-from ola_jax.training import flops
+from ola_jax.models import ola
 
 CHIP_KINDS = ("TPU v5", "TPU v6 lite", "NVIDIA H100 80GB HBM3")
 ROW = Budget(tokens=16_384, windows=6, window_patches=9216, audio_chunks=26)
@@ -50,7 +48,7 @@ def floors(config: OlaConfig, budget: Budget, train: bool) -> list[Floor]:
     llm, vit, whisper, beats = config.llm, config.vision, config.whisper, config.beats
     tokens, patches = budget.tokens, budget.windows * budget.window_patches
     width, vocabulary = llm.hidden_size, llm.vocab_size
-    once = flops.forward(config, budget)
+    once = ola.flops(config, budget)
     trained = ("llm", "vision_projector", "speech_projector") if train else ()
     if not train:  # logits of the last token only
         once["llm"] -= 2 * (tokens - 1) * width * vocabulary
@@ -107,14 +105,14 @@ def floors(config: OlaConfig, budget: Budget, train: bool) -> list[Floor]:
 
 def weight_bytes(config: OlaConfig, part: str) -> float:
     """Of a part's parameters in bfloat16 (BEATs: float32), the table of embeddings left out."""
-    sizes = [leaf.size for leaf in jax.tree.leaves(nn.unbox(abstract_params(config)[part]))]
+    sizes = [x.size for path, x in ola.parameter_shapes(config).items() if path.startswith(f"{part}/")]
     table = config.llm.vocab_size * config.llm.hidden_size if part == "llm" else 0
     return float(sum(sizes) - table) * (4 if part == "beats" else 2)
 
 
 def once_weights(config: OlaConfig) -> float:
     """Parameters of the decoder that every token meets."""
-    return flops.forward(config, Budget(tokens=1))["llm"] / 2
+    return ola.flops(config, Budget(tokens=1))["llm"] / 2
 
 
 def decode(config: OlaConfig, slots: int) -> Floor:
@@ -151,7 +149,7 @@ LAYOUTS = {  # name: sizes in each row or window, length, causal
 
 def main() -> None:
     """Prints the tables."""
-    config, console = OlaConfig(), rich.console.Console(width=120)
+    config, console = OlaConfig.ola_7b(), rich.console.Console(width=120)
     chips = [CHIPS[kind] for kind in CHIP_KINDS]
     for title, (budget, train) in TABLES.items():
         rows = floors(config, budget, train)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ola_jax.batch import IGNORE, TEXT, Budget
+from ola_jax.batch import IGNORE, TEXT, Budget, FeatureTable
 from ola_jax.config import OlaConfig
 from ola_jax.data.assembly import misfit
 from ola_jax.data.layout import audio_rows, image_rows, pooled_size, video_rows
@@ -52,7 +52,7 @@ def _sample(config: OlaConfig, kind: str, scale: float, rng: np.random.Generator
     chunks = max(1, round(scale * rng.integers(1, 3))) if "audio" in kind else 0
     images = tuple(_image(config, grid, rng) for grid in grids)
     starts = np.cumsum([0, *map(pooled_size, grids)])
-    marks = int(starts[-1]) + chunks * config.chunk_tokens
+    marks = FeatureTable(int(starts[-1]), chunks * config.chunk_tokens).start("marks")
     media = []
     if kind == "image":
         media.append(image_rows((int(starts[0]), int(starts[1])), (grids[0], grids[1]), marks))
@@ -79,5 +79,5 @@ def _sample(config: OlaConfig, kind: str, scale: float, rng: np.random.Generator
 
 
 def _image(config: OlaConfig, grid: Grid, rng: np.random.Generator) -> ImagePatches:
-    size = grid[0] * grid[1], 3 * config.vision.patch_size**2
+    size = grid[0] * grid[1], config.vision.patch_bytes
     return ImagePatches(rng.integers(0, 256, size, dtype=np.uint8), grid)

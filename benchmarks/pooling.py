@@ -67,9 +67,13 @@ def as_written(x: jax.Array, params: PoolParams) -> jax.Array:
 
 def jax_forms(kernels: Platform | None, interpret: bool) -> dict[str, Callable]:
     """Name and function of each form in JAX."""
-    forms = {"xla": lambda x, p: local_global_pool(x, p, "xla"), "as written": as_written}
+    forms = {"xla": lambda x, p: local_global_pool(x, p, implementation="xla"), "as written": as_written}
     if kernels:
-        forms = {"pallas": lambda x, p: local_global_pool(x, p, "pallas", interpret, kernels)} | forms
+        forms = {
+            "pallas": lambda x, p: local_global_pool(
+                x, p, implementation="pallas", interpret=interpret, kernels=kernels
+            )
+        } | forms
     return forms
 
 
@@ -81,7 +85,7 @@ def kernels_here(args: Args, dtype: str) -> Platform | None:
     if backend != "gpu":
         return None
     try:
-        hopper.check(4, dtype, interpret=False)
+        hopper.check_supported(4, dtype, interpret=False)
     except OlaError as error:
         print(f"without the kernel: {error}")
         return None

@@ -64,7 +64,9 @@ SMALL = OlaConfig(
     beats=BeatsConfig(128, 192, 3, 4, 512, predictor_classes=0),
     speech_hidden_size=512,
 )
-OLA_7B = OlaConfig(beats=BeatsConfig(predictor_classes=0), dtype="bfloat16", remat="full")
+OLA_7B = dataclasses.replace(
+    OlaConfig.ola_7b(), beats=BeatsConfig(predictor_classes=0), dtype="bfloat16", remat="full"
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import rich.console
 
 from examples.digits_omni.build import build
 from examples.digits_omni.tasks import TASKS
-from examples.digits_omni.tokenizer import (
+from examples.digits_omni.tokenizer_training import (
     generation_config,
     save_tokenizer,
     train_tokenizer,
@@ -30,7 +30,7 @@ from ola_jax.config import (
     WhisperConfig,
 )
 from ola_jax.data.pipeline import Source
-from ola_jax.training.config import Stage, Task, TrainConfig
+from ola_jax.training.config import DataConfig, EvalTask, EvaluationConfig, Stage, TrainConfig
 from ola_jax.training.optimizer import OptimizerConfig
 
 VOCAB_SIZE = 512
@@ -83,7 +83,7 @@ def get_config(output: str = "runs/digits_omni") -> TrainConfig:
     text = Budget(tokens=256)
     images = Budget(tokens=256, windows=3, window_patches=32)
     videos = Budget(tokens=256, windows=5, window_patches=32)
-    sounds = Budget(tokens=256, audio_chunks=6)
+    audio = Budget(tokens=256, audio_chunks=6)
     everything = Budget(tokens=256, windows=4, window_patches=32, audio_chunks=4)
     stages = (
         Stage(
@@ -128,7 +128,7 @@ def get_config(output: str = "runs/digits_omni") -> TrainConfig:
             sources=sources(transcripts=1),
             steps=320,
             rows=4,
-            budget=sounds,
+            budget=audio,
             optimizer=optimizer(5e-3),
         ),
         Stage(
@@ -143,7 +143,7 @@ def get_config(output: str = "runs/digits_omni") -> TrainConfig:
             optimizer=optimizer(3e-3),
         ),
     )
-    tasks = tuple(Task(task.name, task.title, f"{data}/heldout/{task.name}.json", data) for task in TASKS)
+    tasks = tuple(EvalTask(task.name, task.title, f"{data}/heldout/{task.name}.json", data) for task in TASKS)
     return TrainConfig(
         output=output,
         model=MODEL,
@@ -153,8 +153,8 @@ def get_config(output: str = "runs/digits_omni") -> TrainConfig:
         tokenizer=f"{output}/tokenizer",
         generation=f"{output}/generation_config.json",
         example=f'--image {data}/heldout/images/00000.png --text "Which digit is it?"',
-        cache_samples=True,
-        eval_limit=50,
+        data=DataConfig(cache_samples=True),
+        evaluation=EvaluationConfig(limit=50),
     )
 
 

@@ -6,18 +6,22 @@ from `init_from`. Paths are examples: records are in the original's format, prep
 Where each value comes from: (S) the original's released scripts (scripts/finetune_ola*.sh) and code, (P) the
 paper, (A) its authors' answers to users on GitHub, (U) commonly reported, not confirmed: check before use.
 `steps` is one pass over the data (S: one epoch) as if each of the 64 rows held one sample; packing puts more
-into a row, so set it by your own data's fill.
+into a row, so set it by how well your own data fill their rows.
 """
+
+import dataclasses
 
 from ola_jax.batch import Budget
 from ola_jax.config import OlaConfig, ProcessorConfig
 from ola_jax.data.pipeline import Source
 from ola_jax.errors import OlaError
 from ola_jax.sharding import MeshConfig
-from ola_jax.training.config import Stage, TrainConfig
+from ola_jax.training.config import CheckpointConfig, DataConfig, Stage, TrainConfig
 from ola_jax.training.optimizer import OptimizerConfig
 
-MODEL = OlaConfig(dtype="bfloat16", remat="full")  # S: bf16, gradient checkpointing
+MODEL = dataclasses.replace(
+    OlaConfig.ola_7b(), dtype="bfloat16", remat="full"
+)  # S: bf16, gradient checkpointing
 PROCESSOR = ProcessorConfig(max_length=16_384)  # S; so are its defaults: pixel limits, 48 frames of a video
 
 PROJECTOR = ("vision_projector/",)  # P: MLP alignment trains nothing else
@@ -120,6 +124,6 @@ def get_config(stage: str = "") -> TrainConfig:
         stages=(STAGES[stage],) if stage else tuple(STAGES.values()),
         init_from="checkpoints/ola_7b_start",  # Qwen2.5, OryxViT, Whisper and BEATs, from convert_weights.py
         mesh=MeshConfig(fsdp=-1),
-        max_skipped=10_000,
-        save_every=1000,
+        checkpoint=CheckpointConfig(save_every=1000),
+        data=DataConfig(max_skipped=10_000),
     )

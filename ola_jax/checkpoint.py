@@ -5,29 +5,24 @@ config.json             {"format": "ola_jax", "version": 1, "model": ..., "proce
 generation_config.json  defaults of sampling, as Hugging Face names them
 tokenizer/              the tokenizer's own files
 params/                 the parameter tree, an Orbax PyTree
-released.json           what the released checkpoint said that it came from, for the way back; may be absent
+released.json           fields of the released checkpoint that it came from, for the export; may be absent
 """
 
 import contextlib
-import errno
-import json
-import logging
 import os
 import pathlib
-import re
 import shutil
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
+from ola_jax import json_files
 from ola_jax.config import OlaConfig, ProcessorConfig, from_dict, to_dict
 from ola_jax.errors import OlaError, first_line
-from ola_jax.typing import Params
+from ola_jax.storage import replace_directory, storage_failure
+from ola_jax.typing import DTypeLike, Params
 
 FORMAT, VERSION = "ola_jax", 1
 CHUNK_BYTES = 128 * 2**20  # larger arrays are stored in pieces of about this size, cut along the first axis
@@ -45,6 +40,7 @@ StrPath = str | os.PathLike[str]
 
 def save(
     directory: StrPath,
+    *,
     config: OlaConfig,
     processor_config: ProcessorConfig,
     params: Params,
@@ -52,50 +48,56 @@ def save(
     generation_config: Mapping[str, Any],
     released: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a checkpoint: built beside its place, then renamed, so that it is there whole or not at all.
+    """Writes a checkpoint, complete or not at all: it is built beside its place, then renamed.
 
-    A checkpoint that is already there is replaced; any other directory with content is refused
-    (OlaError). Leaves of `params` are jax or numpy arrays and keep their dtypes; of
-    `tokenizer_dir` the TOKENIZER_FILES are copied. `released`: of the checkpoint that training began
-    with (`load_released`); what it says of single tensors' dtypes is dropped, since training changes them.
-    All processes call it; each writes its shards, the first all else.
+    An existing checkpoint is replaced; any other directory with content is refused (OlaError). Leaves of
+    `params` are jax or numpy arrays and keep their dtypes; of `tokenizer_dir` the TOKENIZER_FILES are
+    copied. `released`: as `load_released` returns it for the checkpoint that training started from; its
+    dtypes of single tensors are dropped, since training changes them. All processes call it; each writes
+    its shards, the first everything else.
     """
     if released is not None:
         released = dict(released) | {"dtypes": {}}
-    with writing(
-        directory, config, processor_config, tokenizer_dir, generation_config, released
+    with create(
+        directory,
+        config=config,
+        processor_config=processor_config,
+        tokenizer_dir=tokenizer_dir,
+        generation_config=generation_config,
+        released=released,
     ) as params_directory:
-        how = lambda leaf: (
+        save_args = lambda leaf: (
             ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,))
             if getattr(leaf, "nbytes", 0) > CHUNK_BYTES
             else ocp.SaveArgs()
         )
         with ocp.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save(params_directory, params, save_args=jax.tree.map(how, params))
+            checkpointer.save(params_directory, params, save_args=jax.tree.map(save_args, params))
 
 
 @contextlib.contextmanager
-def writing(
+def create(
     directory: StrPath,
+    *,
     config: OlaConfig,
     processor_config: ProcessorConfig,
     tokenizer_dir: StrPath,
     generation_config: Mapping[str, Any],
     released: Mapping[str, Any] | None = None,
 ) -> Iterator[pathlib.Path]:
-    """All of a checkpoint but the parameters, which the block writes into the path that it is given.
+    """Writes all of a checkpoint but the parameters, which the block writes below the path it is given.
 
-    When the block ends well the checkpoint takes its place; else nothing is left of it.
+    The checkpoint takes its place when the block succeeds; otherwise it is removed.
     """
     directory = check_destination(directory)
     tokenizer_files = _tokenizer_files(pathlib.Path(tokenizer_dir))
-    with replacing(directory) as build:
+    with replace_directory(directory) as build:
         yield build / "params"
         if jax.process_index() != 0:
             return
-        _write_json(build / "generation_config.json", dict(generation_config))
+        json_files.write_object(build / "generation_config.json", generation_config)
         if released is not None:
-            _write_json(build / "released.json", dict(released))
+            json_files.write_object(build / "released.json", released)
         (build / "tokenizer").mkdir()
         for file in tokenizer_files:
             shutil.copyfile(file, build / "tokenizer" / file.name)
@@ -106,15 +108,17 @@ def writing(
             for file in sorted((build / "params").rglob("*"))
             if file.is_file()
         }
-        _write_json(build / "config.json", values)
+        json_files.write_object(build / "config.json", values)
 
 
-def load(directory: StrPath, dtype: Any = None, shardings: Params | None = None) -> tuple[OlaConfig, Params]:
+def load(
+    directory: StrPath, dtype: DTypeLike | None = None, shardings: Params | None = None
+) -> tuple[OlaConfig, Params]:
     """The model's config and its parameters, a nested dict of jax arrays on the default device.
 
-    `dtype`: of all parameters; None keeps each as it is stored. `shardings`: where each parameter
-    goes; no process then reads more than its share. Raises OlaError if `directory` is not a whole
-    checkpoint.
+    `dtype`: of all parameters; None keeps each as it is stored. `shardings`: the sharding of each
+    parameter; no process then reads more than its shards. Raises OlaError if `directory` is not a
+    complete checkpoint.
     """
     directory = pathlib.Path(directory)
     config, _, _ = load_configs(directory)
@@ -123,13 +127,16 @@ def load(directory: StrPath, dtype: Any = None, shardings: Params | None = None)
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             stored = checkpointer.metadata(path).item_metadata.tree
-            places = jax.tree.map(lambda _: sharding, stored) if shardings is None else shardings
-            how = jax.tree.map(lambda _, to: ocp.ArrayRestoreArgs(sharding=to, dtype=dtype), stored, places)
-            return config, checkpointer.restore(path, restore_args=how)
-    except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged store
-        if why := storage_trouble(error):
+            if shardings is None:
+                shardings = jax.tree.map(lambda _: sharding, stored)
+            restore_args = jax.tree.map(
+                lambda _, sharding: ocp.ArrayRestoreArgs(sharding=sharding, dtype=dtype), stored, shardings
+            )
+            return config, checkpointer.restore(path, restore_args=restore_args)
+    except Exception as error:  # Orbax and tensorstore raise many types for a damaged store
+        if reason := storage_failure(error):
             raise OlaError(
-                f"{path}: the parameters cannot be read now ({why}); they are not changed: see to that and "
+                f"{path}: the parameters cannot be read now ({reason}); they are unchanged: resolve this and "
                 "start again"
             ) from error
         raise OlaError(
@@ -139,7 +146,7 @@ def load(directory: StrPath, dtype: Any = None, shardings: Params | None = None)
 
 
 def load_configs(directory: StrPath) -> tuple[OlaConfig, ProcessorConfig, dict[str, Any]]:
-    """The model's config, the processor's, and the defaults of generation."""
+    """The model's config, the processor's config, and the defaults of generation."""
     directory = pathlib.Path(directory)
     file = directory / "config.json"
     if not directory.is_dir():
@@ -150,11 +157,11 @@ def load_configs(directory: StrPath) -> tuple[OlaConfig, ProcessorConfig, dict[s
             f"{directory}: not an ola_jax checkpoint: found {_listing(directory)}, expected config.json; "
             "give the directory that train.py or convert_weights.py wrote"
         )
-    values = _read_json(file)
+    values = json_files.read_object(file)
     if values.get("format") != FORMAT:
         raise OlaError(
             f'{file}: not an ola_jax checkpoint: found no "format": "{FORMAT}"; a released PyTorch '
-            f"checkpoint is read in by `python convert_weights.py import --from {directory} --to DIR`"
+            f"checkpoint is imported by `python convert_weights.py import --from {directory} --to DIR`"
         )
     if values.get("version") != VERSION:
         raise OlaError(
@@ -164,31 +171,31 @@ def load_configs(directory: StrPath) -> tuple[OlaConfig, ProcessorConfig, dict[s
     if missing := [key for key in ("model", "processor") if not isinstance(values.get(key), dict)]:
         raise OlaError(f"{file}: found no {missing[0]!r} section; write the checkpoint again")
     if not (directory / "tokenizer").is_dir():
-        raise OlaError(f"{directory}: not a whole checkpoint: found no tokenizer/; copy it again")
+        raise OlaError(f"{directory}: not a complete checkpoint: found no tokenizer/; copy it again")
     _check_files(directory, values.get("files"))
     generation_file = directory / "generation_config.json"
-    generation = _read_json(generation_file) if generation_file.is_file() else {}
+    generation = json_files.read_object(generation_file) if generation_file.is_file() else {}
     config = from_dict(OlaConfig, values["model"], f"{file}: model")
     return config, from_dict(ProcessorConfig, values["processor"], f"{file}: processor"), generation
 
 
 def load_released(directory: StrPath) -> dict[str, Any] | None:
-    """What `save` was given as `released`: None for a model that was trained from scratch."""
+    """Fields of the released checkpoint, as given to `save`; None for a model trained from scratch."""
     file = pathlib.Path(directory) / "released.json"
-    return _read_json(file) if file.is_file() else None
+    return json_files.read_object(file) if file.is_file() else None
 
 
 def is_checkpoint(directory: StrPath) -> bool:
-    """Whether a directory says of itself that it is an ola_jax checkpoint."""
+    """True if the directory's config.json has the format of an ola_jax checkpoint."""
     file = pathlib.Path(directory) / "config.json"
     try:
-        return file.is_file() and _read_json(file).get("format") == FORMAT
+        return file.is_file() and json_files.read_object(file).get("format") == FORMAT
     except OlaError:
         return False
 
 
 def check_destination(directory: StrPath) -> pathlib.Path:
-    """The path, if a checkpoint may be written there: nothing, an empty directory, or a checkpoint."""
+    """Returns the path if a checkpoint may be written there: a new or empty directory, or a checkpoint."""
     directory = pathlib.Path(directory)
     try:
         if directory.exists() and not directory.is_dir():
@@ -203,137 +210,8 @@ def check_destination(directory: StrPath) -> pathlib.Path:
     return directory
 
 
-@contextlib.contextmanager
-def replacing(directory: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A new directory beside `directory` that takes its place when the block ends well.
-
-    Processes enter and leave together; the first makes the directory and moves it.
-    """
-    place = directory.absolute()
-    if jax.process_index() != 0:
-        _meet("build")
-        yield place.with_name(f".{place.name}.partial")
-        _meet("replaced")
-        return
-    build, old = (place.with_name(f".{place.name}.{kind}") for kind in ("partial", "old"))
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if old.exists() and not place.exists():  # killed between the two renames below
-            old.rename(place)
-        for leftover in (build, old):  # of a run that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
-        build.mkdir()
-    except OSError as error:
-        raise OlaError(f"{directory}: cannot be written ({error.strerror})") from error
-    try:
-        _meet("build")
-        with quiet_storage():
-            yield build
-        _sync(build)
-        if place.exists():
-            place.rename(old)
-        build.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
-        _meet("replaced")
-    except BaseException as error:
-        if old.exists() and not place.exists():
-            old.rename(place)
-        remove_unfinished(build)
-        if not isinstance(error, OlaError) and (why := storage_trouble(error, writing=True)):
-            raise OlaError(
-                f"{directory}: cannot be written ({why}); nothing there was changed: make room for it, or "
-                "choose another place, and start again"
-            ) from error
-        raise
-
-
-def storage_trouble(error: BaseException, writing: bool = False) -> str | None:
-    """What keeps this machine from reading or writing now, in a few words: no memory, space or permission.
-
-    None for any other error: of the data, or of the program. Files that are not there are trouble to a
-    writer only.
-    """
-    for each in _chain(error):
-        if isinstance(each, MemoryError):
-            return "out of memory"
-        number = each.errno if isinstance(each, OSError) else None
-        if found := _OS_ERROR.search(str(each)):  # as tensorstore says it
-            number = int(found[1])
-        if number and (writing or number not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)):
-            return os.strerror(number)
-        if found := _REFUSED.search(str(each)):
-            return "out of memory" if found[0] == "RESOURCE_EXHAUSTED" else found[0].lower().replace("_", " ")
-    return None
-
-
-_OS_ERROR = re.compile(r"os_error_code='(\d+)'")
-_REFUSED = re.compile(r"RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED")
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, and those it came from."""
-    seen: list[BaseException] = []
-    todo = [error]
-    while todo:
-        each = todo.pop(0)
-        if each in seen:
-            continue
-        seen.append(each)
-        yield each
-        more = each.exceptions if isinstance(each, BaseExceptionGroup) else ()
-        todo += [e for e in (*more, each.__cause__, each.__context__) if e is not None]
-
-
-def remove_unfinished(directory: pathlib.Path, seconds: float = 10.0) -> None:
-    """Remove what a save that failed left, until it stays away: some of its threads may still write."""
-    end, absent = time.monotonic() + seconds, 0
-    while absent < 4 and time.monotonic() < end:
-        absent = 0 if directory.exists() else absent + 1
-        shutil.rmtree(directory, ignore_errors=True)
-        time.sleep(0.05)
-
-
-@contextlib.contextmanager
-def quiet_storage() -> Iterator[None]:
-    """Within the block, Orbax does not print the errors that it raises as well.
-
-    A failed save is printed with a traceback by each of its threads, and once more for each array that
-    was still on its way to the disk ("Event loop is closed"). After an error it stays quiet: its threads
-    end later.
-    """
-    logger, hook = logging.getLogger("absl"), sys.unraisablehook
-
-    def keep(record: logging.LogRecord) -> bool:
-        return record.levelno < logging.ERROR or "orbax" not in record.pathname
-
-    def quiet_hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            hook(unraisable)
-
-    logger.addFilter(keep)
-    sys.unraisablehook = quiet_hook
-    yield
-    logger.removeFilter(keep)
-    if sys.unraisablehook is quiet_hook:
-        sys.unraisablehook = hook
-
-
-def _sync(directory: pathlib.Path) -> None:
-    """All files are on the disk, not only in memory, before the directory takes its place."""
-    for path in directory.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-
-
-def _meet(name: str) -> None:
-    """Wait for all processes."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"ola_jax.checkpoint.{name}")
-
-
-def _check_files(directory: pathlib.Path, files: Any) -> None:
-    """The parameters' files are there in their sizes: an unfinished copy is told before it is read."""
+def _check_files(directory: pathlib.Path, files: object) -> None:
+    """Raises OlaError unless all files of the parameters have their sizes: the copy is unfinished."""
     if not isinstance(files, dict) or not files:
         raise OlaError(f"{directory / 'config.json'}: found no 'files' section; write the checkpoint again")
     for name, size in files.items():
@@ -341,7 +219,7 @@ def _check_files(directory: pathlib.Path, files: Any) -> None:
         found = f"{file.stat().st_size} bytes" if file.is_file() else "nothing"
         if found != f"{size} bytes":
             raise OlaError(
-                f"{file}: not a whole checkpoint: found {found}, expected {size} bytes; copy it again"
+                f"{file}: not a complete checkpoint: found {found}, expected {size} bytes; copy it again"
             )
 
 
@@ -359,17 +237,3 @@ def _tokenizer_files(directory: pathlib.Path) -> list[pathlib.Path]:
 def _listing(directory: pathlib.Path) -> str:
     names = sorted(path.name for path in directory.iterdir())
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "nothing"
-
-
-def _write_json(file: pathlib.Path, values: dict[str, Any]) -> None:
-    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-
-def _read_json(file: pathlib.Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise OlaError(f"{file}: not readable as JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise OlaError(f"{file}: expected a JSON object, found a {type(values).__name__}")
-    return values

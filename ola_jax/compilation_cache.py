@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that the next start of the same work need not compile."""
+"""Compiled programs kept on disk, so that the next start of the same run need not compile."""
 
 import pathlib
 import sys
@@ -17,10 +17,10 @@ PATIENCE = 1.0  # seconds of compiling after which a user at a terminal sees why
 
 
 def keep_compiled_programs(folder: str) -> None:
-    """From now on keep every compiled program of this process in `folder`, and take those that are there.
+    """Keeps all compiled programs of this process in `folder` from now on, and reuses those already there.
 
-    "none": keep nothing. A folder that cannot be written is reported in one line on stderr, and the process
-    works without. Whoever can write the folder can make the process run anything: it is the user's own.
+    "none" keeps nothing. If the folder cannot be written, one line on stderr reports it and nothing is
+    kept. Who can write to the folder can make the process run anything: only the user can.
     """
     if folder == OFF:
         return
@@ -32,7 +32,7 @@ def keep_compiled_programs(folder: str) -> None:
         with tempfile.TemporaryFile(dir=path):
             pass
         remove_half_written(path)
-    except (OSError, RuntimeError, ValueError) as error:  # no place, no home, no name of a file
+    except (OSError, RuntimeError, ValueError) as error:  # disk full, no home directory, no valid name
         reason = getattr(error, "strerror", None) or str(error)
         print(f"note: {folder}: compiled programs are not kept ({reason})", file=sys.stderr)
         return
@@ -43,9 +43,9 @@ def keep_compiled_programs(folder: str) -> None:
 
 
 def remove_half_written(folder: pathlib.Path, seconds: float = 60.0) -> None:
-    """Remove programs that a process which was killed left half-written, `seconds` ago or more.
+    """Removes programs that a killed process left half-written at least `seconds` ago.
 
-    JAX would neither read nor replace them. It writes the time of a program's use after the program.
+    JAX would neither read nor replace them. It writes a program's time of use after the program.
     """
     for file in folder.glob("*-cache"):
         used = file.with_name(file.name.removesuffix("-cache") + "-atime")

@@ -8,6 +8,8 @@ from typing import Any, Literal, TypeVar
 from ola_jax.errors import OlaError
 
 SAMPLE_RATE = 16_000  # Hz, of every waveform in the package
+HOP = 160  # samples between frames of a spectrogram (10 ms)
+WINDOW = 400  # samples of such a frame (25 ms)
 
 # Field metadata of settings that say how a model is computed, not which model it is.
 EXECUTION: dict[str, bool] = {"execution": True}
@@ -58,6 +60,11 @@ class OryxViTConfig:
     patch_size: int = 16  # pixels
     position_grid: int = 128  # side of the table of position embeddings, patches
     layer_norm_eps: float = 1e-6
+
+    @property
+    def patch_bytes(self) -> int:
+        """P: bytes of one RGB patch."""
+        return 3 * self.patch_size**2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,17 +117,56 @@ class OlaConfig:
     # pallas: kernels for TPU and Hopper; auto: xla
     pooling: Literal["auto", "pallas", "xla"] = dataclasses.field(default="auto", metadata=EXECUTION)
 
+    @classmethod
+    def ola_7b(cls) -> "OlaConfig":
+        """Ola-7B, as it was released."""
+        return cls()
+
+    @classmethod
+    def ola_image_7b(cls) -> "OlaConfig":
+        """Ola-Image and Ola-Video, as they were released: Ola-7B without the speech parts."""
+        return cls(whisper=None, beats=None)
+
+    @classmethod
+    def tiny(cls) -> "OlaConfig":
+        """All parts, as small as a mesh of 8 devices allows: for tests and first steps on a CPU."""
+        return cls(
+            llm=Qwen2Config(
+                vocab_size=512,
+                hidden_size=64,
+                num_layers=2,
+                num_heads=8,
+                num_kv_heads=4,
+                intermediate_size=128,
+            ),
+            vision=OryxViTConfig(
+                hidden_size=32, num_layers=2, num_heads=4, intermediate_size=96, position_grid=8
+            ),
+            whisper=WhisperConfig(num_mels=80, num_positions=100, hidden_size=32, num_layers=2, num_heads=4),
+            beats=BeatsConfig(
+                embed_dim=32,
+                hidden_size=32,
+                num_layers=2,
+                num_heads=4,
+                intermediate_size=64,
+                conv_positions=16,
+                conv_groups=4,
+                predictor_classes=0,
+            ),
+            speech_hidden_size=64,
+        )
+
     @property
     def chunk_samples(self) -> int:
         """T: samples (at 16 kHz) of one audio chunk."""
-        return self.whisper.num_positions * 320 if self.whisper else 0
+        return self.whisper.num_positions * 2 * HOP if self.whisper else 0
 
     @property
     def beats_frames(self) -> int:
         """Patches that BEATs sees in one chunk: (fbank frames // 16) * (mel bins // 16)."""
         if not self.beats:
             return 0
-        fbank_frames = 1 + (self.chunk_samples - 400) // 160
+        fbank_frames = 1 + (self.chunk_samples - WINDOW) // HOP
         return (fbank_frames // self.beats.patch_size) * (self.beats.num_mels // self.beats.patch_size)
 
     @property
@@ -155,10 +201,10 @@ class MediaLimits:
     image_pixels: int = 178_956_970  # width times height; Pillow itself refuses larger ones
     frame_pixels: int = 8192 * 4320  # of one video frame
     video_frames: int = 1_000_000  # frames of a video that are decoded to choose from
-    audio_seconds: float = 4 * 3600.0  # of one sound; what fits into a sample is usually less
+    audio_seconds: float = 4 * 3600.0  # of one audio file; what fits into a sample is usually less
     audio_rates: tuple[int, int] = (1000, 768_000)  # lowest and highest sample rate, Hz
     patch_bytes: int = 2**30  # read for one reference into a patch file
-    decode_seconds: float = 300.0  # of one record's images, video or audio in training; then it is ended
+    decode_seconds: float = 300.0  # of one record's images, video or audio in training; it is ended then
     exif_orientation: bool = False  # turn images as their EXIF data say; the original does not
     joined_audio: bool = False  # all parts of chained Ogg and joined MP3 files; the original: the first
 
@@ -229,7 +275,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         if value is None and type(None) in kind.__args__:
             return None
         kind = next(k for k in kind.__args__ if k is not type(None))
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise OlaError(f"{where}: expected the fields of {kind.__name__}, found {value!r}")
         return from_dict(kind, value, where)

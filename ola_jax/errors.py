@@ -16,11 +16,11 @@ MAX_VALUE = 80  # characters of a value that a message quotes
 
 
 class OlaError(Exception):
-    """A mistake in what the user gave: a file, a record, a key, an option.
+    """A mistake in the user's input: a file, a record, a key, an option.
 
-    The message is one line and says what was found, where, what was expected, and what to do; line ends and
-    other characters that cannot be printed are escaped, and the middle of a very long message is left out.
-    Command-line tools print it and leave with exit status 2.
+    The message is one line: what was found, where, what was expected, and what to do. Line ends and other
+    characters that cannot be printed are escaped, and the middle of a very long message is left out.
+    Command-line tools print it and exit with status 2.
     """
 
     longest: ClassVar[int] = MAX_MESSAGE
@@ -30,17 +30,17 @@ class OlaError(Exception):
 
 
 class SettingsError(OlaError):
-    """Settings that cannot work: all that is wrong with them, in one line."""
+    """Settings that cannot work, with all their problems in one line."""
 
     longest: ClassVar[int] = 4000
 
 
 class MissingLibraryError(OlaError, ImportError):
-    """A library that one of ola_jax's extras brings, and that is not installed."""
+    """A library of one of ola_jax's extras is not installed."""
 
 
 def require(extra: str, *libraries: str) -> None:
-    """Raises MissingLibraryError, which names the extra, unless all the libraries are installed."""
+    """Raises MissingLibraryError, which names the extra, unless all libraries are installed."""
     missing = [name for name in libraries if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingLibraryError(f"{', '.join(missing)}: not installed; run: pip install 'ola_jax[{extra}]'")
@@ -54,7 +54,7 @@ def one_line(text: str) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """The text, or its beginning and its end, `length` characters together."""
+    """The text, or its beginning and its end if it is longer than `length` characters."""
     if len(text) <= length:
         return text
     end = (length - 5) // 3
@@ -65,19 +65,19 @@ def first_line(error: BaseException) -> str:
     """The first line of an exception's text, or its name if it has none."""
     try:
         lines = str(error).strip().splitlines()
-    except Exception:  # the text of a foreign exception may be anything
+    except Exception:  # __str__ of a foreign exception may fail
         lines = []
     return shortened(one_line(lines[0]), MAX_MESSAGE // 2) if lines else type(error).__name__
 
 
 def describe(error: BaseException) -> str:
-    """The name of an exception that nobody expected, and the first line of its text."""
+    """Name of an unexpected exception, and the first line of its text."""
     name, line = type(error).__name__, first_line(error)
     return name if line == name else f"{name}: {line}"
 
 
-def quote(value: Any) -> str:
-    """The value as a message shows it: at most MAX_VALUE characters of its `repr`."""
+def quote(value: object) -> str:
+    """The value's `repr`, shortened to at most MAX_VALUE characters for a message."""
     short = reprlib.Repr()
     short.maxlevel, short.maxstring, short.maxother = 3, MAX_VALUE, MAX_VALUE
     short.maxlist = short.maxtuple = short.maxset = short.maxdict = 4
@@ -89,10 +89,10 @@ def quote(value: Any) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command-line tool: an OlaError becomes one line on stderr and exit status 2.
+    """Runs a command-line tool: an OlaError becomes one line on stderr and exit status 2.
 
-    Ctrl-C ends it with status 130, and a reader of its output that has gone away (`| head`) with 141, as
-    shells number signals, both without a word. What the terminal's encoding lacks is written as escapes.
+    Ctrl-C ends it silently with status 130, and a closed output (`| head`) with 141, as shells number
+    signals. Characters that the terminal's encoding lacks are written as escapes.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -109,28 +109,28 @@ def run(main: Callable[[], None]) -> None:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except KeyboardInterrupt:
-        # Not sys.exit: threads of libraries are still at work, and crash while the interpreter ends.
+        # Not sys.exit: threads of libraries still run, and crash while the interpreter shuts down.
         os._exit(128 + signal.SIGINT)
     except BrokenPipeError:
-        closed = [stream for stream in (sys.stdout, sys.stderr) if stream is not None and _closed(stream)]
+        closed = [stream for stream in (sys.stdout, sys.stderr) if stream is not None and _is_closed(stream)]
         if not closed:
             raise  # another pipe, not the output
-        for stream in closed:  # what they still hold goes nowhere, at the interpreter's end too
-            with open(os.devnull, "wb") as nowhere:
-                os.dup2(nowhere.fileno(), stream.fileno())
+        for stream in closed:  # discards what they still buffer, also when the interpreter exits
+            with open(os.devnull, "wb") as null:
+                os.dup2(null.fileno(), stream.fileno())
         sys.exit(128 + signal.SIGPIPE)
 
 
 def _interrupt_again(unraisable: Any) -> None:
-    """Where Ctrl-C comes while Python cannot raise (JAX hooks into its garbage collector): a moment later."""
+    """Repeats Ctrl-C a moment later if Python could not raise it (JAX hooks into its garbage collector)."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
         threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
     else:
         sys.__unraisablehook__(unraisable)
 
 
-def _closed(stream: TextIO) -> bool:
-    """Whether `stream` is a pipe that nobody reads any more."""
+def _is_closed(stream: TextIO) -> bool:
+    """True if `stream` is a pipe without a reader."""
     poll = select.poll()
     poll.register(stream.fileno(), select.POLLOUT)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -1,4 +1,4 @@
-"""What accelerators can do at most: figures of one JAX device, from their makers' pages.
+"""Peak figures of one device of each accelerator, from the makers' pages.
 
 TPUs: docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e, tpu7x. GPUs: the data sheets of H100 SXM and H200 SXM
 (dense, without sparsity). Read 2026-11-23.
@@ -14,14 +14,14 @@ class Chip:
     """One JAX device; a TPU7x chip is two."""
 
     name: str
-    flops: float  # a second, bfloat16 products
+    flops: float  # per second, bfloat16 products
     memory: float  # bytes
-    memory_bandwidth: float  # bytes a second
-    link_bandwidth: float  # bytes a second to other chips, both directions and all links together
+    memory_bandwidth: float  # bytes per second
+    link_bandwidth: float  # bytes per second to other chips, total of all links and both directions
 
 
 GIB = 2.0**30
-CHIPS = {  # by the device_kind that JAX tells
+CHIPS = {  # by JAX's device_kind
     "TPU v4": Chip("TPU v4", 275e12, 32 * GIB, 1228e9, 300e9),
     "TPU v5 lite": Chip("TPU v5e", 197e12, 16 * GIB, 819e9, 400e9),
     "TPU v5": Chip("TPU v5p", 459e12, 95 * GIB, 2765e9, 1200e9),
@@ -32,8 +32,8 @@ CHIPS = {  # by the device_kind that JAX tells
 }
 
 
-def chip(device_kind: str) -> Chip:
-    """The figures of a device. Raises OlaError if there are none."""
+def find_chip(device_kind: str) -> Chip:
+    """The figures of a device. Raises OlaError for an unknown one."""
     if device_kind not in CHIPS:
         raise OlaError(
             f"{device_kind!r}: no figures of this device; ola_jax/hardware.py has {', '.join(CHIPS)}"

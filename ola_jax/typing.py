@@ -20,7 +20,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int, Key, Shaped, UInt8
 
-Array = jax.Array | np.ndarray
+Array = jax.Array  # on a device, or traced
 HostArray = np.ndarray  # in the memory of the host, as records, samples and checkpoint files are
 AnyArray = jax.Array | np.ndarray  # on the device or on the host
 Params = dict[str, Any]  # a nested dict of arrays

@@ -2,12 +2,10 @@
 
 import functools
 
-from ola_jax.convert.importer import Released, read_released
-from tests import golden
+from tests.convert.checkpoints import HF, SPEECH, Released, read_released
 
 
 @functools.cache
 def released(dtype: str = "float32") -> Released:
     """Configs and parameters of tests/goldens/visible."""
-    root = golden.VISIBLE
-    return read_released(root / "hf", root / "whisper.pt", root / "beats.pt", vision_heads=4, dtype=dtype)
+    return read_released(HF, **SPEECH, vision_heads=4, dtype=dtype)

@@ -41,7 +41,7 @@ def save(directory: pathlib.Path, params: dict | None = None, **changes: object)
     checkpoint.save(directory, **(values | changes))
 
 
-def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: pathlib.Path) -> None:
+def test_saved_parameters_and_configs_are_loaded_bit_for_bit(tmp_path: pathlib.Path) -> None:
     directory, params = tmp_path / "new" / "parents" / "model", random_params()
     save(directory, params)
     config, loaded = checkpoint.load(directory)
@@ -55,7 +55,9 @@ def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: pathlib.Path) -> None:
     assert [path.name for path in directory.parent.iterdir()] == ["model"]
 
 
-def test_relative_paths_and_strings_do(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_and_strings_are_accepted(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     save("model")
     assert checkpoint.load("model")[0] == CONFIG
@@ -93,7 +95,7 @@ def test_checkpoint_is_replaced_even_with_its_own_tokenizer(tmp_path: pathlib.Pa
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_failed_save_leaves_the_old_checkpoint_and_no_rest(tmp_path: pathlib.Path) -> None:
+def test_failed_save_leaves_the_old_checkpoint_and_nothing_else(tmp_path: pathlib.Path) -> None:
     directory = tmp_path / "model"
     save(directory)
     with pytest.raises(ValueError, match="TypeHandler lookup failed"):
@@ -103,7 +105,7 @@ def test_failed_save_leaves_the_old_checkpoint_and_no_rest(tmp_path: pathlib.Pat
 
 
 @pytest.mark.parametrize("size", [100, 1_000])
-def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(
+def test_a_full_disk_is_reported_in_one_line_and_leaves_the_old_checkpoint(
     tmp_path: pathlib.Path, capfd: pytest.CaptureFixture, size: int
 ) -> None:
     for directory, left in ((tmp_path / "new", []), (tmp_path / "model", ["model"])):
@@ -141,7 +143,7 @@ def test_a_save_that_was_killed_between_its_renames_is_undone(tmp_path: pathlib.
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_keeps_parameters_from_being_read_is_not_called_damage(
+def test_failures_of_storage_are_not_reported_as_damage(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
     save(tmp_path)
@@ -154,7 +156,7 @@ def test_what_keeps_parameters_from_being_read_is_not_called_damage(
         checkpoint.load(tmp_path)
 
 
-def test_rest_of_a_killed_save_is_cleared(tmp_path: pathlib.Path) -> None:
+def test_remains_of_a_killed_save_are_removed(tmp_path: pathlib.Path) -> None:
     (tmp_path / ".model.partial").mkdir()
     (tmp_path / ".model.partial" / "junk").touch()
     save(tmp_path / "model")
@@ -177,7 +179,7 @@ def test_other_directories_are_not_overwritten(tmp_path: pathlib.Path) -> None:
     assert not checkpoint.is_checkpoint(tmp_path)
 
 
-def test_missing_tokenizer_is_told_before_anything_is_written(tmp_path: pathlib.Path) -> None:
+def test_missing_tokenizer_is_reported_before_anything_is_written(tmp_path: pathlib.Path) -> None:
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer" / "vocab.json").touch()
     with pytest.raises(OlaError, match=r"no tokenizer: found vocab\.json, expected tokenizer\.json, or"):
@@ -185,7 +187,7 @@ def test_missing_tokenizer_is_told_before_anything_is_written(tmp_path: pathlib.
     assert not (tmp_path / "model").exists()
 
 
-def test_directory_that_is_no_checkpoint_is_told(tmp_path: pathlib.Path) -> None:
+def test_directory_that_is_no_checkpoint_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(OlaError, match="found nothing, expected a directory"):
         checkpoint.load(tmp_path / "none")
     with pytest.raises(OlaError, match=r"found nothing, expected config\.json"):
@@ -196,7 +198,7 @@ def test_directory_that_is_no_checkpoint_is_told(tmp_path: pathlib.Path) -> None
     with pytest.raises(OlaError, match=r"found notes\.txt, expected config\.json; give the directory that"):
         checkpoint.load(tmp_path)
     with pytest.raises(
-        OlaError, match=r"a released PyTorch checkpoint is read in by `python convert_weights"
+        OlaError, match=r"a released PyTorch checkpoint is imported by `python convert_weights"
     ):
         checkpoint.load(TOKENIZER)
 
@@ -211,7 +213,7 @@ def test_directory_that_is_no_checkpoint_is_told(tmp_path: pathlib.Path) -> None
         ({"processor": {"max_length": "9"}}, r"processor\.max_length: expected int, found '9'"),
     ],
 )
-def test_config_that_is_damaged_is_told(change: dict, message: str, tmp_path: pathlib.Path) -> None:
+def test_damaged_config_is_reported(change: dict, message: str, tmp_path: pathlib.Path) -> None:
     save(tmp_path / "model")
     file = tmp_path / "model" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
@@ -220,22 +222,22 @@ def test_config_that_is_damaged_is_told(change: dict, message: str, tmp_path: pa
 
 
 @pytest.mark.parametrize("text", ["{", "[]", ""])
-def test_config_that_is_not_json_is_told(text: str, tmp_path: pathlib.Path) -> None:
+def test_config_that_is_not_json_is_reported(text: str, tmp_path: pathlib.Path) -> None:
     save(tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text(text)
     with pytest.raises(OlaError, match=r"config\.json: (not readable as JSON|expected a JSON object)"):
         checkpoint.load(tmp_path / "model")
 
 
-def test_checkpoint_without_tokenizer_is_told(tmp_path: pathlib.Path) -> None:
+def test_checkpoint_without_tokenizer_is_reported(tmp_path: pathlib.Path) -> None:
     save(tmp_path / "model")
     shutil.rmtree(tmp_path / "model" / "tokenizer")
-    with pytest.raises(OlaError, match="not a whole checkpoint: found no tokenizer/"):
+    with pytest.raises(OlaError, match="not a complete checkpoint: found no tokenizer/"):
         checkpoint.load(tmp_path / "model")
 
 
 @pytest.mark.parametrize("cut", [True, False])
-def test_unfinished_copy_is_told_by_its_file(cut: bool, tmp_path: pathlib.Path) -> None:
+def test_unfinished_copy_is_reported_with_its_file(cut: bool, tmp_path: pathlib.Path) -> None:
     save(tmp_path / "model")
     for file in [path for path in (tmp_path / "model" / "params").rglob("*") if path.is_file()]:
         content = file.read_bytes()
@@ -244,13 +246,13 @@ def test_unfinished_copy_is_told_by_its_file(cut: bool, tmp_path: pathlib.Path) 
         else:
             file.unlink()
         found = f"found {len(content) - 1} bytes" if cut and content else "found nothing"
-        with pytest.raises(OlaError, match=f"{file.name}: not a whole checkpoint: {found}, expected"):
+        with pytest.raises(OlaError, match=f"{file.name}: not a complete checkpoint: {found}, expected"):
             checkpoint.load(tmp_path / "model")
         file.write_bytes(content)
     assert checkpoint.load(tmp_path / "model")[0] == CONFIG
 
 
-def test_damaged_parameters_are_told(tmp_path: pathlib.Path) -> None:
+def test_damaged_parameters_are_reported(tmp_path: pathlib.Path) -> None:
     save(tmp_path / "model", {"scale": np.arange(1000, dtype=np.float32)})
     for file in (tmp_path / "model" / "params").rglob("d/*"):
         file.write_bytes(bytes(reversed(file.read_bytes())))

@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk; the settings of JAX are the process's own, so each case is a process."""
+"""Compiled programs kept on disk. JAX's settings are global, so each case is a process of its own."""
 
 import os
 import pathlib
@@ -31,18 +31,20 @@ def program(folder: object, **environment: str) -> tuple[str, str]:
     return out.stdout.strip(), out.stderr
 
 
-def test_the_second_process_compiles_nothing_and_finds_the_same(tmp_path: pathlib.Path) -> None:
+def test_the_second_process_reuses_the_program_of_the_first(tmp_path: pathlib.Path) -> None:
     assert program("~/programs", HOME=str(tmp_path)) == ("7 0", "")
     assert program("~/programs", HOME=str(tmp_path)) == ("7 1", "")
-    assert (tmp_path / "programs").stat().st_mode & 0o077 == 0  # whoever writes there runs code
+    assert (tmp_path / "programs").stat().st_mode & 0o077 == 0  # who can write there can run code
 
 
-def test_a_folder_that_cannot_be_written_is_one_line_and_no_hindrance(tmp_path: pathlib.Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported_and_the_process_works_without(
+    tmp_path: pathlib.Path,
+) -> None:
     (tmp_path / "file").write_text("")
-    answer, said = program(tmp_path / "file" / "folder")
+    answer, stderr = program(tmp_path / "file" / "folder")
     assert answer == "7 0"
-    assert said.count("\n") == 1
-    assert said.startswith(f"note: {tmp_path / 'file' / 'folder'}: compiled programs are not kept")
+    assert stderr.count("\n") == 1
+    assert stderr.startswith(f"note: {tmp_path / 'file' / 'folder'}: compiled programs are not kept")
 
 
 def test_none_keeps_nothing(tmp_path: pathlib.Path) -> None:
@@ -50,18 +52,18 @@ def test_none_keeps_nothing(tmp_path: pathlib.Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_no_name_is_refused() -> None:
+def test_an_empty_folder_name_is_refused() -> None:
     with pytest.raises(OlaError, match="empty"):
         keep_compiled_programs("")
 
 
-def test_half_written_programs_are_removed_but_not_those_being_written(tmp_path: pathlib.Path) -> None:
-    for name in ("whole-cache", "whole-atime", "half-cache", "new-cache"):
+def test_programs_left_half_written_are_removed_but_not_recent_ones(tmp_path: pathlib.Path) -> None:
+    for name in ("complete-cache", "complete-atime", "half-cache", "new-cache"):
         (tmp_path / name).write_bytes(b"x")
     os.utime(tmp_path / "half-cache", (0, 0))
-    os.utime(tmp_path / "whole-cache", (0, 0))
+    os.utime(tmp_path / "complete-cache", (0, 0))
     remove_half_written(tmp_path)
-    assert {file.name for file in tmp_path.iterdir()} == {"whole-cache", "whole-atime", "new-cache"}
+    assert {file.name for file in tmp_path.iterdir()} == {"complete-cache", "complete-atime", "new-cache"}
 
 
 def test_long_compiling_is_reported_at_a_terminal_and_short_compiling_not(

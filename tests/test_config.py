@@ -39,3 +39,17 @@ def test_a_config_survives_json():
         assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
     with pytest.raises(OlaError, match=r"config\.media\.audio_rates: expected 2 values"):
         from_dict(ProcessorConfig, {"media": {"audio_rates": [1]}})
+
+
+def test_presets_are_the_released_models() -> None:
+    whole, images = OlaConfig.ola_7b(), OlaConfig.ola_image_7b()
+    assert whole == OlaConfig()
+    assert (images.whisper, images.beats, images.chunk_tokens) == (None, None, 0)
+    assert dataclasses.replace(images, whisper=whole.whisper, beats=whole.beats) == whole
+    assert OlaConfig.ola_7b().vision.patch_bytes == 768
+
+
+def test_the_config_of_a_checkpoint_is_read_without_fields_of_later_versions() -> None:
+    values = to_dict(OlaConfig.tiny())
+    del values["pooling"], values["llm"]["rope_scaling"], values["vision"]["layer_norm_eps"]
+    assert from_dict(OlaConfig, values) == OlaConfig.tiny()

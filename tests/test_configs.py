@@ -6,8 +6,7 @@ import flax.linen as nn
 import jax
 import pytest
 
-from ola_jax.aot.compile import batch_shapes
-from ola_jax.batch import OlaBatch
+from ola_jax.batch import OlaBatch, spec
 from ola_jax.errors import OlaError
 from ola_jax.models.ola import Ola, abstract_params
 from ola_jax.training import state
@@ -22,10 +21,10 @@ def test_the_loss_of_every_stage_can_be_traced(file: pathlib.Path) -> None:
     config = load_config([f"--config={file}"]).config
     params = nn.unbox(abstract_params(config.model))
     for stage in config.stages:
-        state.split(params, stage.trainable)  # every pattern matches
+        state.split_params(params, stage.trainable)  # every pattern matches
         longest = config.model.chunk_tokens * stage.budget.audio_chunks
-        assert longest <= stage.budget.tokens, f"{stage.name}: sound alone has {longest} tokens"
-        shapes = batch_shapes(config.model, 1, stage.budget)
+        assert longest <= stage.budget.tokens, f"{stage.name}: audio alone has {longest} tokens"
+        shapes = spec(config.model, 1, stage.budget)
         of = lambda params, fields: loss(Ola(config.model), params, OlaBatch(**fields))[0]
         assert jax.eval_shape(of, params, shapes).shape == ()
 

@@ -7,31 +7,30 @@ import numpy as np
 import pytest
 
 import convert_weights
-from ola_jax import checkpoint, errors
-from ola_jax.convert import store
-from ola_jax.convert.importer import read_released
-from tests.convert.checkpoints import BEATS_FILE, HF, WHISPER_FILE, without_speech_encoder, write
+from ola_jax import checkpoint
+from ola_jax.convert import orbax_store
+from tests.convert.checkpoints import (
+    BEATS_FILE,
+    HF,
+    SPEECH,
+    WHISPER_FILE,
+    read_released,
+    without_speech_encoder,
+    write,
+)
+from tests.convert.command import run
 
-SPEECH = ["--whisper", str(WHISPER_FILE), "--beats", str(BEATS_FILE)]
-
-
-def run(*arguments: object) -> int:
-    """The exit status."""
-    try:
-        errors.run(lambda: convert_weights.main(["import", *map(str, arguments)]))
-    except SystemExit as stop:
-        return stop.code
-    return 0
+SPEECH_OPTIONS = ["--whisper", str(WHISPER_FILE), "--beats", str(BEATS_FILE)]
 
 
 @pytest.mark.parametrize("chunk_bytes", [2000, 2**30])
 def test_imported_checkpoint_loads_bit_for_bit(
     chunk_bytes: int, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(orbax_store, "CHUNK_BYTES", chunk_bytes)
     target = tmp_path / "new" / "ola"
-    assert run("--from", HF, "--to", target, *SPEECH) == 0
-    expected = read_released(HF, WHISPER_FILE, BEATS_FILE)
+    assert run("import", "--from", HF, "--to", target, *SPEECH_OPTIONS) == 0
+    expected = read_released(HF, **SPEECH)
     config, params = checkpoint.load(target)
     assert config == expected.config
     assert checkpoint.load_configs(target)[1:] == (expected.processor_config, expected.generation_config)
@@ -43,10 +42,10 @@ def test_imported_checkpoint_loads_bit_for_bit(
     assert output.endswith(f"wrote {target}\n")
 
 
-def test_options_reach_the_checkpoint(tmp_path: pathlib.Path) -> None:
+def test_options_take_effect(tmp_path: pathlib.Path) -> None:
     target = tmp_path / "ola"
     options = ["--vision-heads", 2, "--whisper-heads", 4, "--dtype", "float32"]
-    assert run("--from", HF, "--to", target, *options) == 0
+    assert run("import", "--from", HF, "--to", target, *options) == 0
     config, params = checkpoint.load(target)
     assert (config.vision.num_heads, config.whisper.num_heads) == (2, 4)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(params)} == {"float32"}
@@ -62,11 +61,11 @@ def test_mistakes_are_one_line_and_status_2(tmp_path: pathlib.Path, capsys: pyte
         (("--from", tmp_path, "--to", target), "config.json: no such file"),
         (("--from", tmp_path / "none", "--to", target), "config.json: no such file"),
         (("--from", bare, "--to", target), "give --whisper large-v3.pt and --beats BEATs.pt"),
-        (("--from", bare, "--to", target, *SPEECH[:2]), "give --beats BEATs.pt"),
+        (("--from", bare, "--to", target, *SPEECH_OPTIONS[:2]), "give --beats BEATs.pt"),
         (("--from", HF, "--to", occupied), "is not overwritten"),
         (("--from", HF, "--to", target, "--vision-heads", 7), "48 is not a multiple of 7"),
     ]:
-        assert run(*arguments) == 2
+        assert run("import", *arguments) == 2
         captured = capsys.readouterr()
         assert captured.err.startswith("error: ")
         assert captured.err.count("\n") == 1
@@ -75,7 +74,7 @@ def test_mistakes_are_one_line_and_status_2(tmp_path: pathlib.Path, capsys: pyte
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bare", "occupied"]
 
 
-def test_command_leaves_with_status_2_and_no_traceback(tmp_path: pathlib.Path) -> None:
+def test_command_exits_with_status_2_and_no_traceback(tmp_path: pathlib.Path) -> None:
     command = [
         sys.executable,
         convert_weights.__file__,

@@ -14,7 +14,13 @@ from ola_jax.errors import MissingLibraryError, OlaError, require
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-DISTRIBUTIONS = {"PIL": "pillow", "orbax": "orbax-checkpoint", "sklearn": "scikit-learn"}  # others: the same
+DISTRIBUTIONS = {
+    "espeakng_loader": "espeakng-loader",
+    "hibari": "hibari-tts",
+    "PIL": "pillow",
+    "orbax": "orbax-checkpoint",
+    "sklearn": "scikit-learn",
+}  # others: the same
 DEVICES = {"tpu", "cuda", "aot-cuda"}  # compilers and drivers, which jax loads
 BY_NAME = {"tensorboardx", "wandb"}  # imported by importlib, with a message of their own
 NOT_YET = {"librosa", "tensorflow-datasets"}  # what they are declared for stands in pyproject.toml
@@ -24,7 +30,9 @@ PARTS = {
     "data": "train",
     "generate": "train",
     "convert": "convert",
+    "speech": "espeak",
     "eval": "all",
+    "serve": "serve",
 }
 
 
@@ -52,7 +60,13 @@ def imported(*paths: pathlib.Path) -> set[str]:
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 names.add(node.module.split(".")[0])
-    ours = {file.stem for file in ROOT.glob("*.py")} | {"ola_jax", "examples", "tests", "configs"}
+    ours = {file.stem for file in ROOT.glob("*.py")} | {
+        "ola_jax",
+        "examples",
+        "tests",
+        "configs",
+        "benchmarks",
+    }
     return {normal(DISTRIBUTIONS.get(name, name)) for name in names - sys.stdlib_module_names - ours}
 
 
@@ -77,12 +91,12 @@ def test_everything_declared_is_imported() -> None:
 def test_tests_import_what_they_declare_and_declare_what_they_import() -> None:
     used = imported(*below("tests", "examples", "configs"))
     assert used <= declared("test")
-    assert declared("test") - declared("convert", "demo", "watch") - used == TOOLS
+    assert declared("test") - declared("convert", "demo", "serve", "speech", "watch") - used == TOOLS
 
 
 def test_every_extra_is_in_all_or_for_devices_or_tests() -> None:
     inner = declared("all")
-    assert all(declared(extra) <= inner for extra in EXTRAS.keys() - DEVICES - {"test"})
+    assert all(declared(extra) <= inner for extra in EXTRAS.keys() - DEVICES - {"test", "espeak"})
 
 
 def test_the_packages_that_the_project_is_built_on_are_declared() -> None:

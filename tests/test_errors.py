@@ -20,7 +20,7 @@ from ola_jax.errors import MAX_MESSAGE, MAX_VALUE, OlaError, describe, first_lin
 def test_a_message_is_one_line_that_can_be_printed(text, shown):
     error = OlaError(text)
     assert str(error) == shown
-    assert str(OlaError(str(error))) == shown  # and stays so when it is raised again
+    assert str(OlaError(str(error))) == shown  # unchanged when it is raised again
     str(error).encode()
 
 

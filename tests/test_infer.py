@@ -26,7 +26,12 @@ INPUTS = golden.VISIBLE / "inputs"
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     r, directory = released(), tmp_path_factory.mktemp("imported") / "model"
     checkpoint.save(
-        directory, r.config, r.processor_config, r.params, golden.VISIBLE / "hf", r.generation_config
+        directory,
+        config=r.config,
+        processor_config=r.processor_config,
+        params=r.params,
+        tokenizer_dir=golden.VISIBLE / "hf",
+        generation_config=r.generation_config,
     )
     return directory
 
@@ -102,7 +107,14 @@ def small_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     directory = tmp_path_factory.mktemp("small") / "model"
     processor = small.processor().processor_config
     tokenizer = golden.VISIBLE / "hf"
-    checkpoint.save(directory, small.CONFIG, processor, small.params(), tokenizer, {"do_sample": False})
+    checkpoint.save(
+        directory,
+        config=small.CONFIG,
+        processor_config=processor,
+        params=small.params(),
+        tokenizer_dir=tokenizer,
+        generation_config={"do_sample": False},
+    )
     return directory
 
 

@@ -1,4 +1,4 @@
-"""kill -9 at random moments, again and again: the run goes on as if nothing had happened."""
+"""kill -9 at random moments, again and again: the run is resumed as if nothing had happened."""
 
 import json
 import pathlib
@@ -20,7 +20,7 @@ STAGES = ("0_text", "1_image_tune")
 OVERRIDES = (
     f"--config.stages.0.steps={STEPS}",
     f"--config.stages.1.steps={STEPS}",
-    "--config.save_every=5",
+    "--config.checkpoint.save_every=5",
 )
 WITHOUT_TASKS = """
 prepare_all = prepare

@@ -12,16 +12,18 @@ ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "ola_jax").rglob("*.py"))
 TIERS = (  # a part imports itself and parts of tiers before its own
     {"errors", "typing"},
-    {"config", "batch"},
+    {"config", "json_files", "speech"},
+    {"batch"},
     {"sharding", "hardware", "compilation_cache"},
     {"kernels"},
     {"models"},
+    {"storage"},
     {"checkpoint"},
     {"data", "convert"},
     {"generate"},
     {"training"},
     {"aot", "eval"},
-    {"run"},
+    {"run", "serve"},
     {"cli"},
     {"infer"},
 )

@@ -17,7 +17,7 @@ SHAPE = {"data": 1, "fsdp": 4, "tensor": 2, "context": 2}
         (("layers", "embed", "mlp"), (2, 64, 128), (None, ("fsdp", "context"), "tensor")),
         (("layers", "mlp", "embed"), (2, 128, 64), (None, ("tensor", "fsdp", "context"), None)),
         (("vocab", "width"), (512, 64), (("tensor", "context"), "fsdp")),
-        (("patch", "embed"), (3, 64), (None, ("fsdp", "context"))),  # 3 is not divided by 4
+        (("patch", "embed"), (3, 64), (None, ("fsdp", "context"))),  # 3 is not divisible by 4
         (("patch", "embed"), (3, 5), (None, None)),
         (("layers", "heads"), (2, 64), (None, "tensor")),  # a bias
         ((None,), (64,), (None,)),  # a norm
@@ -27,11 +27,11 @@ def test_parameters_are_split_along_axes_that_can_be_divided(
     names: tuple, shape: tuple, expected: tuple
 ) -> None:
     found = sharding.parameter_spec(names, shape, SHAPE)
-    one = lambda part: part[0] if isinstance(part, tuple) and len(part) == 1 else part
-    assert tuple(map(one, found)) == expected
+    unwrap = lambda part: part[0] if isinstance(part, tuple) and len(part) == 1 else part
+    assert tuple(map(unwrap, found)) == expected
 
 
-def test_what_is_left_of_the_devices_goes_to_one_axis() -> None:
+def test_minus_one_takes_the_remaining_devices() -> None:
     assert dict(sharding.make_mesh(MeshConfig(data=2, fsdp=-1, tensor=2)).shape) == {
         "data": 2,
         "fsdp": 2,
@@ -46,11 +46,11 @@ def test_what_is_left_of_the_devices_goes_to_one_axis() -> None:
     [
         (MeshConfig(fsdp=16), "needs 16 devices, found 8"),
         (MeshConfig(fsdp=-1, tensor=3), "8 devices cannot be divided by 3"),
-        (MeshConfig(fsdp=-1, data=-1), "one of them may be -1"),
+        (MeshConfig(fsdp=-1, data=-1), "of which one may be -1"),
         (MeshConfig(tensor=0), "expected positive sizes"),
     ],
 )
-def test_meshes_that_do_not_fit_are_told(config: MeshConfig, message: str) -> None:
+def test_meshes_that_do_not_fit_the_devices_are_refused(config: MeshConfig, message: str) -> None:
     with pytest.raises(OlaError, match=message):
         sharding.make_mesh(config)
 
@@ -63,18 +63,18 @@ def test_meshes_that_do_not_fit_are_told(config: MeshConfig, message: str) -> No
         (MeshConfig(tensor=8), 4, 64, "4 key/value heads"),
     ],
 )
-def test_batches_and_models_that_do_not_fit_a_mesh_are_told(
+def test_batches_and_models_that_do_not_fit_the_mesh_are_refused(
     config: MeshConfig, rows: int, tokens: int, message: str
 ) -> None:
     with pytest.raises(OlaError, match=message):
-        sharding.check(sharding.make_mesh(config), tiny.CONFIG, rows, Budget(tokens=tokens))
+        sharding.check_mesh(sharding.make_mesh(config), tiny.CONFIG, rows=rows, budget=Budget(tokens=tokens))
 
 
 @pytest.mark.parametrize("windows", [1, 3, 4])
-def test_windows_are_shared_out_evenly_and_come_back_to_their_rows(windows: int) -> None:
+def test_windows_are_split_evenly_and_gathered_to_their_rows(windows: int) -> None:
     x = np.arange(4 * windows * 5, dtype=np.float32).reshape(4, windows, 5)
     with jax.set_mesh(sharding.make_mesh(MeshConfig(fsdp=2, tensor=2, context=2))):
-        shared = jax.jit(sharding.share_out)(x)
-        assert len({str(shard.index) for shard in shared.addressable_shards}) == 8
-        back = jax.jit(lambda y: sharding.bring_back(y, 4, windows))(shared)
-    np.testing.assert_array_equal(back, x)
+        split = jax.jit(sharding.shard_windows)(x)
+        assert len({str(shard.index) for shard in split.addressable_shards}) == 8
+        gathered = jax.jit(lambda y: sharding.gather_windows(y, 4, windows))(split)
+    np.testing.assert_array_equal(gathered, x)

@@ -1,4 +1,4 @@
-"""train.py as a user runs it: stages, evaluation, stopping and going on."""
+"""train.py as a user runs it: stages, evaluation, stopping and resuming."""
 
 import json
 import pathlib
@@ -20,6 +20,7 @@ CONFIG = """
 import dataclasses
 import importlib.util
 from ola_jax.batch import Budget
+from ola_jax.training.config import CheckpointConfig, EvaluationConfig
 spec = importlib.util.spec_from_file_location("digits_omni", {demo!r})
 demo = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(demo)
@@ -28,8 +29,13 @@ def get_config():
     config = demo.get_config({output!r})
     small = Budget(tokens=128, windows=2, window_patches=64)
     stages = [dataclasses.replace(config.stages[i], steps=6, rows=2, budget=small) for i in (0, 2)]
-    few = dict(tasks=config.tasks[:2], save_every=2, eval_limit=4)
-    return dataclasses.replace(config, stages=tuple(stages), **few)
+    return dataclasses.replace(
+        config,
+        stages=tuple(stages),
+        tasks=config.tasks[:2],
+        checkpoint=CheckpointConfig(save_every=2),
+        evaluation=EvaluationConfig(limit=4),
+    )
 
 def prepare(config):
     return demo.prepare(config, scale=0.02)
@@ -64,7 +70,7 @@ def test_a_run_that_was_stopped_ends_with_the_parameters_of_one_that_was_not(tmp
     process.send_signal(signal.SIGINT)
     out, errors = process.communicate()
     assert process.returncode == 130, out + errors
-    assert "goes on from here" in out
+    assert "rerun the same command to resume" in out
     again = subprocess.run(train(stopped), capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
 
@@ -89,8 +95,13 @@ def test_mistakes_on_the_command_line_are_one_clear_line(arguments: list[str], e
     assert expected in out.stderr
 
 
-def test_an_unknown_field_is_told_with_what_was_meant() -> None:
-    command = [sys.executable, "train.py", "--config=configs/digits_omni.py", "--config.save_evry=3"]
+def test_an_unknown_field_is_an_error_that_suggests_the_right_one() -> None:
+    command = [
+        sys.executable,
+        "train.py",
+        "--config=configs/digits_omni.py",
+        "--config.checkpoint.save_evry=3",
+    ]
     out = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert out.returncode == 2
-    assert "--save-every" in out.stderr + out.stdout
+    assert "--checkpoint.save-every" in out.stderr + out.stdout

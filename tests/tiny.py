@@ -5,28 +5,11 @@ import functools
 import jax
 import numpy as np
 
-from ola_jax.batch import IGNORE, TEXT, Budget, OlaBatch
-from ola_jax.config import BeatsConfig, OlaConfig, OryxViTConfig, Qwen2Config, WhisperConfig
+from ola_jax.batch import IGNORE, TEXT, Budget, OlaBatch, feature_table
+from ola_jax.config import OlaConfig
 from ola_jax.models.ola import init_params
 
-CONFIG = OlaConfig(
-    llm=Qwen2Config(
-        vocab_size=512, hidden_size=64, num_layers=2, num_heads=8, num_kv_heads=4, intermediate_size=128
-    ),
-    vision=OryxViTConfig(hidden_size=32, num_layers=2, num_heads=4, intermediate_size=96, position_grid=8),
-    whisper=WhisperConfig(num_mels=80, num_positions=100, hidden_size=32, num_layers=2, num_heads=4),
-    beats=BeatsConfig(
-        embed_dim=32,
-        hidden_size=32,
-        num_layers=2,
-        num_heads=4,
-        intermediate_size=64,
-        conv_positions=16,
-        conv_groups=4,
-        predictor_classes=0,
-    ),
-    speech_hidden_size=64,
-)
+CONFIG = OlaConfig.tiny()
 BUDGET = Budget(tokens=64, windows=3, window_patches=16, audio_chunks=2)
 
 
@@ -39,7 +22,7 @@ def make_batch(rows: int, seed: int, budget: Budget = BUDGET) -> OlaBatch:
         budget.window_patches,
         budget.audio_chunks,
     )
-    table = windows * patches // 4 + chunks * CONFIG.chunk_tokens + 7
+    table = feature_table(CONFIG, budget).size
     ints = lambda low, high, *shape: rng.integers(low, high, shape).astype(np.int32)
     place = np.stack([np.arange(patches) // 4, np.arange(patches) % 4], -1)
     place = np.concatenate([place, np.full((patches, 2), 4)], -1).astype(np.int32)
@@ -52,7 +35,7 @@ def make_batch(rows: int, seed: int, budget: Budget = BUDGET) -> OlaBatch:
         source=np.where(rng.random((rows, length)) < 0.5, TEXT, ints(0, table, rows, length)).astype(
             np.int32
         ),
-        patches=rng.integers(0, 256, (rows, windows, patches, 768)).astype(np.uint8),
+        patches=rng.integers(0, 256, (rows, windows, patches, CONFIG.vision.patch_bytes)).astype(np.uint8),
         patch_image=np.tile(np.repeat(np.int32([1, 2]), patches // 2), (rows, windows, 1)),
         patch_position=np.tile(place, (rows, windows, 1, 1)),
         audio=rng.normal(size=(rows, chunks, CONFIG.chunk_samples)).astype(np.float32) * 0.1,

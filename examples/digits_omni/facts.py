@@ -1,5 +1,6 @@
 """Text-only questions: small sums and facts about digits, each asked in many wordings."""
 
+import collections
 import dataclasses
 
 import numpy as np
@@ -20,7 +21,7 @@ class TextQuestion:
 
 def all_questions() -> list[TextQuestion]:
     """Every fact in every wording, numbers written as figures and as words."""
-    found = []
+    found: list[TextQuestion] = []
 
     def ask(kind: str, a: int, b: int, answer: int | str, *wordings: str) -> None:
         for spell in (str, WORDS.__getitem__):
@@ -51,10 +52,9 @@ def all_questions() -> list[TextQuestion]:
 def split_questions(rng: np.random.Generator, heldout: int) -> tuple[list[TextQuestion], list[TextQuestion]]:
     """Training and held-out questions: no wording is in both, every held-out fact is in training."""
     questions = all_questions()
-    wordings = {}
-    for question in questions:
-        wordings[question.fact] = wordings.get(question.fact, 0) + 1
-    train, held = [], []
+    wordings = collections.Counter(question.fact for question in questions)
+    train: list[TextQuestion] = []
+    held: list[TextQuestion] = []
     for i in rng.permutation(len(questions)):
         question = questions[i]
         if len(held) < heldout and wordings[question.fact] > KEPT:

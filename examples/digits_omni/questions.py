@@ -1,4 +1,4 @@
-"""What is asked, in writing and in speech, and the answers, in one style everywhere."""
+"""The wordings of the questions, written and spoken, and of the answers."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 @dataclasses.dataclass(frozen=True)
 class Topic:
-    """Something to ask of a kind of media."""
+    """A topic of questions about one kind of media."""
 
     share: float  # of the questions about this kind of media
     wordings: tuple[str, ...]
@@ -43,7 +43,7 @@ VIDEO_AUDIO = {
 }
 CAPTION = "Describe the picture."
 TRANSCRIBE = "Write down what is said."
-# Asked aloud about an image. `render_speech.py` made the speech pack of these: a change needs a new pack.
+# Spoken questions about an image. The speech pack of `render_speech.py` has them: a change needs a new pack.
 SPOKEN = {
     "digit": ("What digit is it?", "Which digit do you see?"),
     "colour": ("What colour is it?", "Tell me the colour."),
@@ -52,7 +52,7 @@ SPOKEN = {
 
 
 def choose(topics: dict[str, Topic], rng: np.random.Generator) -> tuple[str, str]:
-    """A topic by the shares, and one of its wordings."""
+    """Chooses a topic at random by the shares, and one of its wordings."""
     name = str(rng.choice(list(topics), p=[topic.share for topic in topics.values()]))
     return name, str(rng.choice(topics[name].wordings))
 

@@ -18,11 +18,11 @@ import soxr
 from examples.digits_omni.questions import SPOKEN, WORDS
 from ola_jax.config import SAMPLE_RATE
 from ola_jax.errors import OlaError
-from ola_jax.typing import Array, Float
+from ola_jax.typing import Float, HostArray
 
 PEAK = 0.5  # of every recording, full scale being 1
 STEP = 16 / 32768  # samples are rounded to 12 bits: noise 66 dB below the peak, a third smaller files
-LONGEST = {"digit": 0.8, "question": 1.9}  # seconds: the demo hears 2 s
+LONGEST = {"digit": 0.8, "question": 1.9}  # seconds: an audio chunk of the demo has 2 s
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Voice:
     speed: int
 
 
-# Not en-gb: espeak-ng 1.51 ignores the variant in en-gb+VARIANT, and says en for it anyway.
+# Not en-gb: espeak-ng 1.51 ignores the variant in en-gb+VARIANT, and renders plain en.
 ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-gb-scotland", "en-gb-x-gbclan", "en-029")
-# Variants that are near copies of each other (klatt and its kin, for one) are never on both sides.
+# Variants that are near copies of each other (such as klatt and its relatives) are never in both splits.
 TRAIN_VARIANTS = (
     *("Alex", "belinda", "david", "Alicia", "m7", "aunty", "Mario", "f1", "pedro", "Andrea"),
     *("grandpa", "f5", "Michael", "anika", "paul", "steph", "john", "grandma", "Jacky", "f3"),
@@ -56,23 +56,23 @@ def voices(variants: tuple[str, ...]) -> list[Voice]:
     ]
 
 
-def speak(voice: Voice, text: str) -> Float[Array, "T"]:
-    """What `voice` says, at 16 kHz in [-1, 1], without the silence around it."""
+def speak(voice: Voice, text: str) -> Float[HostArray, "T"]:
+    """The speech of `voice`, at 16 kHz in [-1, 1], without the silence around it."""
     name = f"{voice.accent}+{voice.variant}"
     command = ["espeak-ng", "-v", name, "-p", str(voice.pitch), "-s", str(voice.speed), "--stdout", text]
     try:
         wav = subprocess.run(command, capture_output=True, check=True).stdout
     except FileNotFoundError:
         raise OlaError(
-            "espeak-ng is not on the path: install it (Debian: apt-get install espeak-ng)"
+            "espeak-ng is not on the path; install it (Debian: apt-get install espeak-ng)"
         ) from None
     samples, rate = soundfile.read(io.BytesIO(wav), dtype="float32")
     samples = trim(soxr.resample(samples, rate, SAMPLE_RATE))
     return np.round(samples * (PEAK / np.abs(samples).max()) / STEP) * np.float32(STEP)
 
 
-def trim(samples: Float[Array, "T"]) -> Float[Array, "T"]:
-    """Without the ends that are 40 dB below the loudest 10 ms, but for 10 ms on either side."""
+def trim(samples: Float[HostArray, "T"]) -> Float[HostArray, "T"]:
+    """Removes the ends that are 40 dB below the loudest 10 ms, except for 10 ms on either side."""
     window = SAMPLE_RATE // 100
     loudness = np.convolve(np.abs(samples), np.full(window, 1 / window, np.float32), "same")
     loud = np.flatnonzero(loudness > 0.01 * loudness.max())
@@ -81,33 +81,34 @@ def trim(samples: Float[Array, "T"]) -> Float[Array, "T"]:
 
 def render(directory: Path) -> list[dict[str, str]]:
     """Writes every recording and `manifest.json` into `directory`; returns the manifest."""
-    manifest, said = [], {}
-    for split, variants, asking in (
+    manifest: list[dict[str, str]] = []
+    rendered: dict[bytes, Voice] = {}
+    for split, variants, questioners in (
         ("train", TRAIN_VARIANTS, TRAIN_QUESTION_VOICES),
         ("heldout", HELDOUT_VARIANTS, HELDOUT_QUESTION_VOICES),
     ):
         for i, voice in enumerate(voices(variants)):
             lines = [("digit", str(digit), word) for digit, word in enumerate(WORDS)]
-            if i < asking:
+            if i < questioners:
                 lines += [("question", name, texts[i % len(texts)]) for name, texts in SPOKEN.items()]
             for kind, meaning, text in lines:
                 samples = speak(voice, text)
                 seconds = len(samples) / SAMPLE_RATE
                 if seconds > LONGEST[kind]:
                     raise OlaError(
-                        f"{voice}: {text!r} takes {seconds:.2f} s, expected {LONGEST[kind]} s or less"
+                        f"{voice}: {text!r} takes {seconds:.2f} s, above {LONGEST[kind]} s; raise its speed"
                     )
-                twin = said.setdefault(samples.tobytes(), voice)
-                if twin != voice:  # espeak-ng passes over a name that it does not know
-                    raise OlaError(f"{text!r} is the same from {voice} and {twin}; take another variant")
+                twin = rendered.setdefault(samples.tobytes(), voice)
+                if twin != voice:  # espeak-ng ignores a name that it does not know
+                    raise OlaError(f"{text!r} is the same from {voice} and {twin}; choose another variant")
                 name = f"{split}/{voice.variant}_{meaning}.flac"
                 path = directory / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16", compression_level=1.0)
                 entry = {"file": name, "text": text, "kind": kind, "meaning": meaning, "split": split}
                 manifest.append(entry | {"voice": voice.variant, "accent": voice.accent})
-    lines = ",\n".join(json.dumps(entry) for entry in manifest)
-    (directory / "manifest.json").write_text(f"[\n{lines}\n]\n")
+    items = ",\n".join(json.dumps(entry) for entry in manifest)
+    (directory / "manifest.json").write_text(f"[\n{items}\n]\n")
     return manifest
 
 

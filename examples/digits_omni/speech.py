@@ -9,7 +9,7 @@ import soundfile
 import soxr
 
 from ola_jax.config import SAMPLE_RATE
-from ola_jax.typing import Array, Float
+from ola_jax.typing import Float, HostArray
 
 PACK = Path(__file__).parent / "speech"
 LONGEST = 2 * SAMPLE_RATE  # samples of any audio of the dataset: one audio chunk of the demo's model
@@ -26,11 +26,11 @@ class Recording:
     split: str
     voice: str
     accent: str
-    samples: Float[Array, "T"] = dataclasses.field(repr=False, compare=False)
+    samples: Float[HostArray, "T"] = dataclasses.field(repr=False, compare=False)
 
 
 def load_pack(directory: Path = PACK) -> list[Recording]:
-    """Every recording of the speech pack, in the manifest's order."""
+    """Loads every recording of the speech pack, in the order of the manifest."""
     manifest = json.loads((directory / "manifest.json").read_text())
     return [
         Recording(**entry, samples=soundfile.read(directory / entry["file"], dtype="float32")[0])
@@ -38,10 +38,10 @@ def load_pack(directory: Path = PACK) -> list[Recording]:
     ]
 
 
-def vary(recording: Float[Array, "T"], rng: np.random.Generator) -> Float[Array, "S"]:
-    """The recording as if said again: another tempo and pitch, delay, loudness, and noise.
+def vary(recording: Float[HostArray, "T"], rng: np.random.Generator) -> Float[HostArray, "S"]:
+    """Varies a recording, as if it were spoken again: tempo and pitch, delay, loudness, and noise.
 
-    At most LONGEST samples; the room that is left is shared out at random before and after.
+    Returns at most LONGEST samples; silence of random length is added before and after.
     """
     speech = soxr.resample(recording, SAMPLE_RATE, SAMPLE_RATE * np.exp(rng.uniform(-0.15, 0.15)))[:LONGEST]
     room = LONGEST - len(speech)

@@ -8,13 +8,13 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One kind of record, with the numbers of a full-size dataset."""
+    """One kind of record, with its numbers in a full-size dataset."""
 
     name: str  # of its JSON file
     title: str  # for tables
-    modalities: str  # what goes in
+    modalities: str  # of the input
     train: int  # records
-    train_files: int = 0  # media files made for the training records, which share them in turn
+    train_files: int = 0  # media files of the training records, which use them in turn
     heldout: int = 200  # records, each with media of its own
 
 
@@ -28,34 +28,34 @@ TASKS = (
     Task("video_audio", "video + audio", "video, audio, text", 2500, train_files=600),
 )
 SPLITS = ("train", "heldout")
-# Further training records, by their numbers: what images show and recordings say, in words; and text
-# with words in the place of media. They are no tasks of their own.
+# Other training records, with their numbers: descriptions of images, transcripts of speech, and text with
+# words instead of media. They are not tasks of their own.
 AIDS = {"captions": 8000, "transcripts": 4000, "described": 6000}
 
 
-def question_of(record: dict[str, Any]) -> str:
-    """What the human says; in an `image_speech` record, the transcript of the spoken question."""
+def question(record: dict[str, Any]) -> str:
+    """The human's text; in an `image_speech` record, the transcript of the spoken question."""
     return record["conversations"][0]["value"]
 
 
-def answer_of(record: dict[str, Any]) -> str:
+def expected_answer(record: dict[str, Any]) -> str:
     """The expected answer."""
     return record["conversations"][1]["value"]
 
 
 def is_correct(answer: str, expected: str) -> bool:
-    """Whether the two are the same but for the space around them."""
+    """True if the two are equal except for surrounding white space."""
     return answer.strip() == expected.strip()
 
 
 def chance_level(records: Sequence[dict[str, Any]]) -> float:
-    """The best accuracy that is possible without looking or listening.
+    """The best accuracy that is possible without the media.
 
-    To each question its most common answer in `records`; to text-only records, whose question is
-    all there is, the one most common answer.
+    It is that of answering each question with its most common answer in `records`; in text-only records,
+    where the question is the whole input, with the most common answer of all.
     """
-    answers = collections.defaultdict(collections.Counter)
+    answers: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for record in records:
         has_media = not {"image", "video", "audio", "audio_q"}.isdisjoint(record)
-        answers[question_of(record) if has_media else ""][answer_of(record)] += 1
+        answers[question(record) if has_media else ""][expected_answer(record)] += 1
     return sum(max(counts.values()) for counts in answers.values()) / len(records)

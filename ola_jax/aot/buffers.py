@@ -9,7 +9,7 @@ _MAIN, _HOST = "0", "5"  # XLA's numbers ("colors") of a TPU's main memory and o
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Bytes, as `memory_analysis` of a compiled program tells them."""
+    """Bytes, as `memory_analysis` of a compiled program reports them."""
 
     arguments: float
     temporaries: float
@@ -17,8 +17,8 @@ class Sizes:
 
 
 def read(text: str) -> Sizes:
-    """From a dumped buffer assignment."""
-    arguments = temporaries = host = 0
+    """The sizes in a dumped buffer assignment."""
+    arguments = temporaries = host = 0.0
     for size, color, kind in _ALLOCATION.findall(text):
         if "parameter" in kind and (color or _MAIN) == _MAIN:
             arguments += int(size)

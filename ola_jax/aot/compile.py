@@ -1,10 +1,11 @@
-"""Compiles a stage's training step for TPUs or GPUs that are not there: what it needs and can reach.
+"""The training step of a stage, compiled for TPUs or GPUs that are not there: what it needs and can reach.
 
 libtpu compiles for a topology such as "v5p:4x4x4" on any machine, the CUDA plugin for "h100:8": the real
 program, kernels included.
 Nothing is run, so times are bounds: what the chip's peaks allow, not what was measured.
 """
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -22,7 +23,7 @@ from jax.sharding import Mesh
 from ola_jax import hardware, sharding
 from ola_jax.aot import buffers, gpu_topology, hlo
 from ola_jax.aot.report import Report
-from ola_jax.batch import Budget, OlaBatch
+from ola_jax.batch import OlaBatch, spec
 from ola_jax.config import OlaConfig
 from ola_jax.errors import OlaError, first_line
 from ola_jax.models.ola import Ola
@@ -41,7 +42,7 @@ class DoesNotFitError(OlaError):
 
 
 def find_topology(name: str) -> Any:
-    """The TPUs or GPUs of that name. Raises OlaError where it, or their compiler, is not known."""
+    """The TPUs or GPUs of that name. Raises OlaError where the name, or their compiler, is not known."""
     if gpu_topology.is_gpu(name):
         return gpu_topology.find(name)
     try:
@@ -69,7 +70,9 @@ def compile_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
     sizes = buffers.Sizes(
         memory.argument_size_in_bytes, memory.temp_size_in_bytes, memory.host_argument_size_in_bytes
     )
-    return _checked(_report(config, stage, topology, seconds, program, sizes, has_code=True))
+    return _check_fits(
+        _report(config, stage, topology, seconds=seconds, program=program, sizes=sizes, has_code=True)
+    )
 
 
 def analyze_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
@@ -85,7 +88,7 @@ def analyze_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         arguments = config, stage, topology, folder
         process = multiprocessing.get_context("spawn").Process(
-            target=_compile_or_tell, args=arguments, daemon=True
+            target=_compile_or_report, args=arguments, daemon=True
         )
         process.start()
         try:
@@ -100,15 +103,17 @@ def analyze_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
         if not list(pathlib.Path(folder).glob(_LAST_FILE)):
             raise OlaError(
                 f"{stage.name} on {topology}: the compiler's process ended with status {process.exitcode} "
-                "and said no more; see its output above"
+                "and without a message; see its output above"
             )
         program = hlo.Program(_dumped(folder, "after_optimizations.txt"))
         sizes = buffers.read(_dumped(folder, "after_optimizations-buffer-assignment.txt"))
     seconds = time.perf_counter() - begin
-    return _checked(_report(config, stage, topology, seconds, program, sizes, has_code=False))
+    return _check_fits(
+        _report(config, stage, topology, seconds=seconds, program=program, sizes=sizes, has_code=False)
+    )
 
 
-def arguments(config: TrainConfig, stage: Stage, topology: str) -> float:
+def measure_arguments(config: TrainConfig, stage: Stage, topology: str) -> float:
     """Bytes of a device that state and batch take (without padding), before anything is computed."""
     mesh = sharding.make_mesh(config.mesh, find_topology(topology).devices)
     train_state, _ = _abstract_state(config.model, stage, optimizer.build(stage.optimizer, stage.steps), mesh)
@@ -120,14 +125,18 @@ def arguments(config: TrainConfig, stage: Stage, topology: str) -> float:
 def _compile(config: TrainConfig, stage: Stage, topology: str, folder: str) -> Any:
     """The compiled step; its texts are dumped into `folder`."""
     mesh = sharding.make_mesh(config.mesh, find_topology(topology).devices)
-    sharding.check(mesh, config.model, stage.rows // stage.microbatches, stage.budget)
+    sharding.check_mesh(mesh, config.model, rows=stage.rows // stage.microbatches, budget=stage.budget)
     tx = optimizer.build(stage.optimizer, stage.steps)
     train_state, shardings = _abstract_state(config.model, stage, tx, mesh)
     with jax.set_mesh(mesh):
-        step = make_train_step(Ola(config.model), tx, stage.microbatches, shardings, stage.lora)
+        step = make_train_step(
+            Ola(config.model), tx, microbatches=stage.microbatches, shardings=shardings, adapters=stage.lora
+        )
+        if not isinstance(step, jax.stages.Wrapped):
+            raise TypeError(f"expected a step from jax.jit, found {type(step).__name__}")
         lowered = step.lower(train_state, _abstract_batch(config.model, stage, mesh))
         # Texts are dumped: this jaxlib cannot read all that a newer libtpu writes.
-        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        options: dict[str, Any] = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         if gpu_topology.is_gpu(topology):
             options |= gpu_topology.OPTIONS
         try:
@@ -141,20 +150,20 @@ def _compile(config: TrainConfig, stage: Stage, topology: str, folder: str) -> A
             ) from error
 
 
-def _compile_or_tell(config: TrainConfig, stage: Stage, topology: str, folder: str) -> None:
-    """`_compile` in a process of its own, which leaves what went wrong as a file."""
+def _compile_or_report(config: TrainConfig, stage: Stage, topology: str, folder: str) -> None:
+    """`_compile` in a process of its own, which leaves its error as a file."""
     # The parent has loaded libtpu, which keeps other processes from the TPUs; none is used here.
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
     try:
         _compile(config, stage, topology, folder)
     except OlaError as error:
-        _leave(folder, type(error).__name__, str(error))
+        _leave_error(folder, type(error).__name__, str(error))
     except Exception as error:  # the compiler's own kinds
         where = f"{stage.name} on {topology}, {stage.rows} rows, remat {config.model.remat}"
-        _leave(folder, OlaError.__name__, f"{where}: the compiler failed: {first_line(error)}")
+        _leave_error(folder, OlaError.__name__, f"{where}: the compiler failed: {first_line(error)}")
 
 
-def _leave(folder: str, kind: str, reason: str) -> None:
+def _leave_error(folder: str, kind: str, reason: str) -> None:
     beside = pathlib.Path(folder, "error.partial")
     beside.write_text(json.dumps([kind, reason]))
     beside.rename(pathlib.Path(folder, _ERROR_FILE))
@@ -165,8 +174,8 @@ def _dumped(folder: str, suffix: str) -> str:
     return file.read_text()
 
 
-def _checked(report: Report) -> Report:
-    """The report. Raises DoesNotFitError where it says so: the compiler for GPUs does not mind."""
+def _check_fits(report: Report) -> Report:
+    """The report. Raises DoesNotFitError where memory is too small: the compiler for GPUs does not check."""
     if not report.fits:
         raise DoesNotFitError(f"{report.stage} on {report.topology} does not fit: {report.line()}")
     return report
@@ -176,16 +185,18 @@ def _report(
     config: TrainConfig,
     stage: Stage,
     topology: str,
+    *,
     seconds: float,
     program: hlo.Program,
     sizes: buffers.Sizes,
     has_code: bool,
 ) -> Report:
+    """The report of a program that was compiled in `seconds`."""
     devices = find_topology(topology).devices
     mesh = sharding.make_mesh(config.mesh, devices)
-    chip = hardware.chip(devices[0].device_kind)
+    chip = hardware.find_chip(devices[0].device_kind)
     found = hlo.collectives(program)
-    of_parts = flops.step(config.model, stage.budget, stage.rows, stage.trainable, stage.lora)
+    by_part = flops.step(config.model, stage.budget, stage.rows, stage.trainable, stage.lora)
     again = flops.recomputed(config.model, stage.budget, stage.rows, stage.trainable, stage.lora)
     return Report(
         stage=stage.name,
@@ -200,7 +211,7 @@ def _report(
         temporaries=sizes.temporaries,
         limit=chip.memory,
         host=sizes.host,
-        flops={part: of_part / mesh.size for part, of_part in of_parts.items()},
+        flops={part: count / mesh.size for part, count in by_part.items()},
         recomputed=again / mesh.size,
         peak=chip,
         traffic=hlo.traffic(program),
@@ -218,28 +229,18 @@ def _abstract_state(
     In a run they have the dtype they are stored in: that of `init_from` (a release's is bfloat16), and
     float32 for what an earlier stage trained or started at random, which then takes twice this memory.
     """
-    abstract, shardings = state.shard(config, stage.trainable, tx, mesh, stage.lora, stage.optimizer.offload)
+    abstract, shardings = state.abstract_state(
+        config, stage.trainable, tx, mesh, adapters=stage.lora, offload=stage.optimizer.offload
+    )
     frozen = {p: jax.ShapeDtypeStruct(x.shape, config.dtype) for p, x in abstract.frozen.items()}
-    place = lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to)
-    return jax.tree.map(place, abstract.replace(frozen=frozen), shardings), shardings
-
-
-def batch_shapes(config: OlaConfig, rows: int, budget: Budget) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape and dtype of each field of a batch."""
-    patch_bytes = 3 * config.vision.patch_size**2 if config.vision else 768
-    tokens, patches = (rows, budget.tokens), (rows, budget.windows, budget.window_patches)
-    by_token = ("tokens", "positions", "segments", "targets", "source")
-    shapes = dict.fromkeys(by_token, jax.ShapeDtypeStruct(tokens, np.int32))
-    shapes["patches"] = jax.ShapeDtypeStruct((*patches, patch_bytes), np.uint8)
-    shapes["patch_image"] = jax.ShapeDtypeStruct(patches, np.int32)
-    shapes["patch_position"] = jax.ShapeDtypeStruct((*patches, 4), np.int32)
-    audio = (rows, budget.audio_chunks, config.chunk_samples)
-    return shapes | {"audio": jax.ShapeDtypeStruct(audio, np.float32)}
+    place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    return jax.tree.map(place, dataclasses.replace(abstract, frozen=frozen), shardings), shardings
 
 
 def _abstract_batch(config: OlaConfig, stage: Stage, mesh: Mesh) -> OlaBatch:
     splits = sharding.batch_shardings(mesh)
-    shapes = batch_shapes(config, stage.rows, stage.budget)
-    return OlaBatch(
-        **{f: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=splits[f]) for f, x in shapes.items()}
-    )
+    fields: dict[str, Any] = {  # in the place of arrays
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=splits[name])
+        for name, x in spec(config, stage.rows, stage.budget).items()
+    }
+    return OlaBatch(**fields)

@@ -42,7 +42,7 @@ GPUS = {
 
 
 def is_gpu(name: str) -> bool:
-    """Whether the name is one of `find`'s rather than a TPU topology's."""
+    """True if the name is one of `find`'s rather than a TPU topology's."""
     return name.split(":")[0] in GPUS
 
 

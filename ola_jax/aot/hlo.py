@@ -1,4 +1,4 @@
-"""What a compiled program does, read from its text: collectives and memory traffic, loops counted out.
+"""The work of a compiled program, read from its text: collectives and memory traffic, loops counted out.
 
 XLA's own cost analysis counts the body of a loop once; here it counts as often as it runs.
 """
@@ -62,7 +62,7 @@ class Program:
                 before, after = found[2][: opcode.start()], found[2][opcode.end() :]
                 operands = tuple(re.findall(r"%([\w.\-]+)", after.split(")")[0]))
                 current.append(Instruction(found[1], opcode[1], before.strip(), operands, after))
-        self.runs: dict[str, float] = collections.Counter()
+        self.runs: dict[str, float] = collections.defaultdict(float)
         self.overlapped: set[str] = set()  # computations that run beside what called them
         self.open_loops: set[str] = set()  # whose number of rounds the data decides: counted as one
         self._count(self.entry, 1.0, overlapped=False)
@@ -82,7 +82,7 @@ class Program:
                 self._count(called, times, overlapped)  # what a SparseCore does
 
     def computes_meanwhile(self, name: str, start: Instruction) -> bool:
-        """Whether computation `name` does anything while what `start` starts is under way."""
+        """True if computation `name` does anything while what `start` starts is under way."""
         instructions = self.computations[name]
         running, computes = start.name, False
         for i in instructions[instructions.index(start) + 1 :]:  # in the order of the schedule
@@ -94,7 +94,7 @@ class Program:
         return computes
 
     def _trips(self, loop: Instruction, condition: str) -> int:
-        """As XLA knows them, or the constant that the loop's counter is compared with; else 1."""
+        """Rounds as XLA knows them, or the constant that the loop's counter is compared with; else 1."""
         if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest):
             return int(known[1])
         constants = [
@@ -115,7 +115,7 @@ class Program:
 
 
 def collectives(program: Program) -> dict[str, Collective]:
-    """By kind.
+    """The collectives of a step, by kind.
 
     On TPUs a reduce-scatter is a fusion of its own. An asynchronous collective is a pair of start and
     done with something computed between; or what a SparseCore does meanwhile; or several fusions (one
@@ -155,17 +155,17 @@ def _collectives_in(program: Program, i: Instruction) -> Iterator[tuple[Instruct
 
 
 def _whole_bytes(program: Program, name: str, holder: Instruction, collective: Instruction) -> float:
-    """Of the arrays that take part: those before a reduce-scatter, after all others."""
+    """Bytes of the arrays that take part: those before a reduce-scatter, after all others."""
     if collective.opcode.startswith("reduce-scatter"):
         inside = program.computations[name if collective is holder else _attribute(holder, "calls")]
         shapes = {j.name: j.result for j in inside}
         return sum(hbm_bytes(shapes.get(o, ""), everywhere=True) for o in collective.operands)
-    of_pair = 2 if collective.opcode.endswith("-start") else 1  # its result has the operands as well
-    return hbm_bytes(collective.result, everywhere=True) / of_pair
+    arrays = 2 if collective.opcode.endswith("-start") else 1  # its result has the operands as well
+    return hbm_bytes(collective.result, everywhere=True) / arrays
 
 
 def kernels(program: Program) -> dict[str, int]:
-    """How many calls of each Pallas kernel the program has; one in a loop's body is one."""
+    """The calls of each Pallas kernel in the program; one in a loop's body counts once."""
     names = []
     for _, i, _ in program.executed():
         if 'custom_call_target="tpu_custom_call"' in i.rest:

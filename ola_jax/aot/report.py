@@ -1,4 +1,4 @@
-"""What a compiled training step needs and can reach at most."""
+"""The report of a compiled training step: what it needs, and can reach at most."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from ola_jax.aot import hlo
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Of one step on one device; bytes and FLOPs are per device, rows and tokens of the whole batch."""
+    """One step on one device; bytes and FLOPs are per device, rows and tokens of the whole batch."""
 
     stage: str
     topology: str
@@ -23,7 +23,7 @@ class Report:
     limit: float  # bytes of the device's memory
     host: float  # bytes of state in the memory of the device's host
     flops: dict[str, float]  # of the model, by part
-    recomputed: float  # FLOPs that the backward pass does again
+    recomputed: float  # FLOPs that the backward pass repeats
     peak: hardware.Chip
     traffic: float  # bytes to and from the device's memory
     collectives: tuple[hlo.Collective, ...]
@@ -32,17 +32,17 @@ class Report:
 
     @property
     def flop_seconds(self) -> float:
-        """At the peak of the matrix units, recomputation included."""
+        """Seconds at the peak of the matrix units, recomputation included."""
         return (sum(self.flops.values()) + self.recomputed) / self.peak.flops
 
     @property
     def memory_seconds(self) -> float:
-        """At the peak of the memory."""
+        """Seconds at the peak of the memory."""
         return self.traffic / self.peak.memory_bandwidth
 
     @property
     def link_seconds(self) -> float:
-        """At the peak of all links: what collectives take if nothing hides them."""
+        """Seconds at the peak of all links: what collectives take if nothing hides them."""
         return sum(c.bytes for c in self.collectives) / self.peak.link_bandwidth
 
     @property
@@ -52,21 +52,21 @@ class Report:
 
     @property
     def mfu(self) -> float:
-        """The largest possible model FLOPs utilisation."""
+        """The largest possible model FLOPs utilization."""
         return sum(self.flops.values()) / self.peak.flops / self.step_seconds
 
     @property
     def fits(self) -> bool:
-        """Whether arguments and temporaries are within the device's memory."""
+        """True if arguments and temporaries are within the device's memory."""
         return self.arguments + self.temporaries <= self.limit
 
     @property
     def tokens_per_second(self) -> float:
-        """Of all devices, at the bounds."""
+        """Tokens per second of all devices, at the bounds."""
         return self.tokens / self.step_seconds
 
     def line(self) -> str:
-        """In short."""
+        """The report in one line."""
         gb = (self.arguments + self.temporaries) / 1e9
         return (
             f"{self.rows} rows, remat {self.remat}: {gb:.1f} of {self.limit / 1e9:.1f} GB, step at least "
@@ -84,7 +84,7 @@ class Report:
     def __str__(self) -> str:
         gb = lambda size: f"{size / 1e9:.2f} GB"
         axes = " ".join(f"{axis}={size}" for axis, size in self.mesh.items() if size > 1) or "one device"
-        parts = ", ".join(f"{part} {of_part / 1e12:.2f}" for part, of_part in self.flops.items())
+        parts = ", ".join(f"{part} {count / 1e12:.2f}" for part, count in self.flops.items())
         how = "compiled" if self.has_code else "memory assigned, no code generated,"
         kernels = ", ".join(f"{count} {name}" for name, count in self.kernels.items())
         lines = [
@@ -94,7 +94,7 @@ class Report:
             f"  memory of a device: arguments {gb(self.arguments)} + temporaries {gb(self.temporaries)} "
             f"of {gb(self.limit)}" + (f"; in its host {gb(self.host)}" if self.host else ""),
             f"  model TFLOPs of a device: {sum(self.flops.values()) / 1e12:.2f} ({parts}); "
-            f"computed again {self.recomputed / 1e12:.2f}",
+            f"recomputed {self.recomputed / 1e12:.2f}",
             f"  bounds of a step: FLOPs {self.flop_seconds * 1e3:.1f} ms, memory "
             f"{self.memory_seconds * 1e3:.1f} ms ({gb(self.traffic)}); MFU at most {100 * self.mfu:.0f} %",
             *self._about_loops(),

@@ -13,6 +13,9 @@ import tyro
 from ola_jax.compilation_cache import FOLDER, Progress, keep_compiled_programs
 from ola_jax.generate.assistant import NEW_TOKENS, Assistant
 from ola_jax.generate.conversation import PARAMETERS, Question, check_question
+from ola_jax.speech.hibari_voice import HibariVoice
+from ola_jax.speech.outputs import Player, WavFile
+from ola_jax.speech.speaker import Speaker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,9 @@ class Arguments:
     stop: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()  # end before this text; may be repeated
     seed: int = 0  # of sampling
     dtype: Literal["float32", "bfloat16"] | None = None  # of matrix products
+    speech: pathlib.Path | None = None  # a WAV file for the spoken answer
+    play: bool = False  # play the answer while it is written
+    voice: str = "heart"  # of hibari-tts, which speaks English
     json: bool = False  # print one JSON object instead of streaming the text
     compilation_cache: str = FOLDER  # folder where compiled programs are kept for the next time; or none
 
@@ -57,6 +63,7 @@ def ask(args: Arguments) -> None:
     question = Question(args.text, args.image, args.video, args.audio, args.sound)
     check_question(question, args.max_new_tokens, args.seed, OPTIONS)
     keep_compiled_programs(args.compilation_cache)
+    speech = _speech(args)
     progress = Progress(args.compilation_cache)
     assistant = Assistant.from_pretrained(args.checkpoint, args.dtype, progress.begin)
 
@@ -80,15 +87,21 @@ def ask(args: Arguments) -> None:
             repetition_penalty=args.repetition_penalty,
             stop=args.stop,
             seed=args.seed,
+            speech=None if speech is None else speech.stream,
         )
-    except Exception:
-        assistant.close()
+    except BaseException as error:
+        if speech is not None:
+            speech.discard()
+        if isinstance(error, Exception):
+            assistant.close()
         raise
     finally:
         progress.end()
     assistant.close()  # not after Ctrl-C: it would wait for a program that is being compiled
     if not args.json:
-        print()
+        print(flush=True)
+    spoken = speech.finish() if speech is not None else None
+    if not args.json:
         return
     report = {
         "prompt_ids": reply.prompt_ids,
@@ -98,5 +111,16 @@ def ask(args: Arguments) -> None:
         "prefill_seconds": round(reply.prefill_seconds, 4),
         "decode_seconds": round(reply.decode_seconds, 4),
     }
+    if spoken is not None:
+        report["speech"] = {"real_time_factor": spoken.real_time_factor, **dataclasses.asdict(spoken)}
     readable = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
     print(json.dumps(report, ensure_ascii=not readable))
+
+
+def _speech(args: Arguments) -> Speaker | None:
+    """What speaks the answer, loaded before the question is read; None without --speech and --play."""
+    if args.speech is None and not args.play:
+        return None
+    voice = HibariVoice(voice=args.voice)
+    player = [Player()] if args.play else []
+    return Speaker(voice, [*player, *([WavFile(args.speech)] if args.speech else [])])

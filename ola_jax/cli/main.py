@@ -1,4 +1,4 @@
-"""The console command `ola`: trains, converts weights, asks. A command's own code is imported when chosen."""
+"""The console command `ola`: trains, converts weights, asks, serves. Commands are imported when chosen."""
 
 import importlib
 import sys
@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from ola_jax.errors import OlaError, quote, run
 
 COMMANDS = {
-    "train": "trains a model, stage after stage, as a config says",
-    "convert": "weights from released PyTorch checkpoints and back: import, export, verify",
-    "ask": "answers a question about images, a video, audio, or in plain text",
+    "train": "trains a model, stage after stage, by a config",
+    "convert": "imports and exports released PyTorch checkpoints, and verifies imports",
+    "ask": "answers a question about images, a video or audio, or a plain text",
+    "serve": "answers over HTTP, as OpenAI's API does",
 }
 
 
@@ -25,13 +26,13 @@ def _choose(name: str = "", *rest: str) -> None:
     elif name in COMMANDS:
         importlib.import_module(f"ola_jax.cli.{name}").main(rest, f"ola {name}")
     else:
-        wrong = f"no command {quote(name)}" if name else "no command is given"
-        raise OlaError(f"{wrong}; expected one of {', '.join(COMMANDS)}: `ola --help` says what they do")
+        found = f"no command {quote(name)}" if name else "no command given"
+        raise OlaError(f"{found}; expected one of {', '.join(COMMANDS)}: see `ola --help`")
 
 
 def usage() -> str:
-    """How `ola` is called."""
-    commands = "\n".join(f"  {name:<9}{what}" for name, what in COMMANDS.items())
+    """The help of `ola`."""
+    commands = "\n".join(f"  {name:<9}{description}" for name, description in COMMANDS.items())
     return f"usage: ola COMMAND ...\n\n{commands}\n\nOptions of a command: ola COMMAND --help"
 
 

@@ -1,7 +1,7 @@
 """`ola train --config=FILE`: trains Ola, stage after stage.
 
 Fields are overridden by path: `--config.seed=1 --config.stages.0.steps=500`. A run that was stopped
-(Ctrl-C, SIGTERM) is resumed where it was by the same command; settings that make another model or other
+(Ctrl-C, SIGTERM) is resumed where it was by the same command; settings that mean another model or other
 data are refused then, others are reported.
 
 `--compile_only --topology=v5p:4x4x4` trains nothing: it compiles the step of every stage for TPUs that are
@@ -13,10 +13,11 @@ import argparse
 from collections.abc import Sequence
 
 from ola_jax.aot import compile as compiling
-from ola_jax.aot.plan import plan
+from ola_jax.aot.search import search
 from ola_jax.errors import OlaError
 from ola_jax.run.stages import run
-from ola_jax.training.config import TrainConfig, check
+from ola_jax.training.check_config import check_config
+from ola_jax.training.config import TrainConfig
 from ola_jax.training.load_config import is_help, load_config, usage
 
 
@@ -32,20 +33,20 @@ def main(arguments: Sequence[str] | None = None, prog: str = "ola train") -> Non
         return
     loaded = load_config(rest, prog)
     only_compile = bool(flags.compile_only or flags.topology or flags.plan)
-    check(loaded.config, to_train=not only_compile)
+    check_config(loaded.config, to_train=not only_compile)
     if only_compile:
         _compile_for(loaded.config, flags.topology, flags.plan)
     else:
         run(loaded.config, loaded.prepare)
 
 
-def _compile_for(config: TrainConfig, topology: str | None, search: bool) -> None:
-    """Compile the step of every stage for a topology, and show what comes of it."""
+def _compile_for(config: TrainConfig, topology: str | None, plan: bool) -> None:
+    """Compile the step of every stage for a topology, and print the report."""
     if not topology:
         raise OlaError("--compile_only: give --topology=NAME, for example --topology=v5p:4x4x4")
     for stage in config.stages:
-        if search:
-            best = plan(config, stage, topology)
+        if plan:
+            best = search(config, stage, topology)
             print(best)
             print(f"fastest: --config.model.remat={best.remat}, {best.rows} rows")
         else:

@@ -1,20 +1,21 @@
-"""Values in another dtype, refused where that would make infinities of them."""
+"""Values in another dtype, refused where a finite value would become infinite."""
 
 import pathlib
 
 import jax.numpy as jnp
 import numpy as np
 
+from ola_jax.convert.layouts import copy
 from ola_jax.errors import OlaError
-from ola_jax.typing import DTypeLike, Shaped
+from ola_jax.typing import DTypeLike, HostArray, Shaped
 
-BLOCK = 2**22  # values that are looked at together: the answers take memory too
+BLOCK = 2**22  # values that are examined together: the boolean results take memory too
 
 
 def cast(
-    values: Shaped[np.ndarray, "..."], dtype: DTypeLike, key: str, file: pathlib.Path
-) -> Shaped[np.ndarray, "..."]:
-    """`values` in `dtype`. OlaError if one lies beyond its range."""
+    values: Shaped[HostArray, "..."], dtype: DTypeLike, *, key: str, file: pathlib.Path
+) -> Shaped[HostArray, "..."]:
+    """`values` in `dtype`. Raises OlaError if one lies beyond its range."""
     with np.errstate(over="ignore"):
         out = values.astype(jnp.dtype(dtype))
     if overflowed(values, out):
@@ -22,8 +23,20 @@ def cast(
     return out
 
 
-def overflowed(values: Shaped[np.ndarray, "..."], out: Shaped[np.ndarray, "..."]) -> bool:
-    """Whether a finite value became infinite in `out`, a copy of `values` in another dtype."""
+def cast_into(
+    out: Shaped[HostArray, "..."], values: Shaped[HostArray, "..."], *, key: str, file: pathlib.Path
+) -> None:
+    """out[...] = values. Raises OlaError if one lies beyond the range of the dtype of `out`."""
+    with np.errstate(over="ignore"):
+        copy(values, out)
+    if overflowed(values, out):
+        raise OlaError(
+            f"{file}: {key} has values beyond the range of {out.dtype.name}; choose another --dtype"
+        )
+
+
+def overflowed(values: Shaped[HostArray, "..."], out: Shaped[HostArray, "..."]) -> bool:
+    """True if a finite value became infinite in `out`, a copy of `values` in another dtype."""
     if jnp.finfo(values.dtype).max <= jnp.finfo(out.dtype).max:
         return False
     flat = out.ravel(order="K")  # the order in memory: no copy of a transposed matrix

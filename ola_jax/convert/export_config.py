@@ -1,28 +1,30 @@
-"""The released config.json of one of our models: the inverse of `released_config`."""
+"""The config.json, `dims` and `cfg` of an exported model: the inverse of `released_config`."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from ola_jax.config import BeatsConfig, OlaConfig, OryxViTConfig, ProcessorConfig, WhisperConfig
 from ola_jax.convert import rope
-from ola_jax.convert.released_config import BEATS_FLAGS, NO_LIMIT, assumed_vision_heads
+from ola_jax.convert.config_numbers import NO_LIMIT
+from ola_jax.convert.encoder_configs import BEATS_FLAGS, assume_vision_heads
 
-WHISPER_NAME, BEATS_NAME = "large-v3.pt", "BEATs.pt"  # where no released config names the files
+WHISPER_NAME, BEATS_NAME = "large-v3.pt", "BEATs.pt"  # if no released config names the files
 
 
-def released_values(
+def make_config_json(
     config: OlaConfig,
     processor_config: ProcessorConfig,
     generation_config: Mapping[str, Any],
+    *,
     stored: Mapping[str, Any] | None,
     dtype: str,
     tied: bool,
 ) -> dict[str, Any]:
-    """config.json. What `stored` (the imported one, if any) says and our model does not decide stays.
+    """config.json. Fields of `stored` (the imported one, if any) that our model does not decide are kept.
 
-    `dtype`: of the decoder's weights; `tied`: whether lm_head is the embeddings, as config.json is to say.
+    `dtype`: of the decoder's weights; `tied`: lm_head is the embeddings.
     """
-    values = dict(stored) if stored is not None else _new(config, generation_config)
+    values = dict(stored) if stored is not None else _new_values(config, generation_config)
     llm = config.llm
     values |= {
         "vocab_size": llm.vocab_size,
@@ -35,20 +37,20 @@ def released_values(
         "tie_word_embeddings": tied,
         "dtype" if "dtype" in values and "torch_dtype" not in values else "torch_dtype": dtype,
     }
-    values = rope.write(values, llm)
-    said = values.get("tokenizer_model_max_length") or 0
-    unlimited = said > NO_LIMIT == processor_config.max_length  # stays as the file says it
-    if not unlimited and (said or processor_config != ProcessorConfig()):
+    values = rope.write_rope(values, llm)
+    length = values.get("tokenizer_model_max_length") or 0
+    unlimited = length > NO_LIMIT == processor_config.max_length  # keeps the file's own number for it
+    if not unlimited and (length or processor_config != ProcessorConfig()):
         values["tokenizer_model_max_length"] = processor_config.max_length
     if config.vision and (
         "mm_vision_num_heads" in values
-        or assumed_vision_heads(config.vision.hidden_size) != config.vision.num_heads
+        or assume_vision_heads(config.vision.hidden_size) != config.vision.num_heads
     ):
         values["mm_vision_num_heads"] = config.vision.num_heads
     return values
 
 
-def whisper_dims(config: WhisperConfig, stored: Mapping[str, Any] | None) -> dict[str, int]:
+def make_whisper_dims(config: WhisperConfig, stored: Mapping[str, Any] | None) -> dict[str, int]:
     """`dims` of OpenAI's Whisper format for an encoder whose decoder has no layers and one token."""
     dims = dict(stored or {}) | {
         "n_mels": config.num_mels,
@@ -61,8 +63,8 @@ def whisper_dims(config: WhisperConfig, stored: Mapping[str, Any] | None) -> dic
     return dims | nothing
 
 
-def beats_cfg(config: BeatsConfig, stored: Mapping[str, Any] | None) -> dict[str, Any]:
-    """`cfg` of the BEATs format; what it says of training is the released file's."""
+def make_beats_cfg(config: BeatsConfig, stored: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`cfg` of the BEATs format; its fields about training are those of the released file."""
     values = {
         **BEATS_FLAGS,
         "finetuned_model": config.predictor_classes > 0,
@@ -89,8 +91,8 @@ def beats_cfg(config: BeatsConfig, stored: Mapping[str, Any] | None) -> dict[str
     }
 
 
-def built_in_sizes(config: OlaConfig) -> list[str]:
-    """What the original's code has as constants and this model has otherwise, one line each."""
+def find_built_in_sizes(config: OlaConfig) -> list[str]:
+    """Sizes of this model that differ from constants of the original's code, one line each."""
     fixed = OlaConfig()
     lines = []
     if config.vision and config.vision != OryxViTConfig():
@@ -100,8 +102,8 @@ def built_in_sizes(config: OlaConfig) -> list[str]:
     return lines
 
 
-def _new(config: OlaConfig, generation_config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that no released config gave: those of Ola-7b."""
+def _new_values(config: OlaConfig, generation_config: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json of a model that was not imported: fields that our configs lack are those of Ola-7b."""
     ends = generation_config.get("eos_token_id")
     values: dict[str, Any] = {
         "architectures": ["OlaQwenForCausalLM"],
@@ -126,14 +128,15 @@ def _new(config: OlaConfig, generation_config: Mapping[str, Any]) -> dict[str, A
 def _media_values(config: OlaConfig) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if config.vision:
-        values |= vision_values(config.vision.hidden_size)
+        values |= make_vision_fields(config.vision.hidden_size)
     if config.whisper and config.beats:
-        values |= speech_values(config.whisper.hidden_size + config.beats.hidden_size, config.speech_stack)
+        width = config.whisper.hidden_size + config.beats.hidden_size
+        values |= make_speech_fields(width, config.speech_stack)
     return values
 
 
-def vision_values(width: int, name: str = "oryx_vit") -> dict[str, Any]:
-    """What config.json says of a vision encoder."""
+def make_vision_fields(width: int, name: str = "oryx_vit") -> dict[str, str | int | bool | None]:
+    """Fields of config.json for a vision encoder."""
     return {
         "freeze_mm_vision_tower": True,
         "mm_hidden_size": width,
@@ -148,10 +151,10 @@ def vision_values(width: int, name: str = "oryx_vit") -> dict[str, Any]:
     }
 
 
-def speech_values(
-    width: int, stack: int, whisper_name: str = WHISPER_NAME, beats_name: str = BEATS_NAME
-) -> dict[str, Any]:
-    """What config.json says of the speech encoders, `width` wide together."""
+def make_speech_fields(
+    width: int, stack: int, *, whisper_name: str = WHISPER_NAME, beats_name: str = BEATS_NAME
+) -> dict[str, str | int]:
+    """Fields of config.json for the speech encoders; `width`: of both together."""
     return {
         "music_encoder": beats_name,
         "speech_encoder": whisper_name,

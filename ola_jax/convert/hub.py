@@ -1,4 +1,4 @@
-"""Names on the Hugging Face hub, such as THUdyh/Ola-7b, where a directory is expected."""
+"""Names on the Hugging Face hub, such as THUdyh/Ola-7b, given instead of a directory."""
 
 import pathlib
 import re
@@ -8,13 +8,18 @@ import huggingface_hub
 from ola_jax.errors import OlaError, describe
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja")  # no pickles: what is needed of them is named by hand
+FILES = (
+    "*.json",
+    "*.safetensors",
+    "*.txt",
+    "*.jinja",
+)  # no pickles: each one needed has an option
 
 
 def fetch(source: str) -> pathlib.Path:
-    """The path, if there is something; else, if it can be a hub id, where its files have been downloaded to.
+    """The path if it exists or cannot be a hub id; else the directory of the files downloaded from the hub.
 
-    Raises OlaError with the reason if the hub does not give them.
+    Raises OlaError with the reason if the download fails.
     """
     path = pathlib.Path(source)
     if path.exists() or not HUB_ID.fullmatch(source):
@@ -23,7 +28,6 @@ def fetch(source: str) -> pathlib.Path:
         return pathlib.Path(huggingface_hub.snapshot_download(source, allow_patterns=list(FILES)))
     except Exception as error:  # no network, no such name, no access, no space: many kinds from many layers
         raise OlaError(
-            f"{source}: no such directory here, and the Hugging Face hub did not give it "
-            f"({describe(error)}); download it where there is network, and give its "
-            "directory"
+            f"{source}: no such directory, and the download from the Hugging Face hub failed "
+            f"({describe(error)}); download it where there is a network, and give its directory"
         ) from error

@@ -1,12 +1,12 @@
-"""How axes change between PyTorch's tensors and ours, and a fast copy between the two orders."""
+"""Changes of axes between PyTorch's tensors and ours, and a fast copy between the two orders."""
 
 import dataclasses
 
 import numpy as np
 
-from ola_jax.typing import Shaped
+from ola_jax.typing import HostArray, Shaped
 
-BLOCK_ROWS = 128  # of a transposed copy: the lines that a block touches stay in the cache
+BLOCK_ROWS = 128  # of a transposed copy: the cache lines that a block touches stay in the cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,41 +15,41 @@ class Permute:
 
     axes: tuple[int, ...]
 
-    def to_jax(self, tensor: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
+    def to_jax(self, tensor: Shaped[HostArray, "..."]) -> Shaped[HostArray, "..."]:
         """From PyTorch's axes to ours."""
         return tensor.transpose(self.axes)
 
-    def to_torch(self, tensor: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
+    def to_torch(self, tensor: Shaped[HostArray, "..."]) -> Shaped[HostArray, "..."]:
         """From our axes to PyTorch's."""
         return tensor.transpose(np.argsort(self.axes))
 
 
 @dataclasses.dataclass(frozen=True)
 class Squeeze:
-    """PyTorch's tensor has further axes of length 1."""
+    """Axes of length 1 that only PyTorch's tensor has."""
 
     axes: tuple[int, ...]
 
-    def to_jax(self, tensor: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
+    def to_jax(self, tensor: Shaped[HostArray, "..."]) -> Shaped[HostArray, "..."]:
         """From PyTorch's axes to ours."""
         return tensor.squeeze(self.axes)
 
-    def to_torch(self, tensor: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
+    def to_torch(self, tensor: Shaped[HostArray, "..."]) -> Shaped[HostArray, "..."]:
         """From our axes to PyTorch's."""
         return np.expand_dims(tensor, self.axes)
 
 
 @dataclasses.dataclass(frozen=True)
 class PatchKernel:
-    """A convolution over whole square patches: [out, channels, P, P] to a matrix [P * P * channels, out]."""
+    """A convolution over disjoint patches: [out, channels, P, P] to a matrix [P * P * channels, out]."""
 
     channels: int
 
-    def to_jax(self, tensor: Shaped[np.ndarray, "out c P P"]) -> Shaped[np.ndarray, "P*P*c out"]:
+    def to_jax(self, tensor: Shaped[HostArray, "out c P P"]) -> Shaped[HostArray, "P*P*c out"]:
         """From PyTorch's axes to ours."""
         return tensor.transpose(2, 3, 1, 0).reshape(-1, tensor.shape[0])
 
-    def to_torch(self, tensor: Shaped[np.ndarray, "cells out"]) -> Shaped[np.ndarray, "out c P P"]:
+    def to_torch(self, tensor: Shaped[HostArray, "cells out"]) -> Shaped[HostArray, "out c P P"]:
         """From our axes to PyTorch's."""
         side = round((tensor.shape[0] / self.channels) ** 0.5)
         return tensor.reshape(side, side, self.channels, -1).transpose(3, 2, 0, 1)
@@ -60,7 +60,7 @@ LINEAR = Permute((1, 0))  # [out, in] to [in, out]
 CONV1D = Permute((2, 1, 0))  # [out, in, taps] to [taps, in, out]
 
 
-def copy(values: Shaped[np.ndarray, "..."], out: Shaped[np.ndarray, "..."]) -> None:
+def copy(values: Shaped[HostArray, "..."], out: Shaped[HostArray, "..."]) -> None:
     """out[...] = values, three times as fast where one of them is a transposed matrix."""
     if not out.flags.c_contiguous:
         values, out = values.T, out.T

@@ -1,7 +1,7 @@
-"""One table: the released checkpoints' keys, the places in our tree, and the layouts between them.
+"""The one table of the released checkpoints' keys, their paths in our tree, and the layouts between them.
 
-Both directions are derived from it: `to_jax` and `to_torch` here for tensors in memory,
-`importer` tensor by tensor from files. A `*` in a key is the number of a layer; our tree stacks
+Both directions are derived from it: `to_jax` and `to_torch` here for tensors in memory, `importer`
+and `exporter` tensor by tensor for files. A `*` in a key is the number of a layer; our tree stacks
 the layers on a leading axis. Keys are those of a checkpoint with the speech encoder inside (quirk C1);
 the separate files of Whisper and BEATs differ by a prefix only (WHISPER_FILE, BEATS_FILE).
 """
@@ -14,12 +14,12 @@ from flax import traverse_util
 
 from ola_jax.config import OlaConfig
 from ola_jax.convert.layouts import CONV1D, LINEAR, Layout, PatchKernel, Squeeze
-from ola_jax.typing import Params, Shaped
+from ola_jax.typing import HostArray, Params, Shaped
 
 WHISPER = "model.speech_encoder.whisper_model."
 BEATS = "model.speech_encoder.beats_model."
-WHISPER_FILE = "encoder."  # what stands in OpenAI's file in the place of WHISPER
-BEATS_FILE = ""  # what stands in the BEATs file in the place of BEATS
+WHISPER_FILE = "encoder."  # the prefix in OpenAI's file, instead of WHISPER
+BEATS_FILE = ""  # the prefix in the BEATs file, instead of BEATS
 VISION = "model.vision_tower.vision_tower."
 
 
@@ -39,23 +39,23 @@ class Entry:
 
     @property
     def stacked(self) -> bool:
-        """Whether our tree holds all layers of it in one array."""
+        """True if our tree holds all of its layers in one array."""
         return "*" in self.torch and not self.copies
 
     def keys(self, layers: int) -> list[str]:
         """The keys in a released checkpoint, layer by layer."""
         return [self.torch.replace("*", str(i)) for i in range(layers)] if "*" in self.torch else [self.torch]
 
-    def to_jax(self, tensor: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
+    def to_jax(self, tensor: Shaped[HostArray, "..."]) -> Shaped[HostArray, "..."]:
         """One layer's tensor in our layout."""
         return self.layout.to_jax(tensor) if self.layout else tensor
 
-    def to_torch(self, tensor: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
+    def to_torch(self, tensor: Shaped[HostArray, "..."]) -> Shaped[HostArray, "..."]:
         """One layer's tensor in PyTorch's layout."""
         return self.layout.to_torch(tensor) if self.layout else tensor
 
     def torch_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape in a released checkpoint of a leaf that has `shape` in our tree."""
+        """The shape in a released checkpoint; `shape`: of the leaf in our tree."""
         one_layer = shape[1:] if self.stacked else shape
         return self.to_torch(np.broadcast_to(np.int8(0), one_layer)).shape
 
@@ -157,12 +157,12 @@ BY_PATH: Mapping[str, Entry] = {entry.path: entry for entry in TABLE}
 
 
 def num_layers(config: OlaConfig, entry: Entry) -> int:
-    """How many layers the part of the model that `entry` belongs to has (1 if it has none)."""
+    """The number of layers in the part of the model that `entry` belongs to; 1 if it has none."""
     return getattr(getattr(config, entry.part), "num_layers", 1) if "*" in entry.torch else 1
 
 
-def to_jax(config: OlaConfig, tensors: Mapping[str, np.ndarray]) -> Params:
-    """The parameter tree of a released checkpoint's tensors; what they do not hold is left out.
+def to_jax(config: OlaConfig, tensors: Mapping[str, HostArray]) -> Params:
+    """The parameter tree of a released checkpoint's tensors, without the parameters that are not among them.
 
     A shared tensor is read from its first copy. Raises KeyError if a layer is missing.
     """
@@ -181,10 +181,10 @@ def to_jax(config: OlaConfig, tensors: Mapping[str, np.ndarray]) -> Params:
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def to_torch(config: OlaConfig, params: Params) -> Iterator[tuple[str, np.ndarray]]:
+def to_torch(config: OlaConfig, params: Params) -> Iterator[tuple[str, HostArray]]:
     """Keys and tensors of a released checkpoint, one after the other; the inverse of `to_jax`.
 
-    A shared tensor comes once for each layer, as in the released files.
+    A shared tensor is yielded once for each layer, as the released files store it.
     """
     for path, leaf in traverse_util.flatten_dict(params, sep="/").items():
         entry, leaf = BY_PATH[path], np.asarray(leaf)

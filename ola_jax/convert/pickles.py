@@ -1,8 +1,9 @@
 """PyTorch's own files (.pt, .pth, .bin): OpenAI's Whisper, BEATs, plain state dicts; read and written.
 
-Reading allows tensors and plain values only: a pickle that asks for more is refused.
+Only tensors and plain values are read: a pickle that asks for more is refused.
 """
 
+import functools
 import pathlib
 import pickle
 import re
@@ -13,15 +14,16 @@ import ml_dtypes
 import numpy as np
 
 from ola_jax.convert.names import BEATS, BEATS_FILE, WHISPER, WHISPER_FILE
-from ola_jax.convert.readers import Tensor
+from ola_jax.convert.safetensors_reader import Tensor
 from ola_jax.errors import OlaError, first_line
+from ola_jax.typing import HostArray
 
 
 def read_whisper(file: pathlib.Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
     """`dims` of OpenAI's Whisper format (None if absent), and the encoder's tensors by released key."""
     content = load(file)
     state = content.get("model_state_dict", content)
-    encoder = tensors_of(file, state, WHISPER_FILE, WHISPER)
+    encoder = read_state(file, state, prefix=WHISPER_FILE, released=WHISPER)
     if not encoder:
         raise OlaError(
             f"{file}: not a Whisper checkpoint: found {_some_keys(content)}, expected "
@@ -30,10 +32,10 @@ def read_whisper(file: pathlib.Path) -> tuple[dict[str, Any] | None, dict[str, T
     return _section(file, content, "dims"), encoder
 
 
-def read_whisper_decoder(file: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read_whisper_decoder(file: pathlib.Path) -> tuple[dict[str, Any], dict[str, HostArray]]:
     """`dims` of OpenAI's Whisper format and the decoder's arrays, by key without `decoder.`."""
     content = load(file)
-    decoder = tensors_of(file, content.get("model_state_dict"), "decoder.")
+    decoder = read_state(file, content.get("model_state_dict"), prefix="decoder.")
     dims = _section(file, content, "dims")
     if not decoder or dims is None:
         raise OlaError(
@@ -52,18 +54,19 @@ def read_beats(file: pathlib.Path) -> tuple[dict[str, Any] | None, dict[str, Ten
             f"{file}: not a BEATs checkpoint: found {_some_keys(content)}, expected {{cfg, model}} with "
             "patch_embedding.weight"
         )
-    return _section(file, content, "cfg"), tensors_of(file, state, BEATS_FILE, BEATS)
+    return _section(file, content, "cfg"), read_state(file, state, prefix=BEATS_FILE, released=BEATS)
 
 
-def tensors_of(file: pathlib.Path, state: Any, prefix: str = "", released: str = "") -> dict[str, Tensor]:
-    """The tensors of a state dict whose keys begin with `prefix`, which becomes `released`."""
+def read_state(
+    file: pathlib.Path, state: object, *, prefix: str = "", released: str = ""
+) -> dict[str, Tensor]:
+    """The tensors of a state dict whose keys begin with `prefix`; it is replaced by `released`."""
     tensors = {}
     for key, value in state.items() if isinstance(state, dict) else ():
         if isinstance(key, str) and key.startswith(prefix) and hasattr(value, "untyped_storage"):
             dtype = str(value.dtype).removeprefix("torch.")
-            tensors[released + key.removeprefix(prefix)] = Tensor(
-                tuple(value.shape), dtype, file, lambda value=value: _to_numpy(value)
-            )
+            read = functools.partial(_to_numpy, value)
+            tensors[released + key.removeprefix(prefix)] = Tensor(tuple(value.shape), dtype, file, read)
     return tensors
 
 
@@ -85,28 +88,30 @@ def load(file: pathlib.Path) -> dict[str, Any]:
         ) from error
     except Exception as error:  # a damaged pickle raises almost anything
         raise OlaError(
-            f"{file}: not a whole PyTorch file ({first_line(error)}); download it again"
+            f"{file}: not a complete PyTorch file ({first_line(error)}); download it again"
         ) from error
     if not isinstance(content, dict):
         raise OlaError(f"{file}: found a {type(content).__name__}, expected a dict of tensors")
     return content
 
 
-def save(file: pathlib.Path, sections: Mapping[str, Any], name: str, state: Mapping[str, np.ndarray]) -> None:
-    """Writes {**sections, name: state}, numpy arrays as tensors, as torch.save does."""
+def save(
+    file: pathlib.Path, state: Mapping[str, HostArray], *, section: str, beside: Mapping[str, Any]
+) -> None:
+    """Writes {**beside, section: state}, numpy arrays as tensors, as torch.save does."""
     torch = import_torch(file)
     tensors = {}
     for key, value in state.items():
-        value = np.ascontiguousarray(value).reshape(value.shape)  # it makes a scalar a vector
+        value = np.ascontiguousarray(value).reshape(value.shape)  # undoes a scalar made a vector
         if value.dtype == ml_dtypes.bfloat16:
             tensors[key] = torch.from_numpy(value.view(np.int16)).view(torch.bfloat16)
         else:
             tensors[key] = torch.from_numpy(value)
-    torch.save({**sections, name: tensors}, file)
+    torch.save({**beside, section: tensors}, file)
 
 
 def import_torch(file: pathlib.Path) -> Any:
-    """PyTorch, which only conversion needs; OlaError if it is not there."""
+    """PyTorch, which only conversion needs. Raises OlaError if it is not installed."""
     try:
         import torch
     except ImportError as error:
@@ -121,15 +126,15 @@ def _section(file: pathlib.Path, content: dict[str, Any], name: str) -> dict[str
     return section
 
 
-def _to_numpy(value: Any) -> np.ndarray:
+def _to_numpy(value: Any) -> HostArray:
     import torch
 
     value = value.detach()
-    if value.dtype == torch.bfloat16:  # numpy's own types lack it: hand the bits over
+    if value.dtype == torch.bfloat16:  # not among numpy's own types: the bits are passed on
         return value.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return value.contiguous().numpy()
 
 
-def _some_keys(content: dict) -> str:
+def _some_keys(content: dict[Any, Any]) -> str:
     names = [str(key) for key in content]
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "nothing"

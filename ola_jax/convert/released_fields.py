@@ -1,7 +1,7 @@
-"""The fields of a released config.json: what each must be for the model to be the one that is built here.
+"""The fields of a released config.json, and the values that our model requires of them.
 
-Sizes and rotary positions are read by `released_config` and `rope`. The rest either must have a
-certain value, or changes no number. A field that is in neither list is named in a note.
+`released_config` and `rope` read the sizes and the rotary positions. Of the other fields, some must have
+a certain value and some change no number. A note names every field that is in neither list.
 """
 
 import re
@@ -19,8 +19,9 @@ READ = {
     *("speech_encoder", "speech_encoder_type", "speech_encoder_ds_rate", "music_encoder"),
 }
 
-# None stands for a field that is absent or null.
-DECODER: dict[str, tuple[Any, ...]] = {
+Value = str | bool | int | None  # None stands for a field that is absent or null
+
+DECODER: dict[str, tuple[Value, ...]] = {
     "hidden_act": (None, "silu"),
     "use_sliding_window": (None, False),
     "use_mrope": (None, False),
@@ -41,16 +42,16 @@ DECODER: dict[str, tuple[Any, ...]] = {
     "logit_scale": (None, 1),
     "scale_emb": (None, 1),
 }
-VISION: dict[str, tuple[Any, ...]] = {
+VISION: dict[str, tuple[Value, ...]] = {
     "mm_projector_type": (None, "ola_mlp"),
     "mm_resampler_type": (None,),
     "mm_use_im_patch_token": (None, False),
     "mm_use_im_start_end": (None, False),
     "use_mm_proj": (None, True),
 }
-SPEECH: dict[str, tuple[Any, ...]] = {"speech_projector_type": (None, "linear")}
+SPEECH: dict[str, tuple[Value, ...]] = {"speech_projector_type": (None, "linear")}
 
-# Said of training, of the program that wrote the file, or shown by the tensors' own shapes and dtypes.
+# About training or the program that wrote the file, or implied by the shapes and dtypes of the tensors.
 HARMLESS = re.compile(
     r"_.*|architectures|attention_bias|attention_dropout|auto_map|chunk_size_feed_forward|dtype|torch_dtype|"
     r".*transformers_version|bos_token_id|eos_token_id|pad_token_id|sep_token_id|decoder_start_token_id|"
@@ -70,13 +71,13 @@ HARMLESS = re.compile(
 LISTED = 5  # unknown fields that the note names
 
 
-def check(values: Mapping[str, Any], vision: bool, speech: bool, where: str) -> list[str]:
-    """Raises OlaError for a field that makes it another model; returns a note of fields nobody here knows."""
+def check_fields(values: Mapping[str, Any], where: str, *, vision: bool, speech: bool) -> list[str]:
+    """Raises OlaError for a field that makes it another model; returns a note that names unknown fields."""
     needed = DECODER | (VISION if vision else {}) | (SPEECH if speech else {})
     for key, allowed in needed.items():
         value = values.get(key)
-        if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed):
-            expected = next((one for one in allowed if one is not None), None)
+        if not any(value == good and isinstance(value, bool) == isinstance(good, bool) for good in allowed):
+            expected = next((good for good in allowed if good is not None), None)
             raise OlaError(f"{where}: {key} is {value!r:.80}; ola_jax's model has {expected!r}")
     _check_kind(values, where)
     for key in ("mm_vision_tower", "speech_encoder", "music_encoder"):
@@ -85,35 +86,38 @@ def check(values: Mapping[str, Any], vision: bool, speech: bool, where: str) -> 
     if not isinstance(values.get("tie_word_embeddings"), bool | None):
         tied = values["tie_word_embeddings"]
         raise OlaError(f"{where}: tie_word_embeddings: found {tied!r:.60}, expected true or false")
-    strange = [
+    unknown = [
         key
         for key, value in values.items()
         if value not in (None, False, "", [], {})
         and key not in READ | DECODER.keys() | VISION.keys() | SPEECH.keys()
         and not HARMLESS.fullmatch(key)
     ]
-    if not strange:
+    if not unknown:
         return []
-    names = ", ".join(strange[:LISTED]) + (" ..." if len(strange) > LISTED else "")
-    return [f"config.json: fields that ola_jax does not know, left aside: {names}"]
+    names = ", ".join(unknown[:LISTED]) + (" ..." if len(unknown) > LISTED else "")
+    return [f"config.json: unknown fields, ignored: {names}"]
 
 
 def _check_kind(values: Mapping[str, Any], where: str) -> None:
     kind = values.get("model_type")
     if kind is not None and not re.fullmatch(r"qwen2(_5)?|\w+_qwen(2(_5)?)?", str(kind)):
         raise OlaError(
-            f"{where}: model_type is {kind!r:.40}; expected qwen2, ola_qwen or another on Qwen2's decoder"
+            f"{where}: model_type is {kind!r:.40}; expected qwen2, ola_qwen or another with Qwen2's decoder"
         )
-    width, heads, said = (values.get(key) for key in ("hidden_size", "num_attention_heads", "head_dim"))
-    if said is not None and isinstance(width, int) and isinstance(heads, int) and said * heads != width:
+    width, heads, head_dim = (values.get(key) for key in ("hidden_size", "num_attention_heads", "head_dim"))
+    if (
+        head_dim is not None
+        and isinstance(width, int)
+        and isinstance(heads, int)
+        and head_dim * heads != width
+    ):
         raise OlaError(
-            f"{where}: head_dim is {said!r:.40}; ola_jax's decoder has hidden_size / num_attention_heads, "
-            f"{width} / {heads}"
+            f"{where}: head_dim is {head_dim!r:.40}; ola_jax's decoder has hidden_size / num_attention_heads "
+            f"({width} / {heads})"
         )
     layers = values.get("layer_types")
     if layers is not None and (
         not isinstance(layers, list) or any(one != "full_attention" for one in layers)
     ):
-        raise OlaError(
-            f"{where}: layer_types is {layers!r:.80}; ola_jax's decoder has 'full_attention' alone"
-        )
+        raise OlaError(f"{where}: layer_types is {layers!r:.80}; ola_jax's decoder has only 'full_attention'")

@@ -1,9 +1,8 @@
-"""Rotary positions as config.json says them: `rope_theta` and `rope_scaling`, or `rope_parameters`.
+"""Rotary positions in config.json: `rope_theta` and `rope_scaling`, or `rope_parameters`.
 
-transformers up to version 4 writes the first two, version 5 the third, with the base inside.
+transformers up to version 4 writes the first two; version 5 writes the third, with the base inside.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,18 +22,20 @@ YARN_FIELDS = (
 SECTIONS = ("rope_scaling", "rope_parameters")
 
 
-def read(values: Mapping[str, Any], where: str) -> tuple[float, YarnConfig | None]:
-    """The base of the rotary angles, and their scaling. OlaError for any scaling but YaRN, by its name."""
+def read_rope(values: Mapping[str, Any], where: str) -> tuple[float, YarnConfig | None]:
+    """The base of the rotary angles, and their scaling. OlaError names any scaling but YaRN."""
     name, section = _section(values, where)
     here = f"{where}: {name}" if name else where
-    said = [
-        (at, found) for at, found in ((here, section), (where, values)) if found.get("rope_theta") is not None
-    ]
-    numbers = {_number(found, "rope_theta", at) for at, found in said}
-    if len(numbers) != 1:
-        found = " and ".join(str(number) for number in sorted(numbers)) or "nothing"
+    places = ((here, section), (where, values))
+    bases = {
+        _number(fields, "rope_theta", place)
+        for place, fields in places
+        if fields.get("rope_theta") is not None
+    }
+    if len(bases) != 1:
+        found = " and ".join(str(base) for base in sorted(bases)) or "nothing"
         raise OlaError(f"{where}: rope_theta: found {found}, expected one positive number")
-    [theta] = numbers
+    [theta] = bases
     kinds = {section[key] for key in ("rope_type", "type") if isinstance(section.get(key), str)}
     if len(kinds) == 2:
         raise OlaError(f"{here}: type and rope_type differ: {' and '.join(sorted(kinds))}")
@@ -49,22 +50,22 @@ def read(values: Mapping[str, Any], where: str) -> tuple[float, YarnConfig | Non
             raise OlaError(
                 f"{here}: unknown field {key!r:.40}; of rope type {kind!r}: {', '.join(sorted(known))}"
             )
-    for found, at in ((section, here), (values, where)):
-        share = found.get("partial_rotary_factor")
+    for place, fields in places:
+        share = fields.get("partial_rotary_factor")
         if share is not None and share != 1:
             raise OlaError(
-                f"{at}: partial_rotary_factor is {share!r:.40}; ola_jax's decoder turns whole heads (1)"
+                f"{place}: partial_rotary_factor is {share!r:.40}; ola_jax's decoder rotates whole heads (1)"
             )
     return theta, _yarn(section, values, theta, here) if kind == "yarn" else None
 
 
-def write(values: Mapping[str, Any], llm: Qwen2Config) -> dict[str, Any]:
-    """config.json with the rotary positions of `llm`; as it is where it has said them already."""
+def write_rope(values: Mapping[str, Any], llm: Qwen2Config) -> dict[str, Any]:
+    """config.json with the rotary positions of `llm`; unchanged if it already has them."""
     out = dict(values)
     try:
-        if read(values, "") == (llm.rope_theta, llm.rope_scaling):
+        if read_rope(values, "") == (llm.rope_theta, llm.rope_scaling):
             return out
-    except OlaError:  # says nothing yet, or another model's
+    except OlaError:  # none yet, or another model's
         pass
     for name in SECTIONS:
         out.pop(name, None)
@@ -81,7 +82,7 @@ def write(values: Mapping[str, Any], llm: Qwen2Config) -> dict[str, Any]:
 
 
 def _section(values: Mapping[str, Any], where: str) -> tuple[str, Mapping[str, Any]]:
-    """The name and content of the one section there is."""
+    """The name and content of the only section; empty if there is none."""
     found = {name: values[name] for name in SECTIONS if values.get(name)}
     for name, section in found.items():
         if not isinstance(section, Mapping):
@@ -123,9 +124,7 @@ def _yarn(section: Mapping[str, Any], values: Mapping[str, Any], theta: float, w
 
 def _number(values: Mapping[str, Any], key: str, where: str) -> float:
     value = values.get(key)
-    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e30
-    if not good or not math.isfinite(value):
-        raise OlaError(
-            f"{where}: {key}: found {value!r:.40}, expected a positive number".replace("None", "nothing")
-        )
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e30:
+        return float(value)
+    found = "nothing" if value is None else f"{value!r:.40}"
+    raise OlaError(f"{where}: {key}: found {found}, expected a positive number")

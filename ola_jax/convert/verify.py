@@ -1,34 +1,37 @@
-"""Every tensor of an ola_jax checkpoint against a released PyTorch checkpoint, piece by piece."""
+"""Every tensor of an ola_jax checkpoint compared with a released PyTorch checkpoint, piece by piece."""
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 
 from ola_jax import checkpoint
 from ola_jax.config import architecture, differences
-from ola_jax.convert.importer import Plan, pieces
-from ola_jax.convert.store import Reader
+from ola_jax.convert.import_job import ImportJob
+from ola_jax.convert.importer import read_pieces
+from ola_jax.convert.orbax_store import Reader
+from ola_jax.convert.progress import Progress, ignore
 from ola_jax.errors import OlaError
-from ola_jax.typing import Shaped
+from ola_jax.typing import HostArray, Shaped
 
 
 @dataclasses.dataclass
 class Difference:
-    """How one leaf of ours differs from its tensors."""
+    """The differences between one leaf of ours and its released tensors."""
 
     path: str
     tensors: int
-    dtypes: tuple[str, str]  # ours, theirs
+    dtypes: tuple[str, str]  # ours, the release's
     identical: bool = True  # every bit, and the dtype
     max_abs: float = 0.0
     error_squared: float = 0.0  # sums over all values
     value_squared: float = 0.0
 
     @property
-    def verdict(self) -> str:
-        """In words; same values: in other dtypes."""
+    def verdict(self) -> Literal["identical", "differ", "same values"]:
+        """In words; "same values": in other dtypes."""
         return "identical" if self.identical else "differ" if self.max_abs else "same values"
 
     @property
@@ -37,37 +40,35 @@ class Difference:
         return float(np.sqrt(self.error_squared / max(self.value_squared, 1e-300)))
 
 
-def compare(
-    directory: pathlib.Path, plan: Plan, progress: Callable[[int, int], None] = lambda done, total: None
-) -> list[Difference]:
-    """One entry for each leaf. NaN against a number is an infinite difference.
+def compare_tensors(directory: pathlib.Path, job: ImportJob, progress: Progress = ignore) -> list[Difference]:
+    """One entry for each leaf. NaN on one side only is an infinite difference.
 
-    Parts that `plan` initialises have no values to be compared with, and are left out. Raises OlaError
-    if the two are not models of the same structure.
+    Parts that `job` initializes at random are left out. Raises OlaError if the two are not models of the
+    same structure.
     """
     config, _, _ = checkpoint.load_configs(directory)
-    reader, expected = Reader(directory / "params"), plan.abstract_params()
+    reader, expected = Reader(directory / "params"), job.abstract_params()
     for path in sorted(expected.keys() | reader.leaves.keys()):
-        ours, theirs = (
-            leaves[path].shape if path in leaves else None for leaves in (reader.leaves, expected)
-        )
-        if ours != theirs:
+        shapes = [
+            list(leaves[path].shape) if path in leaves else "missing" for leaves in (reader.leaves, expected)
+        ]
+        if shapes[0] != shapes[1]:
             raise OlaError(
-                f"{directory} and {plan.source} are not the same model: {path} is {_shape(ours)} here, "
-                f"{_shape(theirs)} there"
+                f"{directory} and {job.source} are not the same model: {path} is {shapes[0]} here, "
+                f"{shapes[1]} there"
             )
-    different = differences(architecture(config), architecture(plan.config))
+    different = differences(architecture(config), architecture(job.config))
     if different:
         lines = [
             f"{path} is {here!r:.60} here, {there!r:.60} there" for path, (here, there) in different.items()
         ]
         raise OlaError(
-            f"{directory} and {plan.source} are not the same model: {'; '.join(lines[:3])}; give the options "
+            f"{directory} and {job.source} are not the same model: {'; '.join(lines[:3])}; give the options "
             "of import (--vision-heads, --whisper-heads, --whisper, --beats, ...) here too"
         )
     found: dict[str, Difference] = {}
-    kept = tuple(leaf for leaf in plan.leaves if leaf.entry.part not in plan.fresh)
-    for leaf, start, theirs in pieces(dataclasses.replace(plan, leaves=kept), progress=progress):
+    kept = tuple(leaf for leaf in job.leaves if leaf.entry.part not in job.initialized)
+    for leaf, start, theirs in read_pieces(dataclasses.replace(job, leaves=kept), progress=progress):
         path = leaf.entry.path
         dtypes = (reader.leaves[path].dtype.name, expected[path].dtype.name)
         one = found.setdefault(path, Difference(path, len(leaf.keys) + len(leaf.copies), dtypes))
@@ -76,8 +77,8 @@ def compare(
     return list(found.values())
 
 
-def by_part(differences: Iterable[Difference]) -> dict[str, Difference]:
-    """Sums over each part of the model (llm, vision, ...), and over all."""
+def sum_by_part(differences: Iterable[Difference]) -> dict[str, Difference]:
+    """The differences of each part of the model (llm, vision, ...), and of all parts together."""
     parts: dict[str, Difference] = {}
     for one in differences:
         for name in (one.path.partition("/")[0], "all"):
@@ -91,12 +92,12 @@ def by_part(differences: Iterable[Difference]) -> dict[str, Difference]:
     return parts
 
 
-def _add(one: Difference, ours: Shaped[np.ndarray, "..."], theirs: Shaped[np.ndarray, "..."]) -> None:
+def _add(one: Difference, ours: Shaped[HostArray, "..."], theirs: Shaped[HostArray, "..."]) -> None:
     bits = lambda values: values.view(f"u{values.dtype.itemsize}")
     same = ours.dtype == theirs.dtype and np.array_equal(bits(ours), bits(theirs))
     one.identical &= same
     ours, theirs = ours.reshape(-1), theirs.reshape(-1)
-    for i in range(0, theirs.size, 2**22):  # wide copies of a whole piece would take much memory
+    for i in range(0, theirs.size, 2**22):  # float32 copies of a whole piece would take much memory
         b = theirs[i : i + 2**22].astype(np.float32)
         finite = np.isfinite(b)
         one.value_squared += float(np.sum(np.square(b, dtype=np.float64), where=finite))
@@ -107,7 +108,3 @@ def _add(one: Difference, ours: Shaped[np.ndarray, "..."], theirs: Shaped[np.nda
             error = np.where(np.isnan(error), np.inf, error)
             one.max_abs = max(one.max_abs, float(error.max(initial=0)))
             one.error_squared += float(np.sum(np.square(error, dtype=np.float64)))
-
-
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "missing" if shape is None else str(list(shape))

@@ -8,13 +8,14 @@ import numpy as np
 from ola_jax.config import OryxViTConfig
 from ola_jax.convert import pickles
 from ola_jax.convert.names import VISION
-from ola_jax.convert.readers import Tensor, open_safetensors, read_json, read_safetensors
+from ola_jax.convert.safetensors_reader import Tensor, open_safetensors, read_json, read_safetensors
 from ola_jax.errors import OlaError
+from ola_jax.typing import HostArray
 
 FIRST = "patch_embed.proj.weight"  # every OryxViT state dict has it, below some prefix
-UNUSED = ("norm.", "fc_norm.", "attn_pool.", "head.")  # SigLIP's end, which OryxViT leaves out
+UNUSED = ("norm.", "fc_norm.", "attn_pool.", "head.")  # SigLIP's last layers, which OryxViT leaves out
 SIGLIP_FIRST = "embeddings.patch_embedding.weight"
-SIGLIP_NAMES = {  # of transformers, in OryxViT's words
+SIGLIP_NAMES = {  # transformers' names, and OryxViT's
     "embeddings.patch_embedding": "patch_embed.proj",
     "embeddings.position_embedding.weight": "pos_embed",
     "encoder.layers": "blocks",
@@ -25,10 +26,10 @@ SIGLIP_UNUSED = ("head.", "post_layernorm.")
 
 
 def read_vision(path: pathlib.Path) -> tuple[dict[str, Tensor], int | None, list[str]]:
-    """Tensors by released key, the number of attention heads if it is said, and lines for the user.
+    """Tensors by released key, the number of attention heads if the files have it, and notes for the user.
 
     `path`: a file with OryxViT's state dict (.safetensors, .pth, .pt, .bin), or a directory of
-    transformers' SigLIP; its grid of position embeddings becomes OryxViT's, resized as the original does.
+    transformers' SigLIP, whose position embeddings are resized to OryxViT's grid as the original does.
     """
     if path.is_dir():
         return _siglip(path)
@@ -36,16 +37,14 @@ def read_vision(path: pathlib.Path) -> tuple[dict[str, Tensor], int | None, list
         tensors = open_safetensors(path)
     else:
         content = pickles.load(path)
-        tensors = pickles.tensors_of(path, content.get("state_dict", content))
+        tensors = pickles.read_state(path, content.get("state_dict", content))
     own = _below(tensors, FIRST)
     if own is None:
         raise OlaError(f"{path}: not a vision encoder: found no {FIRST}; expected OryxViT's state dict")
     unused = [key for key in own if key.startswith(UNUSED)]
-    notes = (
-        [f"{path.name}: left out {len(unused)} tensors that Ola has no place for: {unused[0]} ..."]
-        if unused
-        else []
-    )
+    notes = []
+    if unused:
+        notes.append(f"{path.name}: {len(unused)} tensors left out that Ola does not use: {unused[0]} ...")
     return {VISION + key: tensor for key, tensor in own.items() if key not in unused}, None, notes
 
 
@@ -85,35 +84,36 @@ def _siglip(directory: pathlib.Path) -> tuple[dict[str, Tensor], int, list[str]]
         for old, new in SIGLIP_NAMES.items():
             name = name.replace(old, new)
         if ".q_proj." in key:
-            parts = [own.get(key.replace("q_proj", part)) for part in ("q_proj", "k_proj", "v_proj")]
-            if None in parts:
+            keys = [key.replace("q_proj", part) for part in ("q_proj", "k_proj", "v_proj")]
+            if not all(part in own for part in keys):
                 raise OlaError(f"{directory}: {key} is there, but not its k_proj or v_proj")
-            tensors[VISION + name.replace("self_attn.q_proj", "attn.qkv")] = _joined(parts)
+            tensors[VISION + name.replace("self_attn.q_proj", "attn.qkv")] = _join([own[k] for k in keys])
         elif name == "pos_embed":
-            tensors[VISION + name] = _resized_grid(tensor, OryxViTConfig.position_grid)
+            tensors[VISION + name] = _resize_grid(tensor, OryxViTConfig.position_grid)
         else:
             tensors[VISION + name] = tensor
-    heads = vision.get("num_attention_heads", 16)  # transformers leaves its own defaults out
+    heads = vision.get("num_attention_heads", 16)  # transformers does not write its own defaults
     if type(heads) is not int or heads <= 0:
         raise OlaError(
-            f"{directory / 'config.json'}: num_attention_heads: found {heads!r:.40}, expected one above 0"
+            f"{directory / 'config.json'}: num_attention_heads: found {heads!r:.40}, expected a positive "
+            "number"
         )
     side = OryxViTConfig.position_grid
     return tensors, heads, [f"{directory.name}: SigLIP's position embeddings resized to {side} x {side}"]
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
+def _join(parts: list[Tensor]) -> Tensor:
     first = parts[0]
     shape = (3 * first.shape[0], *first.shape[1:])
     return Tensor(shape, first.dtype, first.file, lambda: np.concatenate([part.read() for part in parts]))
 
 
-def _resized_grid(tensor: Tensor, side: int) -> Tensor:
+def _resize_grid(tensor: Tensor, side: int) -> Tensor:
     """[cells, width] to [1, side * side, width], by PyTorch's bicubic interpolation."""
     cells, width = tensor.shape
     old = round(cells**0.5)
 
-    def read() -> np.ndarray:
+    def read() -> HostArray:
         torch = pickles.import_torch(tensor.file)
         values = tensor.read()
         grid = torch.from_numpy(values.astype(np.float32)).reshape(1, old, old, width).permute(0, 3, 1, 2)

@@ -8,7 +8,7 @@ from ola_jax.errors import require
 require("train", "PIL", "av", "grain", "soundfile", "soxr", "tokenizers")
 
 # Imported when first used: a process that decodes media starts without JAX and Grain.
-_PLACES = {
+_MODULES = {
     "ImagePatches": "sample",
     "Processor": "processor",
     "RecordId": "pipeline",
@@ -36,6 +36,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PLACES:
-        return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Audio: decoding to 16 kHz mono, and cutting into the chunks that the encoders take."""
+"""Audio: decoding to 16 kHz mono, and splitting into the chunks that the encoders take."""
 
 import contextlib
 import io
@@ -12,38 +12,40 @@ import soxr
 from jaxtyping import Float
 
 from ola_jax.config import SAMPLE_RATE, MediaLimits
-from ola_jax.data.chained_ogg import links
+from ola_jax.data.chained_ogg import split_links
 from ola_jax.data.containers import is_picture, limit_threads, open_container, reason
-from ola_jax.data.media import LIMITS, BadMediaError, Media
+from ola_jax.data.media import LIMITS, BadMediaError, Media, MediaBytes
 from ola_jax.errors import first_line
 
 Block = tuple[int, np.ndarray]  # sample rate in Hz, samples of all channels [length, channels]
 
-BLOCK = 2**18  # samples, of all channels together, that are decoded at a time
-JOINED = ("MP3", "MPEG")  # formats that libsndfile may read in part, and FFmpeg to the end
+BLOCK = 2**18  # samples that are decoded at a time, of all channels together
+JOINED = ("MP3", "MPEG")  # formats of which libsndfile may read the first part only, FFmpeg all
 
 
 def read_audio(
     media: Media, limits: MediaLimits = LIMITS, max_seconds: float | None = None
 ) -> Float[np.ndarray, "samples"]:
-    """Decode an audio file, or the audio track of a video file, to 16 kHz mono in [-1, 1].
+    """Decodes an audio file, or the sound track of a video file, to 16 kHz mono in [-1, 1].
 
     Channels are averaged, then resampled by soxr's high-quality filter, as librosa.load does (quirk S1).
     libsndfile decodes what it knows, FFmpeg the rest, whatever the file's name. Raises OlaError for a file
-    that is not audio, is broken, has no samples, or lasts longer than `max_seconds` and the limits allow.
+    that is not audio, is broken, has no samples, or is longer than `max_seconds` or the limits allow.
     """
-    waveform, form = None, _format(media)
-    if form and not (limits.joined_audio and form in JOINED):
-        parts = links(media) if limits.joined_audio and form == "OGG" else [media]
+    waveform, file_format = None, _format(media)
+    if file_format and not (limits.joined_audio and file_format in JOINED):
+        parts = split_links(media) if limits.joined_audio and file_format == "OGG" else [media]
         blocks = itertools.chain.from_iterable(map(_sound_file_blocks, parts))
         waveform = _waveform(blocks, media, limits, max_seconds)
-    if waveform is None or not len(waveform):  # FFmpeg may find samples where a header claims none
+    if waveform is None or not len(waveform):  # FFmpeg may find samples in a file whose header claims none
         track = _track(media, limits, max_seconds, is_video=False)
         waveform = waveform if track is None else track
     if waveform is None:
-        raise BadMediaError(f"{media.name}: has no sound track; expected a sound file or a video with sound")
+        raise BadMediaError(
+            f"{media.name}: has no audio; expected an audio file or a video with a sound track"
+        )
     if not len(waveform):
-        raise BadMediaError(f"{media.name}: the sound has no samples (zero length)")
+        raise BadMediaError(f"{media.name}: the audio has no samples; replace or remove it")
     return waveform
 
 
@@ -54,9 +56,9 @@ def read_sound_track(
 ) -> Float[np.ndarray, "samples"] | None:
     """The first audio track of a container (mp4, webm, m4a, ...) that can be decoded, at 16 kHz mono.
 
-    None is returned for a video without audio. What follows a change of rate is resampled from its own
-    rate. Of a file that is cut short, what is there is kept; a packet that cannot be decoded is an error,
-    unless none that can follows. Raises OlaError as `read_audio` does.
+    Returns None for a video without audio. Where the sample rate changes within the track, each part is
+    resampled from its own. A truncated file is read as far as it goes; a packet that cannot be decoded is an
+    error only if one that can follows. Raises OlaError as `read_audio` does.
     """
     return _track(media, limits, max_seconds, is_video=True)
 
@@ -67,22 +69,26 @@ def _track(
     try:
         with open_container(media) as container:
             if is_picture(container) and not is_video:  # which may be an animated image
-                raise BadMediaError(f"{media.name}: cannot be read as sound (it is an image)")
+                raise BadMediaError(
+                    f"{media.name}: cannot be read as audio (it is an image); expected an audio file"
+                )
             tracks = container.streams.audio
             if not tracks:
                 return None
             track = next((track for track in tracks if track.codec_context is not None), None)
             if track is None:
-                raise BadMediaError(f"{media.name}: its sound is in a format that cannot be decoded")
+                raise BadMediaError(
+                    f"{media.name}: its audio is in a format that cannot be decoded; convert it"
+                )
             limit_threads(track)
             waveform = _waveform(_track_blocks(container, track), media, limits, max_seconds)
             return waveform if len(waveform) else None
     except (av.FFmpegError, OSError, ValueError, EOFError) as error:
-        raise BadMediaError(f"{media.name}: cannot be read as sound ({reason(error)})") from error
+        raise BadMediaError(f"{media.name}: cannot be read as audio ({reason(error)})") from error
 
 
-def chunk(waveform: Float[np.ndarray, "samples"], chunk_samples: int) -> Float[np.ndarray, "c T"]:
-    """Cut into chunks of `chunk_samples` (at 16 kHz), the last one zero padded; nothing is dropped."""
+def split_into_chunks(waveform: Float[np.ndarray, "samples"], chunk_samples: int) -> Float[np.ndarray, "c T"]:
+    """Splits audio at 16 kHz into chunks of `chunk_samples`, the last one zero padded; drops nothing."""
     count = -(-len(waveform) // chunk_samples)
     padded = np.zeros(count * chunk_samples, np.float32)
     padded[: len(waveform)] = waveform
@@ -92,22 +98,25 @@ def chunk(waveform: Float[np.ndarray, "samples"], chunk_samples: int) -> Float[n
 def _waveform(
     blocks: Iterable[Block], media: Media, limits: MediaLimits, max_seconds: float | None
 ) -> Float[np.ndarray, "samples"]:
-    """Average, check and resample blocks as they are decoded; decoding ends where the audio is too long."""
+    """Averages, checks and resamples blocks as they are decoded; stops when the audio is too long."""
     longest = limits.audio_seconds if max_seconds is None else min(limits.audio_seconds, max_seconds)
     low, high = limits.audio_rates
-    before, length, rate, parts = 0.0, 0, None, []  # seconds at other rates, samples at this one
-    resampler = _Resampler(SAMPLE_RATE)
+    before, length, rate = 0.0, 0, 0  # seconds at earlier rates, samples at the current one, in Hz
+    parts: list[np.ndarray] = []
+    resampler: _Unchanged | _Soxr = _Unchanged()
     for block_rate, samples in blocks:
         if block_rate != rate:
             if not low <= block_rate <= high:
-                raise BadMediaError(f"{media.name}: {block_rate} samples a second, expected {low} to {high}")
+                raise BadMediaError(
+                    f"{media.name}: {block_rate} samples per second; expected {low} to {high}"
+                )
             parts += resampler.end()
             before += length / rate if rate else 0.0
-            length, rate, resampler = 0, block_rate, _Resampler(block_rate)
+            length, rate, resampler = 0, block_rate, _resampler(block_rate)
         length += len(samples)
         if before + length / rate > longest:
             raise BadMediaError(
-                f"{media.name}: the sound is longer than {longest:g} seconds, the most there is room for; "
+                f"{media.name}: the audio is longer than {longest:g} seconds, the longest that is accepted; "
                 "shorten it"
             )
         with np.errstate(all="ignore"):
@@ -116,43 +125,56 @@ def _waveform(
         parts += resampler.add(mono)
     parts += resampler.end()
     waveform = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    _check_finite(waveform, media)  # the filter may exceed the range of floats
+    _check_finite(waveform, media)  # the filter may overflow
     return waveform
 
 
 def _check_finite(samples: np.ndarray, media: Media) -> None:
     if not np.isfinite(samples).all():
-        raise BadMediaError(f"{media.name}: the sound has samples that are not finite")
+        raise BadMediaError(f"{media.name}: the audio has samples that are not finite; write it again")
 
 
-class _Resampler:
-    """To 16 kHz, block by block: the very numbers of librosa.resample(res_type="soxr_hq") of the whole."""
+class _Unchanged:
+    """Stands in for `_Soxr` where the audio is at 16 kHz already."""
 
-    def __init__(self, rate: int):
-        self._rate, self._given, self._made = rate, 0, 0
-        other = rate != SAMPLE_RATE
-        self._soxr = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ") if other else None
+    def add(self, mono: np.ndarray) -> list[np.ndarray]:
+        return [mono]
+
+    def end(self) -> list[np.ndarray]:
+        return []
+
+
+class _Soxr:
+    """Resamples mono audio to 16 kHz block by block, as librosa.resample(res_type="soxr_hq") does at once.
+
+    Both methods return the samples that are ready.
+    """
+
+    def __init__(self, rate: int) -> None:
+        self._ratio, self._given, self._returned = SAMPLE_RATE / rate, 0, 0
+        self._stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
 
     def add(self, mono: np.ndarray) -> list[np.ndarray]:
         self._given += len(mono)
-        return [self._made_by(mono)] if self._soxr else [mono]
+        samples = self._stream.resample_chunk(mono)
+        self._returned += len(samples)
+        return [samples]
 
     def end(self) -> list[np.ndarray]:
-        """The rest; librosa rounds the number of samples up, and fills with zeros."""
-        if self._soxr is None or not self._given:
+        """Returns the rest; librosa rounds the number of samples up, and pads with zeros."""
+        if not self._given:
             return []
-        before, rest = self._made, self._made_by(np.zeros(0, np.float32), last=True)
-        length = int(np.ceil(self._given * (SAMPLE_RATE / self._rate))) - before
+        length = int(np.ceil(self._given * self._ratio)) - self._returned
+        rest = self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
         return [rest[:length], np.zeros(max(length - len(rest), 0), np.float32)]
 
-    def _made_by(self, mono: np.ndarray, last: bool = False) -> np.ndarray:
-        made = self._soxr.resample_chunk(mono, last=last)
-        self._made += len(made)
-        return made
+
+def _resampler(rate: int) -> _Unchanged | _Soxr:
+    return _Unchanged() if rate == SAMPLE_RATE else _Soxr(rate)
 
 
 class _SoundFile(soundfile.SoundFile):
-    """Read from front to back: soundfile seeks after each block, which some decoders do not survive."""
+    """Reads from front to back: soundfile seeks after each block, which crashes some decoders."""
 
     def seekable(self) -> bool:
         return False
@@ -160,8 +182,8 @@ class _SoundFile(soundfile.SoundFile):
 
 @contextlib.contextmanager
 def _sound_file(media: Media) -> Iterator[_SoundFile]:
-    """The audio file, by its descriptor: its name does not count (soundfile takes .raw for headerless)."""
-    if media.data is not None:
+    """Opens the audio file by its descriptor, without its name: soundfile takes .raw for headerless audio."""
+    if isinstance(media, MediaBytes):
         with _SoundFile(_Bytes(media.data)) as file:
             yield file
     else:
@@ -170,7 +192,7 @@ def _sound_file(media: Media) -> Iterator[_SoundFile]:
 
 
 class _Bytes(io.BytesIO):
-    """Bytes as a file in which a seek to before the start fails silently, as libsndfile expects it."""
+    """Bytes as a file in which a seek to before the start returns -1, as libsndfile expects."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
         try:
@@ -180,7 +202,7 @@ class _Bytes(io.BytesIO):
 
 
 def _format(media: Media) -> str | None:
-    """The format as libsndfile names it; None for a file that it does not know."""
+    """The name that libsndfile has for the format; None for a format that it does not know."""
     try:
         with _sound_file(media) as file:
             return file.format
@@ -194,16 +216,17 @@ def _sound_file_blocks(media: Media) -> Iterator[Block]:
     try:
         with _sound_file(media) as file:
             if soundfile.SoundFile.seekable(file):
-                file.seek(0)  # as soundfile.read does: a decoder of MP3 then rounds otherwise in the last bit
+                file.seek(0)  # as soundfile.read does: without it, the MP3 decoder differs in the last bit
             frames = max(BLOCK // file.channels, 1)
             while len(samples := file.read(frames, dtype="float32", always_2d=True)):
                 yield file.samplerate, samples
     except soundfile.SoundFileError as error:
-        raise BadMediaError(f"{media.name}: cannot be read as sound ({first_line(error)})") from error
+        raise BadMediaError(f"{media.name}: cannot be read as audio ({first_line(error)})") from error
 
 
 def _track_blocks(container: av.container.InputContainer, track: av.AudioStream) -> Iterator[Block]:
-    to_float, kind, failed = None, None, None
+    decoded_format, failed = None, None
+    to_float = av.AudioResampler(format="flt")
     for packet in container.demux(track):
         try:
             frames = packet.decode()
@@ -211,12 +234,12 @@ def _track_blocks(container: av.container.InputContainer, track: av.AudioStream)
             failed = failed or error
             continue
         for frame in frames:
-            if failed:  # and it goes on: samples are missing in the middle
+            if failed:  # samples are missing in the middle
                 raise failed
-            if kind != (found := (frame.sample_rate, frame.format.name, frame.layout.name)):
-                # Not planar: PyAV reads beyond the end where there are more than 8 planes.
-                kind, to_float = found, av.AudioResampler(format="flt")
+            if decoded_format != (found := (frame.sample_rate, frame.format.name, frame.layout.name)):
+                # Not planar: PyAV reads beyond the end if there are more than 8 planes.
+                decoded_format, to_float = found, av.AudioResampler(format="flt")
             for block in to_float.resample(frame):
                 yield frame.sample_rate, block.to_ndarray().reshape(-1, frame.layout.nb_channels)
-    if failed and kind is None:
+    if failed and decoded_format is None:
         raise failed

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 import av
 
-from ola_jax.data.media import Media, short
+from ola_jax.data.media import Media, MediaFile, short
 from ola_jax.errors import first_line
 
 THREADS = 2  # of one decoder, whatever the number of cores: several records are decoded side by side
 
 
 class _Reader(io.BufferedReader):
-    """A file whose name is its suffix, by which some formats are known."""
+    """A file whose name is no more than its suffix, by which FFmpeg knows some formats."""
 
     name = ""
 
@@ -29,13 +29,14 @@ class _Reader(io.BufferedReader):
 def open_container(media: Media) -> Iterator[av.container.InputContainer]:
     """The container of a file or of bytes.
 
-    It is read through an open file of a plain name, so that a name such as "12:30.mp4" or "%03d.png" is no
-    address or pattern, and a playlist opens no other file. Tags that are not UTF-8 do not matter.
+    It is read through an open file of a plain name, so that a name such as "12:30.mp4" or "%03d.png" is not
+    taken for an address or a pattern, and a playlist opens no other file. Tags need not be UTF-8.
     """
     with (
-        media.open() if media.data is not None else _Reader(media.path) as file,
+        _Reader(media.path) if isinstance(media, MediaFile) else media.open() as file,
         av.open(
             file,
+            "r",
             metadata_errors="replace",
             buffer_size=2**16,
             container_options={"protocol_whitelist": "none"},
@@ -45,16 +46,16 @@ def open_container(media: Media) -> Iterator[av.container.InputContainer]:
 
 
 def reason(error: Exception) -> str:
-    """What FFmpeg or the system says, without the name of the file."""
+    """The message of FFmpeg or of the system, without the name of the file."""
     return short(getattr(error, "strerror", None) or first_line(error))
 
 
 def is_picture(container: av.container.InputContainer) -> bool:
-    """Whether it is a single encoded image, which FFmpeg takes for a stream of pictures."""
+    """True for a single encoded image, which FFmpeg takes for a stream of pictures."""
     return container.format.name.endswith("_pipe") or container.format.name == "image2"
 
 
 def limit_threads(stream: av.VideoStream | av.AudioStream) -> None:
-    """Bound the threads, and with them the frames, of a decoder; before its first packet."""
+    """Bounds the threads of a decoder, and with them the frames it holds; call before its first packet."""
     stream.codec_context.thread_type = "SLICE"  # does not hold frames back, as threads for whole frames do
     stream.codec_context.thread_count = THREADS

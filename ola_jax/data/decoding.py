@@ -1,8 +1,11 @@
-"""Decoding the media of a record into what a sample holds, by functions that another process may run."""
+"""Decoding the media of a record for a sample, by functions that another process may run.
+
+Like what it imports, it does not import `ola_jax.typing`, so that such a process starts without JAX.
+"""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, TypeVar, TypeVarTuple, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -16,28 +19,37 @@ from ola_jax.data.sample import ImagePatches
 from ola_jax.data.video import read_frames
 from ola_jax.errors import OlaError
 
-Decode = Callable[..., Any]  # calls a function with arguments, the first of which names the media
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+@runtime_checkable
+class Decode(Protocol):
+    """Calls a function that decodes media, in this process or in another."""
+
+    def __call__(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+        """Returns the function's result; the first argument names the media."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodeSettings:
-    """How media are decoded for a model."""
+    """The settings with which media are decoded for a model."""
 
     pixels: PixelLimits
     media: MediaLimits
     patch_size: int  # pixels
-    to_rgb: bool  # of images at once, as in training
-    max_seconds: float  # of the audio that a sample has room for
+    to_rgb: bool  # convert images to RGB at once, as in training
+    max_seconds: float  # the longest audio that fits into a sample
 
 
-def in_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call the function here and now."""
+def in_process(function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+    """Calls the function in this process."""
     return function(*arguments)
 
 
 def decode_images(refs: tuple[Any, ...], root: str | None, settings: DecodeSettings) -> list[ImagePatches]:
     """The views of images in order, two each: low and high resolution."""
-    images = []
+    images: list[ImagePatches] = []
     for ref in refs:
         for media in locate(ref, root, settings.media):
             image = read_image(media, settings.to_rgb, settings.media)
@@ -45,19 +57,19 @@ def decode_images(refs: tuple[Any, ...], root: str | None, settings: DecodeSetti
                 views = image_views(image, settings.pixels)
             except (ValueError, MemoryError) as error:
                 size = f"{image.width}x{image.height}"
-                raise BadMediaError(f"{media.name}: {size} pixels cannot be resized") from error
+                raise BadMediaError(f"{media.name}: {size} pixels cannot be resized; crop it") from error
             images += [patchify(np.asarray(view), settings.patch_size) for view in views]
     return images
 
 
 def image_sizes(refs: tuple[Any, ...], root: str | None, settings: DecodeSettings) -> list[tuple[int, int]]:
-    """Width and height of each image in pixels, by the headers alone; none if one cannot be read."""
+    """Width and height of each image in pixels, from the headers; empty if one cannot be read."""
     sizes = []
     for media in [media for ref in refs for media in locate(ref, root, settings.media)]:
         try:
             with Image.open(media.open()) as image:
                 sizes.append(image.size)
-        except Exception:  # the reader says what is wrong with it
+        except Exception:  # `read_image` reports what is wrong with it
             return []
     return sizes
 
@@ -65,7 +77,7 @@ def image_sizes(refs: tuple[Any, ...], root: str | None, settings: DecodeSetting
 def decode_video(
     ref: Any, root: str | None, settings: DecodeSettings
 ) -> tuple[list[ImagePatches], list[int]]:
-    """The distinct frames of a video that the model sees, and which of them are shown in turn.
+    """The distinct frames of a video that the model sees, and for each frame shown its place among them.
 
     The video is a file, or its frames: a list of images, or of places in a patch file.
     """
@@ -78,22 +90,25 @@ def decode_video(
         items, settings.pixels, settings.media, single_image=not isinstance(ref, str), reduce=reduce
     )
     if len({frame.grid for frame in frames}) > 1:
-        raise OlaError(f"{items[0].name}: the frames differ in size; expected frames of one video")
+        raise OlaError(f"{items[0].name}: the frames of the video differ in size; resize them to one size")
     return frames, shown
 
 
 def decode_audio(ref: Any, root: str | None, settings: DecodeSettings) -> Float[np.ndarray, "samples"]:
-    """The audio of a file, or of several places in a patch file, one after the other."""
+    """The audio of a file, or of several places in a patch file, concatenated."""
     parts, longest = [], settings.max_seconds
     for media in locate(ref, root, settings.media):
         parts.append(read_audio(media, settings.media, longest))
         if sum(map(len, parts)) > longest * SAMPLE_RATE:
-            raise BadMediaError(f"{media.name}: all {len(parts)} sounds are longer than {longest:g} seconds")
+            raise BadMediaError(
+                f"{media.name}: the {len(parts)} audio items up to here are longer than {longest:g} seconds "
+                "together, the longest that is accepted; shorten them"
+            )
     return np.concatenate(parts)
 
 
 def decode_sound_track(
     ref: Any, root: str | None, settings: DecodeSettings
 ) -> Float[np.ndarray, "samples"] | None:
-    """The audio track of a video file; None for a silent one."""
+    """The sound track of a video file; None for a silent one."""
     return read_sound_track(locate(ref, root, settings.media)[0], settings.media, settings.max_seconds)

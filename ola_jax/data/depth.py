@@ -1,20 +1,20 @@
 """Images of more than 8 bits a sample: grey of 16 and 32 bits, and floats, brought to 8 bits."""
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from ola_jax.errors import OlaError
 
-RANGES = (255, 65_535, 2**31 - 1, 2**32 - 1)  # that samples of an integer image may fill
+RANGES = (255, 65_535, 2**31 - 1, 2**32 - 1)  # of the samples of an integer image
 FLOAT_RANGES = (1.0, 255.0, 65_535.0)
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:
     """Grey of 8 bits from modes I;16, I and F; other modes are returned as they are.
 
-    16 bits lose the lower 8, as Pillow does to 16-bit colour. Neither 32-bit integers nor floats say which
-    range they fill: it is taken to be the smallest that holds the largest sample, for integers of 0 to 255,
-    65535, 2**31 - 1, 2**32 - 1, and for floats of 0 to 1, 255, 65535. What is below zero becomes black.
+    16 bits lose the lower 8, as 16-bit colour does in Pillow. Files of 32-bit integers or floats do not state
+    their range: it is taken to be the smallest that holds the largest sample, for integers of 0 to 255,
+    65535, 2**31 - 1, 2**32 - 1, and for floats of 0 to 1, 255, 65535. Negative samples become black.
     Raises OlaError for NaN and larger floats.
     """
     if image.mode.startswith("I;16"):
@@ -26,16 +26,16 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
 
 def _from_integers(image: Image.Image) -> Image.Image:
     samples = np.asarray(image)
-    if image.format == "TIFF" and not _is_signed(image):
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and not _is_signed(image):
         samples = samples.view(np.uint32)  # Pillow reads unsigned 32 bits as signed ones
     largest = 65_535 if image.format in ("PNG", "PPM") else int(samples.max())
     shift = next(top for top in RANGES if largest <= top).bit_length() - 8
     return Image.fromarray((samples.clip(0) >> shift).clip(0, 255).astype(np.uint8))
 
 
-def _is_signed(image: Image.Image) -> bool:
-    bits, kinds = (image.tag_v2.get(tag, (default,)) for tag, default in ((258, 1), (339, 1)))
-    return tuple(kinds)[:1] != (1,) or tuple(bits)[:1] != (32,)
+def _is_signed(image: TiffImagePlugin.TiffImageFile) -> bool:
+    bits, formats = (image.tag_v2.get(tag, (default,)) for tag, default in ((258, 1), (339, 1)))
+    return tuple(formats)[:1] != (1,) or tuple(bits)[:1] != (32,)
 
 
 def _from_floats(image: Image.Image) -> Image.Image:
@@ -43,7 +43,7 @@ def _from_floats(image: Image.Image) -> Image.Image:
     largest = float(samples.max())
     top = next((top for top in FLOAT_RANGES if largest <= top), None)  # None for NaN, too
     if top is None or not np.isfinite(samples).all():
-        raise OlaError(f"float samples up to {largest:g}, expected 0 to 1, 255 or 65535")
+        raise OlaError(f"float samples up to {largest:g}; expected 0 to 1, 0 to 255 or 0 to 65535")
     if top == 255:
         return image.convert("L")
     scaled = samples.clip(0) / 256 if top == 65_535 else samples.clip(0) * 255 + 0.5

@@ -1,22 +1,31 @@
-"""The ways in which a record fails to become a sample, and the kinds under which they are counted."""
+"""The ways in which a record can fail to become a sample, and the kinds by which they are counted."""
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from ola_jax.data.media import BadMediaError, CrashedError, MissingFileError, TimedOutError
 from ola_jax.errors import OlaError, describe, quote
 
 
 class TooLargeError(OlaError):
-    """A record to learn from, whose media and questions leave no room for an answer."""
+    """A training record whose media and questions leave no room for an answer."""
 
 
 class NothingToLearnError(OlaError):
-    """A record to learn from, without an answer."""
+    """A training record without an answer."""
 
 
-_KINDS = {
+FailureKind = Literal[
+    "missing file",
+    "timed out",
+    "decoder crashed",
+    "unreadable media",
+    "too large",
+    "nothing to learn",
+    "malformed record",
+]
+_KINDS: dict[type[OlaError], FailureKind] = {
     MissingFileError: "missing file",
     TimedOutError: "timed out",
     CrashedError: "decoder crashed",
@@ -26,14 +35,14 @@ _KINDS = {
 }
 
 
-def kind_of(error: OlaError) -> str:
-    """The kind of a skip that an error of a sample makes."""
+def failure_kind(error: OlaError) -> FailureKind:
+    """The kind by which a record is counted that failed with this error."""
     return next((kind for cls, kind in _KINDS.items() if isinstance(error, cls)), "malformed record")
 
 
 @contextlib.contextmanager
-def reading(key: str, refs: Any) -> Iterator[None]:
-    """While media are read: whatever a decoder raises becomes BadMediaError, naming the media."""
+def errors_naming_media(key: str, refs: Any) -> Iterator[None]:
+    """A context in which any exception of a decoder becomes BadMediaError, naming the media."""
     try:
         yield
     except (OlaError, KeyboardInterrupt, SystemExit, GeneratorExit):

@@ -1,4 +1,4 @@
-"""Images and video frames: decoding, bringing to whole patches, cutting into patches.
+"""Images and video frames: decoding, resizing to whole patches, splitting into patches.
 
 Source: the original's ola/mm_utils.py.
 """
@@ -8,7 +8,7 @@ import warnings
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ola_jax.config import MediaLimits, PixelLimits
 from ola_jax.data.depth import to_eight_bits
@@ -17,36 +17,39 @@ from ola_jax.data.sample import ImagePatches
 from ola_jax.errors import first_line
 
 GREY = (127, 127, 127)  # of the padding
-# Modes that stay until an image is padded or resized, as they do in the original's inference script.
-KEPT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+_ORIENTATION = ExifTags.Base.Orientation
+# Modes that are kept until an image is padded or resized, as in the original's inference script.
+KEPT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
 def read_image(media: Media, to_rgb: bool, limits: MediaLimits = LIMITS) -> Image.Image:
-    """Decode an image; of an animation or of several pages, the first picture.
+    """Decodes an image; of an animation or of several pages, the first picture.
 
     With `to_rgb` it is converted at once, as in training; otherwise it keeps its mode (palette,
     grey, alpha) until it is padded or cut into patches, as in the original's inference script (quirk V4).
-    More than 8 bits a sample are brought to 8. Raises OlaError for a file that is not an image, is broken, is
-    cut short, or has more pixels than the limits allow (which is checked before it is decoded).
+    More than 8 bits per sample are reduced to 8. Raises OlaError for a file that is not an image, is broken,
+    is truncated, or has more pixels than the limits allow (which is checked before it is decoded).
     """
     try:
         with open_image(media) as image:
             check_pixels(media, image.size, limits.image_pixels, "image_pixels")
             image.load()
             if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
-                del image.info["transparency"]  # it is not used, and Pillow warns of it
-            turned = ImageOps.exif_transpose(image) if limits.exif_orientation else image
-            eight_bits = to_eight_bits(turned)
-            return eight_bits.convert("RGB") if to_rgb or eight_bits.mode not in KEPT else eight_bits
+                del image.info["transparency"]  # it is not used, and Pillow warns about it
+            eight_bits = to_eight_bits(image)
+            if limits.exif_orientation:
+                eight_bits.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
+                eight_bits = ImageOps.exif_transpose(eight_bits)
+            return eight_bits.convert("RGB") if to_rgb or eight_bits.mode not in KEPT_MODES else eight_bits
     except BadMediaError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on broken files
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else first_line(error)
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else first_line(error)
         raise BadMediaError(f"{media.name}: cannot be read as an image ({reason})") from error
 
 
 def open_image(media: Media) -> Image.Image:
-    """Pillow's image, not yet decoded; its warning of many pixels is no error, there is a limit for them."""
+    """Opens an image without decoding it, however many pixels it has: `check_pixels` is there for that."""
     try:
         return Image.open(media.open())
     except Image.DecompressionBombWarning:
@@ -56,16 +59,19 @@ def open_image(media: Media) -> Image.Image:
 
 
 def check_pixels(media: Media, size: tuple[int, int], limit: int, name: str) -> None:
-    """Raise OlaError for an image or frame of more pixels than allowed."""
+    """Raises OlaError for an image or frame of more pixels than allowed."""
     if size[0] * size[1] > limit:
-        raise BadMediaError(f"{media.name}: {size[0]}x{size[1]} pixels, at most {limit} are decoded ({name})")
+        raise BadMediaError(
+            f"{media.name}: {size[0]}x{size[1]} pixels, at most {limit} are decoded ({name}); resize it or "
+            "raise the limit"
+        )
 
 
 def image_views(image: Image.Image, limits: PixelLimits) -> tuple[Image.Image, Image.Image]:
-    """The low-resolution and the high-resolution view, both RGB with sides of whole multiples.
+    """The low-resolution and the high-resolution view, both RGB, with sides that are multiples.
 
-    The high-resolution view is padded with grey, or, above the largest area, resized (the aspect
-    ratio only roughly kept). The low-resolution view is made from that padded or resized view (quirk V3).
+    The high-resolution view is padded with grey, or, above the largest area, resized (which keeps the aspect
+    ratio only roughly). The low-resolution view is resized from it (quirk V3).
     """
     multiple = limits.image_multiple
     high = _pad_or_resize(image, multiple, 0, limits.high_res_max_side, smallest=multiple)
@@ -74,19 +80,19 @@ def image_views(image: Image.Image, limits: PixelLimits) -> tuple[Image.Image, I
 
 
 def video_frame(image: Image.Image, limits: PixelLimits, name: str = "frame") -> Image.Image:
-    """A video frame, RGB with sides of whole multiples. Raises OlaError where a side would vanish."""
+    """A video frame, RGB, with sides that are multiples. Raises OlaError if a side would become zero."""
     multiple = limits.video_multiple
     frame = _pad_or_resize(image, multiple, limits.video_min_side, limits.video_max_side, smallest=0)
     if min(frame.size) == 0:
         width, height = image.size
         raise BadMediaError(
-            f"{name}: {width}x{height} pixels is too narrow, no side may vanish when it is resized"
+            f"{name}: {width}x{height} pixels is too narrow: a side would be 0 after resizing; crop or pad it"
         )
     return frame.convert("RGB")
 
 
 def patchify(pixels: UInt8[np.ndarray, "height width 3"], patch_size: int) -> ImagePatches:
-    """Cut an image into patches of `patch_size` pixels square, in 2x2-block order.
+    """Splits an image into patches of `patch_size` pixels square, in 2x2-block order.
 
     Both sides must be multiples of twice the patch size, in pixels.
     """
@@ -99,7 +105,7 @@ def patchify(pixels: UInt8[np.ndarray, "height width 3"], patch_size: int) -> Im
 def _pad_or_resize(
     image: Image.Image, multiple: int, min_side: int, max_side: int, smallest: int
 ) -> Image.Image:
-    """Resize an area outside min_side² to max_side²; pad others with grey to next multiples (quirk V2)."""
+    """Resizes an area outside min_side² to max_side²; pads others with grey to multiples (quirk V2)."""
     width, height = image.size
     if width * height > max_side * max_side:
         side = max_side

@@ -1,4 +1,4 @@
-"""Decoding in processes that can be ended: a decoder that hangs or crashes costs no more than a record."""
+"""Decoding in processes that can be ended: a decoder that hangs or crashes costs one record."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 from ola_jax.data.decoding_process import subject
 from ola_jax.data.media import CrashedError, TimedOutError
@@ -19,25 +19,28 @@ from ola_jax.data.messages import receive, send
 from ola_jax.errors import OlaError, first_line
 
 START_SECONDS = 120.0  # for the process to import its libraries, on a busy machine
-WAIT_SECONDS = 0.5  # of all threads together, before there is one process more: about what its start costs
+WAIT_SECONDS = 0.5  # of all threads together, before another process is started: about the cost of a start
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class ClosedError(OlaError):
-    """A call that `IsolatedDecoder.close` ended; it says nothing about the media."""
+    """A call that `IsolatedDecoder.close` ended, whatever the media."""
 
 
 class IsolatedDecoder:
     """Calls functions in processes of its own, each for at most `seconds`; for `Processor.decode`.
 
-    Functions and arguments are pickled, so functions are given by their place in a module. Any number of
-    threads may call; each waits for its own result. There are at most as many processes as calls at the same
-    time; they start when needed, are used again, and end with `close`, with this object, or with the process
-    that made it.
+    Functions and arguments are pickled, so functions must be at the top level of a module. Any number of
+    threads may call; each waits for its own result. There are at most as many processes as concurrent calls;
+    they start when needed, are reused, and end with `close`, with this object, or with the process that made
+    it.
     """
 
-    def __init__(self, seconds: float):
+    def __init__(self, seconds: float) -> None:
         if not seconds > 0:
-            raise OlaError(f"decode_seconds is {seconds}, expected more than 0")
+            raise OlaError(f"decode_seconds is {seconds}; expected more than 0")
         self._seconds = seconds
         self._pool = _Pool()
         self._end = weakref.finalize(self, _Pool.close, self._pool)
@@ -48,10 +51,10 @@ class IsolatedDecoder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The function's result. OlaErrors come as they are, other exceptions as a BadMediaError naming them.
+    def __call__(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+        """Returns the function's result, or raises its OlaError; others become a BadMediaError naming them.
 
-        Raises TimedOutError or CrashedError, with the first argument, when the process was ended, or died.
+        Raises TimedOutError or CrashedError, naming the first argument, if the process was ended or died.
         """
         worker = self._pool.take()
         try:
@@ -59,20 +62,25 @@ class IsolatedDecoder:
         except TimeoutError:
             worker.kill()
             if worker.calls == 0:
-                raise OlaError(f"a process for decoding did not start in {START_SECONDS:g} seconds") from None
-            reason = f"decoding took more than {self._seconds:g} seconds (decode_seconds) and was ended"
-            raise TimedOutError(f"{subject(arguments)}: {reason}") from None
+                raise OlaError(
+                    f"the process that decodes media did not start within {START_SECONDS:g} seconds; reduce "
+                    "the load of the machine"
+                ) from None
+            raise TimedOutError(
+                f"{subject(arguments)}: decoding took more than {self._seconds:g} seconds (decode_seconds) "
+                "and was ended; shorten or convert the file, or raise the limit"
+            ) from None
         except (EOFError, OSError) as error:
             how = worker.kill(wait=1.0)
             if self._pool.closed:
                 raise ClosedError("decoding was closed") from error
             if worker.calls == 0:
-                raise OlaError(f"a process for decoding did not start ({how})") from error
-            if worker.calls > 1 and isinstance(error, ConnectionError):  # it died before it read this call
+                raise OlaError(f"the process that decodes media did not start ({how})") from error
+            if worker.calls > 1 and isinstance(error, ConnectionError):  # it died before this call
                 return self(function, *arguments)
-            reason = f"the decoder crashed ({how}); convert the file, or leave it out"
+            reason = f"the decoder crashed ({how}); convert the file or remove it"
             raise CrashedError(f"{subject(arguments)}: {reason}") from error
-        except BaseException:  # an interrupt, or no pickle: the process may still be busy
+        except BaseException:  # an interrupt, or a pickling error: the process may still be busy
             worker.kill()
             raise
         finally:
@@ -82,32 +90,32 @@ class IsolatedDecoder:
         return value
 
     def close(self) -> None:
-        """End all processes, those that are decoding included."""
+        """Ends all processes, those that are decoding included."""
         self._end()
 
 
 class _Worker:
     """The parent's side of one process."""
 
-    def __init__(self):
-        self.connection, theirs = socket.socketpair()
+    def __init__(self) -> None:
+        self.connection, child_end = socket.socketpair()
         paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
         program = [sys.executable, "-P", "-m", "ola_jax.data.decoding_process"]
-        with theirs:
+        with child_end:
             self.process = subprocess.Popen(
-                [*program, str(theirs.fileno()), str(os.getpid())],
+                [*program, str(child_end.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                process_group=0,  # Ctrl-C is for the parent
+                pass_fds=(child_end.fileno(),),
+                process_group=0,  # Ctrl-C is meant for the parent
                 env=os.environ | {"PYTHONPATH": paths},
             )
-        self.calls = 0  # that it was asked for; none before it is ready
+        self.calls = 0  # sent so far; 0 until it is ready
 
     def call(
         self, seconds: float, function: Callable[..., Any], arguments: tuple[Any, ...]
     ) -> tuple[bool, Any]:
-        """Whether the function returned, and its result or exception."""
+        """Returns True and the function's result, or False and its exception."""
         request = pickle.dumps((function, arguments), protocol=5)
         if not self.calls:
             self.connection.settimeout(START_SECONDS)
@@ -118,7 +126,7 @@ class _Worker:
         return receive(self.connection)
 
     def kill(self, wait: float = 0.0) -> str:
-        """End the process, unless it ends by itself within `wait` seconds; how it ended."""
+        """Ends the process unless it ends by itself within `wait` seconds; returns how it ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(wait)
         self.process.kill()
@@ -128,10 +136,13 @@ class _Worker:
 
 
 class _Pool:
-    """The processes; one more is started when threads have waited for as long as a start takes."""
+    """The processes; another is started when threads have waited for as long as a start takes."""
 
-    def __init__(self):
-        self._changed, self._idle, self._all, self._waited = threading.Condition(), [], set(), 0.0
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._idle: list[_Worker] = []
+        self._all: set[_Worker] = set()
+        self._waited = 0.0  # seconds, of all threads, since the last start
         self.closed = False
 
     def take(self) -> _Worker:
@@ -163,7 +174,7 @@ class _Pool:
             workers, idle, self._all, self._idle = self._all, self._idle, set(), []
             self._changed.notify_all()
         for worker in workers:
-            worker.process.kill()  # a thread that waits for it sees the end of the pipe
+            worker.process.kill()  # a thread waiting for it then reads the end of the stream
         for worker in workers:
             worker.process.wait()
         for worker in idle:
@@ -174,7 +185,9 @@ class _Pool:
         try:
             worker = _Worker()
         except OSError as error:
-            raise OlaError(f"a process for decoding cannot be started ({first_line(error)})") from error
+            raise OlaError(
+                f"the process that decodes media cannot be started ({first_line(error)})"
+            ) from error
         self._all.add(worker)
         return worker
 

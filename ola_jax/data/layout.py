@@ -1,4 +1,4 @@
-"""Which rows of a feature table an image, a video and a sound become, marks included.
+"""The rows of a feature table that images, videos and audio become, marks included.
 
 Source: `OlaMLP.forward` and `EncoderProjectorConcat.forward` of the original.
 """
@@ -7,55 +7,52 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ola_jax.batch import MARKS
-from ola_jax.typing import Array, Int
+from ola_jax.batch import POOLED, mark_rows
+from ola_jax.typing import HostArray, Int
 
 Grid = tuple[int, int]  # height and width of an image in patches
 
 
-def image_rows(starts: tuple[int, int], grids: tuple[Grid, Grid], marks: int) -> Int[Array, "rows"]:
+def image_rows(starts: tuple[int, int], grids: tuple[Grid, Grid], marks: int) -> Int[HostArray, "rows"]:
     """An image: begin, rows of the low-resolution view, sep, rows of the high-resolution view, end.
 
     `starts`: the first feature of either view; `grids`: their sizes in patches; `marks`: the table
     row of the first mark. Every row of features is followed by a newline (quirk V10).
     """
-    newline, begin, end, sep = _marks(marks)[:4]
-    low, high = (_lines(start, grid, newline) for start, grid in zip(starts, grids, strict=True))
-    return np.concatenate([[begin], low, [sep], high, [end]]).astype(np.int32)
+    row = mark_rows(marks)
+    low, high = (_lines(start, grid, row["image_newline"]) for start, grid in zip(starts, grids, strict=True))
+    begin, sep, end = ([row[name]] for name in ("image_begin", "image_sep", "image_end"))
+    return np.concatenate([begin, low, sep, high, end]).astype(np.int32)
 
 
-def video_rows(starts: Sequence[int], grid: Grid, marks: int) -> Int[Array, "rows"]:
+def video_rows(starts: Sequence[int], grid: Grid, marks: int) -> Int[HostArray, "rows"]:
     """A video: begin, then for each frame its rows and a sep, then end."""
-    newline, begin, end, sep = _marks(marks)[:4]
-    frames = [np.append(_lines(start, grid, newline), sep) for start in starts]
-    return np.concatenate([[begin], *frames, [end]]).astype(np.int32)
+    row = mark_rows(marks)
+    frames = [np.append(_lines(start, grid, row["image_newline"]), row["image_sep"]) for start in starts]
+    return np.concatenate([[row["image_begin"]], *frames, [row["image_end"]]]).astype(np.int32)
 
 
-def audio_rows(start: int, chunks: int, chunk_tokens: int, marks: int) -> Int[Array, "rows"]:
+def audio_rows(start: int, chunks: int, chunk_tokens: int, marks: int) -> Int[HostArray, "rows"]:
     """Audio: begin, the tokens of each chunk followed by a newline, end; one block (quirk M2)."""
-    newline, begin, end = _marks(marks)[4:]
+    row = mark_rows(marks)
     tokens = start + np.arange(chunks * chunk_tokens).reshape(chunks, chunk_tokens)
-    lines = np.append(tokens, np.full((chunks, 1), newline), axis=1).ravel()
-    return np.concatenate([[begin], lines, [end]]).astype(np.int32)
+    lines = np.append(tokens, np.full((chunks, 1), row["speech_newline"]), axis=1).ravel()
+    return np.concatenate([[row["speech_begin"]], lines, [row["speech_end"]]]).astype(np.int32)
 
 
 def pooled_size(grid: Grid) -> int:
     """Features that an image of this grid becomes: one for each block of 2x2 patches."""
-    return grid[0] * grid[1] // 4
+    return grid[0] * grid[1] // POOLED
 
 
-def block_order(grid: Grid) -> tuple[Int[Array, "n"], Int[Array, "n"]]:
+def block_order(grid: Grid) -> tuple[Int[HostArray, "n"], Int[HostArray, "n"]]:
     """Row and column of every patch of a grid, in 2x2-block order."""
     row, column = np.divmod(np.arange(grid[0] * grid[1], dtype=np.int32).reshape(grid), grid[1])
     order = lambda x: x.reshape(grid[0] // 2, 2, grid[1] // 2, 2).transpose(0, 2, 1, 3).ravel()
     return order(row), order(column)
 
 
-def _lines(start: int, grid: Grid, newline: int) -> Int[Array, "rows"]:
+def _lines(start: int, grid: Grid, newline: int) -> Int[HostArray, "rows"]:
     height, width = grid[0] // 2, grid[1] // 2
     features = start + np.arange(height * width).reshape(height, width)
     return np.append(features, np.full((height, 1), newline), axis=1).ravel()
-
-
-def _marks(first: int) -> range:
-    return range(first, first + len(MARKS))

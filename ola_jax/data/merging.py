@@ -1,60 +1,66 @@
-"""Merging: placeholders among token ids replaced by the features of their media."""
+"""Merging: placeholders among token ids are replaced by the features of their media."""
 
 from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ola_jax.batch import IGNORE, TEXT
+from ola_jax.batch import IGNORE, MODALITIES, TEXT, Modality
 from ola_jax.data.chat import AUDIO, AUDIO_ID, IMAGE, IMAGE_ID
 from ola_jax.errors import OlaError
-from ola_jax.typing import Array, Int
-
-MODALITIES = ("text", "image", "video", "audio")
+from ola_jax.typing import HostArray, Int
 
 
-def check_counts(placeholder: str, found: int, media: int, name: str) -> None:
-    """Raise OlaError unless there are as many placeholders as media (of the kind `name`)."""
-    if found != media:
+class Merged(NamedTuple):
+    """The token sequence of a sample."""
+
+    tokens: Int[HostArray, "L"]
+    labels: Int[HostArray, "L"]  # not shifted
+    source: Int[HostArray, "L"]  # as in Sample
+    modality: Int[HostArray, "L"]  # indices of MODALITIES
+
+
+def check_counts(placeholder: str, found: int, expected: int, modality: Modality) -> None:
+    """Raises OlaError unless there are as many placeholders as media of this modality."""
+    if found != expected:
         raise OlaError(
-            f"'conversations': {found} {placeholder!r} placeholders for {media} of {name}; expected one for "
-            f"each, and a line end after it"
+            f"'conversations': {found} {placeholder!r} placeholders for {expected} of {modality}; expected "
+            "one for each, and a line end after it"
         )
 
 
 def merge(
-    ids: Int[Array, "l"],
-    labels: Int[Array, "l"],
-    visuals: Sequence[Int[Array, "_"]],
-    sounds: Sequence[Int[Array, "_"]],
-    visual_modality: str,
-) -> tuple[Int[Array, "L"], Int[Array, "L"], Int[Array, "L"], Int[Array, "L"]]:
-    """Tokens, labels (not shifted), source and modality (an index of MODALITIES) of a merged sample.
+    ids: Int[HostArray, "l"],
+    labels: Int[HostArray, "l"],
+    *,
+    visuals: Sequence[Int[HostArray, "_"]],
+    audio: Sequence[Int[HostArray, "_"]],
+    visual_modality: Literal["image", "video"],
+) -> Merged:
+    """Replaces the placeholders among `ids` by the rows of the feature table that are their media.
 
-    As in the original, features are placed by count, not by kind: all visuals come first, in the
-    slots of the leftmost placeholders, then the sounds; in `<speech><image>` the video takes the
-    slot of the speech (quirk M1). The released weights were trained so. Raises OlaError when the number of
-    placeholders is not the number of media.
+    As in the original, features are placed by count, not by kind: all visuals come first, in the slots of the
+    leftmost placeholders, then the audio; in `<speech><image>` the video takes the slot of the speech (quirk
+    M1). The released weights were trained so. Raises OlaError if the number of placeholders is not the number
+    of media.
     """
-    for kind, placeholder, media in ((IMAGE_ID, IMAGE, visuals), (AUDIO_ID, AUDIO, sounds)):
-        name = visual_modality if kind == IMAGE_ID else "audio"
-        check_counts(placeholder, int((ids == kind).sum()), len(media), name)
-    tokens, merged_labels, source, modality = [], [], [], []
+    check_counts(IMAGE, int((ids == IMAGE_ID).sum()), len(visuals), visual_modality)
+    check_counts(AUDIO, int((ids == AUDIO_ID).sum()), len(audio), "audio")
+    parts: list[tuple[HostArray, HostArray, HostArray, Modality]] = []  # tokens, labels, source
 
-    def add(part_tokens: np.ndarray, part_labels: np.ndarray, part_source: np.ndarray, kind: str) -> None:
-        tokens.append(part_tokens)
-        merged_labels.append(part_labels)
-        source.append(part_source)
-        modality.append(np.full(len(part_source), MODALITIES.index(kind)))
+    def add_text(begin: int, end: int) -> None:
+        parts.append((ids[begin:end], labels[begin:end], np.full(end - begin, TEXT), "text"))
 
-    features = [(rows, visual_modality) for rows in visuals] + [(rows, "audio") for rows in sounds]
-    slots = np.flatnonzero((ids == IMAGE_ID) | (ids == AUDIO_ID))
+    features: list[tuple[HostArray, Modality]] = [(rows, visual_modality) for rows in visuals]
+    features += [(rows, "audio") for rows in audio]
+    slots = np.flatnonzero((ids == IMAGE_ID) | (ids == AUDIO_ID)).tolist()
     begin = 0
-    for slot, (rows, kind) in zip(slots, features, strict=True):
-        add(ids[begin:slot], labels[begin:slot], np.full(slot - begin, TEXT), "text")
-        add(np.zeros(len(rows)), np.full(len(rows), IGNORE), rows, kind)
+    for slot, (rows, modality) in zip(slots, features, strict=True):
+        add_text(begin, slot)
+        parts.append((np.zeros(len(rows)), np.full(len(rows), IGNORE), rows, modality))
         begin = slot + 1
-    add(ids[begin:], labels[begin:], np.full(len(ids) - begin, TEXT), "text")
-    tokens, merged_labels, source, modality = (
-        np.concatenate(x).astype(np.int32) for x in (tokens, merged_labels, source, modality)
-    )
-    return tokens, merged_labels, source, modality
+    add_text(begin, len(ids))
+    columns = ([part[0] for part in parts], [part[1] for part in parts], [part[2] for part in parts])
+    tokens, merged_labels, source = (np.concatenate(arrays).astype(np.int32) for arrays in columns)
+    numbers = [np.full(len(part[2]), MODALITIES.index(part[3]), np.int32) for part in parts]
+    return Merged(tokens, merged_labels, source, np.concatenate(numbers))

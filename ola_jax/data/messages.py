@@ -1,4 +1,4 @@
-"""Python objects over a socket between processes; arrays go as they lie in memory."""
+"""Python objects over a socket between processes; arrays are sent as they lie in memory."""
 
 import pickle
 import socket
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 
-def send(connection: socket.socket, value: Any) -> None:
-    """Send an object. Raises OSError where the other end is closed."""
+def send(connection: socket.socket, value: object) -> None:
+    """Sends an object. Raises OSError if the other end is closed."""
     buffers: list[pickle.PickleBuffer] = []
     head = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     parts = [buffer.raw() for buffer in buffers]
@@ -20,7 +20,7 @@ def send(connection: socket.socket, value: Any) -> None:
 
 
 def receive(connection: socket.socket) -> Any:
-    """Receive what `send` sent. Raises EOFError or OSError where the other end is closed."""
+    """Receives what `send` sent. Raises EOFError or OSError if the other end is closed."""
     (count,) = struct.unpack("<Q", _read(connection, 8))
     sizes = struct.unpack(f"<{count}Q", _read(connection, 8 * count))
     head, *buffers = [_read(connection, size) for size in sizes]
@@ -28,7 +28,7 @@ def receive(connection: socket.socket) -> Any:
 
 
 def _read(connection: socket.socket, size: int) -> memoryview:
-    data = memoryview(np.empty(size, np.uint8)).cast("B")
+    data = np.empty(size, np.uint8).data
     done = 0
     while done < size:
         received = connection.recv_into(data[done:])

@@ -11,12 +11,12 @@ from ola_jax.data.assembly import misfit
 from ola_jax.data.sample import Sample
 from ola_jax.data.skips import Skip, SkipLog
 
-MAX_WAITING = 8  # samples without a place after which the open rows are given out
+MAX_WAITING = 8  # samples without a place after which the open rows are returned
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loaded:
-    """What became of one record: a sample, or the reason for which there is none."""
+    """The result of loading one record: a sample, or the reason for which there is none."""
 
     source: str
     index: int
@@ -35,7 +35,7 @@ class Packer(grain.IterDataset[list[Loaded]]):
     """Fills rows of a budget with samples, in order of arrival, each into the first row with room.
 
     `open_rows` rows are filled at a time. Samples that find no room wait for the next rows. A record
-    without a sample, or one that fits no empty row, is skipped and told to `skips`.
+    without a sample, or one that fits no empty row, is skipped and reported to `skips`.
     """
 
     def __init__(self, parent: grain.IterDataset[Loaded], budget: Budget, open_rows: int, skips: SkipLog):
@@ -47,11 +47,11 @@ class Packer(grain.IterDataset[list[Loaded]]):
 
 
 class PackIterator(grain.DatasetIterator[list[Loaded]]):
-    """Gives the filled rows one by one.
+    """The filled rows, one by one.
 
-    Its state is the state of its parent before the rows at hand were begun, the parent's state
-    before each sample that waited then, and how many of the rows have been given out: from these
-    the very same rows are filled again.
+    Its state is the state of its parent before the current rows were begun, the parent's state
+    before each sample that waited then, and how many of the rows have been returned: from these
+    the same rows are filled again.
     """
 
     def __init__(self, parent: grain.DatasetIterator[Loaded], budget: Budget, open_rows: int, skips: SkipLog):
@@ -66,7 +66,7 @@ class PackIterator(grain.DatasetIterator[list[Loaded]]):
 
     def __next__(self) -> list[Loaded]:
         if self._next_row >= len(self._rows):
-            given = self._next_row if not self._rows else 0  # after set_state: already given out
+            given = self._next_row if not self._rows else 0  # after set_state: already returned
             self._begun = self._resume_state()
             self._fill()
             self._next_row = given
@@ -84,7 +84,7 @@ class PackIterator(grain.DatasetIterator[list[Loaded]]):
         return {**place, "skips": self._skips.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on exactly where `get_state` was called."""
+        """Resume exactly where `get_state` was called."""
         self._parent.set_state(state["parent"])
         self._skips.set_state(state["skips"])
         self._rows, self._waiting, self._waiting_states = [], [], list(state["waiting"])
@@ -127,7 +127,7 @@ class PackIterator(grain.DatasetIterator[list[Loaded]]):
         return None
 
     def _place(self, loaded: Loaded) -> bool:
-        size = len(loaded.sample.tokens)
+        size = sum(len(sample.tokens) for sample in samples([loaded]))
         for number, row in enumerate(self._rows):
             tokens = self._tokens[number] + size
             if tokens <= self._budget.tokens and misfit(samples([*row, loaded]), self._budget) is None:

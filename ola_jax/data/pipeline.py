@@ -1,4 +1,4 @@
-"""The training input: records of several sources, mixed, shuffled, packed into batches without end."""
+"""The training input: records of several sources, mixed, shuffled and packed into endless batches."""
 
 import dataclasses
 import functools
@@ -10,14 +10,14 @@ from typing import Any
 import grain
 
 from ola_jax.batch import Budget, OlaBatch
-from ola_jax.data.assembly import assemble, fill
+from ola_jax.data.assembly import assemble, utilization
 from ola_jax.data.decoding import in_process
-from ola_jax.data.failures import kind_of
+from ola_jax.data.failures import failure_kind
 from ola_jax.data.isolation import ClosedError, IsolatedDecoder
 from ola_jax.data.packing import Loaded, Packer, samples
 from ola_jax.data.processor import Processor
-from ola_jax.data.record_files import Malformed
-from ola_jax.data.records import label
+from ola_jax.data.record_files import JsonRecord, Malformed
+from ola_jax.data.records import message_prefix
 from ola_jax.data.skips import Skip, SkipLog
 from ola_jax.data.sources import Source, check_sizes, load_tables
 from ola_jax.errors import OlaError, describe, quote, shortened
@@ -25,28 +25,28 @@ from ola_jax.errors import OlaError, describe, quote, shortened
 
 @dataclasses.dataclass(frozen=True)
 class RecordId:
-    """Where a sample came from."""
+    """The record that a sample was made of."""
 
     source: str  # the file of its records
-    index: int  # place in that file
-    id: str  # its own; "" if it has none
+    index: int  # place in that file, from 0
+    id: str  # its own id; "" if it has none
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainBatch:
-    """A batch, and what the host knows of it: of this process's rows alone."""
+    """A batch with facts about it, of the rows of this process only."""
 
     batch: OlaBatch  # numpy leaves
-    records: tuple[tuple[RecordId, ...], ...]  # of each row
-    fill: dict[str, float]  # share of the places in use: tokens, windows, patches, audio_chunks
-    skipped: dict[str, int]  # records left out until this batch was filled, by kind of reason
+    record_ids: tuple[tuple[RecordId, ...], ...]  # of each row
+    utilization: dict[str, float]  # share of the budget in use: tokens, windows, patches, audio_chunks
+    skipped: dict[str, int]  # number of records skipped so far, by FailureKind
 
 
 class TrainIterator(Iterator[TrainBatch]):
-    """Batches, with a state from which the very same batches follow.
+    """Batches, with a state from which a run resumes with the same batches, bit for bit.
 
-    The state is plain JSON. It belongs to the arguments of `make_train_iterator`: other sources, seed,
-    sizes or number of processes are refused.
+    The state is plain JSON. It is valid only for the same arguments of `make_train_iterator`: sources, seed,
+    sizes, number of processes.
     """
 
     def __init__(
@@ -55,39 +55,40 @@ class TrainIterator(Iterator[TrainBatch]):
         skips: SkipLog,
         identity: dict[str, Any],
         decoder: IsolatedDecoder | None = None,
-    ):
+    ) -> None:
         self._iterator, self._skips, self._identity = iterator, skips, identity
         self._decoder = decoder
 
     def __next__(self) -> TrainBatch:
         try:
             return next(self._iterator)
-        except OlaError as error:  # grain adds lines of its own to the message
+        except OlaError as error:  # Grain appends lines to the message
             raise OlaError(str(error).splitlines()[0]) from error
 
     @property
     def skips(self) -> list[Skip]:
-        """The records left out so far, with reasons; those of batches prepared in advance included."""
+        """The records skipped so far, with reasons, including those of batches prepared in advance."""
         return self._skips.skips
 
     def get_state(self) -> dict[str, Any]:
-        """The state after the last batch that was taken."""
+        """Returns the state after the last batch."""
         return {"identity": self._identity, "iterator": self._iterator.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on after that batch. Raises OlaError if the state is of other data or other settings."""
+        """Resumes after that batch. Raises OlaError if the state belongs to other data or settings."""
         if not isinstance(identity := state.get("identity"), dict) or "iterator" not in state:
-            raise OlaError(f"data state: expected 'identity' and 'iterator', found {quote(state)}")
+            expected = "a value of get_state(), with 'identity' and 'iterator'"
+            raise OlaError(f"data state: expected {expected}; found {quote(state)}")
         for name, value in self._identity.items():
             if (saved := identity.get(name)) != value:
                 raise OlaError(
                     f"data state: saved with {name} = {_short(saved)}, now {_short(value)}; use the saved "
-                    "setting, or restart the data from its beginning"
+                    "setting, or start the data from the beginning"
                 )
         self._iterator.set_state(state["iterator"])
 
     def close(self) -> None:
-        """Stop preparing batches in advance, and end the processes that decode."""
+        """Stops preparing batches in advance, and ends the processes that decode."""
         if self._decoder:
             self._decoder.close()  # first, so that no thread waits for it
         self._iterator.close()
@@ -110,12 +111,12 @@ def make_train_iterator(
     prefetch: int = 2,
     isolate: bool = True,
 ) -> TrainIterator:
-    """Batches of `batch_rows` packed rows for this process, without end unless `epochs` is given.
+    """Returns an iterator over batches of packed rows for this process, endless unless `epochs` is given.
 
-    Sources without weights are shuffled together, anew in each epoch, and split between processes;
-    with weights, which all sources have or none, each is so by itself, and they are mixed in these shares.
-    With `epochs`, weighted sources end when the first has been used up, and the last batch is filled with
-    empty rows.
+    Sources without weights are shuffled together, differently in each epoch, and split between processes.
+    With weights, which all sources have or none, each source is shuffled and split by itself, and they are
+    mixed in these shares. With `epochs`, weighted sources end when the first is exhausted, and the last batch
+    is padded with empty rows.
 
     Args:
         sources: files of records, their media folders and mixing weights.
@@ -123,16 +124,16 @@ def make_train_iterator(
         budget: sizes of one row.
         batch_rows: rows of the batches of this process.
         seed: of the shuffling, from 0 to 2**32 - 1.
-        max_skipped: how many different bad records may be skipped before OlaError is raised. A source of
-            bad records alone is an error in any case.
-        epochs: times that each source is gone through.
+        max_skipped: the number of different bad records that may be skipped before OlaError is raised. A
+            source of bad records only is always an error.
+        epochs: passes over each source.
         process_index: number of this process.
         process_count: processes that share the data.
         cache: keep every processed sample in memory (for small data).
-        open_rows: rows that are filled at a time; default four batches.
+        open_rows: rows that are packed at the same time; four batches by default.
         num_threads: threads that decode.
         prefetch: batches prepared in advance.
-        isolate: decode media in processes, one for each thread, so that a file which takes longer than
+        isolate: decode media in processes, one for each thread, so that a file that takes longer than
             `MediaLimits.decode_seconds`, or crashes its decoder, is a bad record.
     """
     check_sizes(
@@ -164,21 +165,22 @@ def make_train_iterator(
     for group in places:
         if len(group) < process_count:
             name = sources[group[0][0]].records
-            raise OlaError(f"{name}: {len(group)} records for {process_count} processes; too few")
+            raise OlaError(
+                f"{name}: {len(group)} records for {process_count} processes; expected at least one for each"
+            )
         shuffled = grain.MapDataset.source(group).seed(seed).shuffle()
         datasets.append(shuffled[process_index::process_count].repeat(epochs).map(load))
     mixed = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, shares)
-    # Ahead of the packer, as many samples as keep the threads busy.
+    # As many samples ahead of the packer as keep the threads busy.
     read = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4 * num_threads)
 
     skips = SkipLog(max_skipped, [len(table) for table in tables])
 
     def to_batch(rows: Sequence[list[Loaded]]) -> TrainBatch:
         rows = [*rows, *[[]] * (batch_rows - len(rows))]
-        batch = assemble([samples(row) for row in rows], budget, processor.config)
-        records = tuple(tuple(RecordId(s.source, s.index, s.sample.id) for s in row) for row in rows)
-        chunks = sum(len(sample.audio) for row in rows for sample in samples(row))
-        return TrainBatch(batch, records, fill(batch, chunks), skips.counts())
+        packed = [samples(row) for row in rows]
+        batch = assemble(packed, budget, processor.config)
+        return TrainBatch(batch, tuple(map(_record_ids, rows)), utilization(batch, packed), skips.counts())
 
     rows = Packer(mixed.to_iter_dataset(read), budget, open_rows, skips)
     batches = rows.batch(batch_rows, batch_fn=to_batch)
@@ -186,7 +188,7 @@ def make_train_iterator(
         batches = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=prefetch)
     identity = {
         "sources": [
-            [pathlib.Path(source.records).name, len(table), weight, *_reading(source)]
+            [pathlib.Path(source.records).name, len(table), weight, *_options(source)]
             for source, table, weight in zip(sources, tables, weights, strict=True)
         ],
         "budget": dataclasses.asdict(budget),
@@ -199,21 +201,25 @@ def make_train_iterator(
     return TrainIterator(iter(batches), skips, identity, decoder)
 
 
-def _reading(source: Source) -> list[str]:
-    """What of a source decides its samples, beside its file: nothing by default."""
+def _record_ids(row: Sequence[Loaded]) -> tuple[RecordId, ...]:
+    return tuple(RecordId(x.source, x.index, x.sample.id) for x in row if x.sample is not None)
+
+
+def _options(source: Source) -> list[str]:
+    """The settings of a source that decide its samples and are not the default."""
     return ["marks_are_text"] if source.marks_are_text else []
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return shortened(repr(value), 120)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Load:
-    """Makes the sample of one record, or says why there is none."""
+    """Makes the sample of one record, or states the reason why there is none."""
 
     sources: Sequence[Source]
-    tables: list[list[Any]]  # the records of each source
+    tables: Sequence[Sequence[JsonRecord | Malformed]]  # the records of each source
     processor: Processor
     cache: dict[tuple[int, int], Loaded] | None
 
@@ -238,6 +244,6 @@ class _Load:
         except ClosedError:  # nothing is wrong with the record
             raise
         except OlaError as error:
-            return loaded(None, kind_of(error), str(error))
-        except Exception as error:  # of a processor of one's own
-            return loaded(None, "malformed record", f"{label(record)}{describe(error)}")
+            return loaded(None, failure_kind(error), str(error))
+        except Exception as error:  # of a user's own processor
+            return loaded(None, "malformed record", f"{message_prefix(record)}{describe(error)}")

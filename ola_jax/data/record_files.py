@@ -1,4 +1,4 @@
-"""Files of records: a JSON array, or JSON Lines, whose bad lines are kept as such."""
+"""Files of records: a JSON array, or JSON Lines. Bad elements and lines are kept, as `Malformed`."""
 
 import dataclasses
 import io
@@ -10,7 +10,7 @@ from ola_jax.errors import OlaError, first_line, quote
 
 LINE_SUFFIXES = (".jsonl", ".ndjson")
 _EXPECTED = "expected a JSON array of records, or JSON Lines in a file named .jsonl"
-_MAGIC = {  # first bytes of what is often given instead
+_MAGIC = {  # first bytes of files that are often given instead
     b"\x1f\x8b": "compressed by gzip; unpack it first",
     b"PK\x03\x04": "a zip archive; unpack it first",
     b"\x28\xb5\x2f\xfd": "compressed by zstd; unpack it first",
@@ -23,31 +23,34 @@ _MAGIC = {  # first bytes of what is often given instead
 }
 
 
+JsonRecord = dict[str, Any]  # a record as it is in a file, not yet checked
+
+
 @dataclasses.dataclass(frozen=True)
 class Malformed:
-    """What stands in a file in the place of an object, and cannot be used as one."""
+    """An element or a line of a file that is not a JSON object."""
 
     reason: str
 
     def __repr__(self) -> str:
-        return f"an object that is malformed ({self.reason})"
+        return f"a malformed one ({self.reason})"
 
 
-def load(path: str | pathlib.Path) -> list[dict[str, Any] | Malformed]:
-    """All records of a JSON file (an array) or of a JSON Lines file (one object a line, named .jsonl).
+def load(path: str | pathlib.Path) -> list[JsonRecord | Malformed]:
+    """All records of a JSON file (an array) or of a JSON Lines file (one object per line, named .jsonl).
 
-    Lines end at a line feed alone, so that other separators may stand within a text. A line that cannot be
-    read, an element that is no object and an object with a key given twice become Malformed. Raises OlaError
-    for a file that cannot be read as a whole.
+    Lines end at line feeds only, since other separators may occur in text. A line that cannot be parsed, an
+    element that is not an object and an object with a duplicate key become Malformed. Raises OlaError for a
+    file that cannot be read as a whole.
     """
-    data = _bytes(path)
+    data = _read_bytes(path)
     if str(path).lower().endswith(LINE_SUFFIXES):
         lines = enumerate(io.BytesIO(data), start=1)
         return [_line(line, number) for number, line in lines if line.strip(b" \t\r\n\xef\xbb\xbf")]
     try:
         found = _parse(data)
     except _NotJsonError as error:
-        hint = "; JSON Lines go into a file named .jsonl" if _second_object(data) else ""
+        hint = "; name a file of JSON Lines .jsonl" if _is_json_lines(data) else ""
         raise OlaError(f"{path}: not valid JSON: {error}{hint}") from error
     if not isinstance(found, list):
         raise OlaError(f"{path}: {_EXPECTED}, found {_name(found)}")
@@ -55,25 +58,29 @@ def load(path: str | pathlib.Path) -> list[dict[str, Any] | Malformed]:
 
 
 class _NotJsonError(Exception):
-    """Why bytes are not JSON, in a few words."""
+    """The reason why bytes are not JSON."""
 
 
-def _bytes(path: str | pathlib.Path) -> bytes:
+def _read_bytes(path: str | pathlib.Path) -> bytes:
     try:
         data = pathlib.Path(path).read_bytes()
     except OSError as error:
         raise OlaError(
             f"{path}: cannot be read ({error.strerror}); expected a JSON file of records"
         ) from error
-    except (TypeError, ValueError, MemoryError) as error:  # no path at all, a NUL character, too large
+    except (
+        TypeError,
+        ValueError,
+        MemoryError,
+    ) as error:  # not a path, NUL in it, or too large
         raise OlaError(f"{quote(path)}: cannot be read ({first_line(error)}); {_EXPECTED}") from error
     for magic, what in _MAGIC.items():
         if data.startswith(magic):
             raise OlaError(f"{path}: is {what}; {_EXPECTED}")
     if b"\0" in data[:4]:
-        raise OlaError(f"{path}: is binary, UTF-16 or UTF-32; {_EXPECTED}, in UTF-8")
+        raise OlaError(f"{path}: is binary, or UTF-16 or UTF-32 text; {_EXPECTED}, in UTF-8")
     if not data.strip(b" \t\r\n\xef\xbb\xbf"):
-        raise OlaError(f"{path}: no records in it, the file is empty; {_EXPECTED}")
+        raise OlaError(f"{path}: the file is empty; {_EXPECTED}")
     return data
 
 
@@ -87,11 +94,11 @@ def _parse(data: bytes) -> Any:
         raise _NotJsonError(str(error)) from error
     except RecursionError as error:
         raise _NotJsonError("brackets are nested too deeply") from error
-    except (ValueError, MemoryError) as error:  # a number of too many digits, a file too large
+    except (ValueError, MemoryError) as error:  # a number with too many digits, or a file too large
         raise _NotJsonError(first_line(error)) from error
 
 
-def _line(line: bytes, number: int) -> dict[str, Any] | Malformed:
+def _line(line: bytes, number: int) -> JsonRecord | Malformed:
     try:
         found = _record(_parse(line.rstrip(b"\r\n")))
     except _NotJsonError as error:
@@ -100,23 +107,23 @@ def _line(line: bytes, number: int) -> dict[str, Any] | Malformed:
     return Malformed(f"line {number}: {found.reason}") if isinstance(found, Malformed) else found
 
 
-def _record(element: Any) -> dict[str, Any] | Malformed:
+def _record(element: Any) -> JsonRecord | Malformed:
     if isinstance(element, dict | Malformed):
         return element
     return Malformed(f"expected a JSON object, found {_name(element)}")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Malformed:
+def _object(pairs: list[tuple[str, Any]]) -> JsonRecord | Malformed:
     found = dict(pairs)
     if len(found) == len(pairs):
         return found
     keys = [key for key, _ in pairs]
-    twice = next(key for number, key in enumerate(keys) if key in keys[:number])
-    return Malformed(f"key {quote(twice)} is given twice")
+    duplicate = next(key for number, key in enumerate(keys) if key in keys[:number])
+    return Malformed(f"key {quote(duplicate)} occurs twice; remove one")
 
 
-def _second_object(data: bytes) -> bool:
-    """Whether the first line alone is an object, as in JSON Lines."""
+def _is_json_lines(data: bytes) -> bool:
+    """True if the first line alone is an object."""
     try:
         return isinstance(_parse(data.split(b"\n", 1)[0]), dict)
     except _NotJsonError:

@@ -1,4 +1,4 @@
-"""Whether an answer has room behind the media: as far as possible before these are decoded."""
+"""Checks that a sample has room for an answer after its media: before they are decoded, if possible."""
 
 from collections.abc import Sequence
 
@@ -10,35 +10,36 @@ from ola_jax.data.failures import TooLargeError
 from ola_jax.data.layout import Grid, image_rows
 
 
-def check_room(text: Conversation, media: Sequence[int], max_length: int) -> None:
-    """Raise TooLargeError unless a token of an answer is among the first `max_length` tokens.
+def check_room(text: Conversation, media_tokens: Sequence[int], max_length: int) -> None:
+    """Raises TooLargeError unless a token of an answer is among the first `max_length` tokens.
 
-    `media` are the tokens of the media, visuals first; those at the end that are not known yet count nothing.
+    `media_tokens` are the numbers of tokens of the media, visuals first; unknown ones at the end may be left
+    out, and count as 0.
     """
     first = int(np.argmax(text.answers)) if text.answers.any() else len(text.ids)
     placeholders = int(np.isin(text.ids[:first], (IMAGE_ID, AUDIO_ID)).sum())
-    before = first - placeholders + sum(media[:placeholders])
+    before = first - placeholders + sum(media_tokens[:placeholders])
     if before >= max_length:
         raise TooLargeError(
-            f"at least {before} tokens come before the first answer, max_length is {max_length}: no token of "
-            "an answer is left; shorten the media or the question, or raise max_length"
+            f"at least {before} tokens come before the first answer and max_length is {max_length}: no token "
+            "of an answer remains; shorten the media or the question, or raise max_length"
         )
 
 
 def image_tokens(sizes: Sequence[tuple[int, int]], limits: PixelLimits, patch_size: int) -> list[int]:
-    """The fewest tokens that images of these widths and heights, in pixels, become."""
+    """The least number of tokens of each image of these widths and heights, in pixels."""
     block = 2 * patch_size
-    # A reader may turn an image upright: the fewer of both ways.
+    # Decoding may turn an image upright: the lesser of both ways.
     return [min(_tokens(size, limits, block), _tokens(size[::-1], limits, block)) for size in sizes]
 
 
-def may_fill(images: int, limits: PixelLimits, room: int) -> bool:
-    """Whether so many ordinary images may have as many tokens as this."""
+def may_exceed(images: int, limits: PixelLimits, room: int) -> bool:
+    """True if so many images of ordinary shape can have `room` tokens or more."""
     return images * 2 * (limits.high_res_max_side // limits.image_multiple + 1) ** 2 >= room
 
 
 def _tokens(size: tuple[int, int], limits: PixelLimits, block: int) -> int:
-    """Tokens of an image of this width and height, in pixels; `block`: the side of two patches."""
+    """Tokens of an image of this width and height, in pixels; `block` is the side of two patches."""
     width, height = size
     multiple = limits.image_multiple
     if width * height > limits.high_res_max_side**2:
@@ -52,4 +53,5 @@ def _tokens(size: tuple[int, int], limits: PixelLimits, block: int) -> int:
 
 def _scaled(size: tuple[int, int], side: int, multiple: int) -> tuple[int, int]:
     scale = np.sqrt(side * side / (size[0] * size[1]))
-    return tuple(max(int(length * scale / multiple) * multiple, multiple) for length in size)
+    width, height = (max(int(length * scale / multiple) * multiple, multiple) for length in size)
+    return width, height

@@ -1,9 +1,10 @@
-"""Samples that could not be used: each is logged, counted, and held against a limit."""
+"""Records that could not be used: each is logged and counted, up to a limit."""
 
 import collections
 import dataclasses
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from ola_jax.errors import OlaError, one_line, shortened
 
@@ -15,27 +16,27 @@ class Skip:
     """A record that was left out, and why."""
 
     source: str  # the file of its records
-    index: int  # place in that file
-    kind: str  # of the reason: missing file, unreadable media, malformed record, too large, nothing to learn
-    reason: str  # names the record's id, the file and what is wrong
+    index: int  # place in that file, from 0
+    kind: str  # a FailureKind
+    reason: str  # with the record's id and the file
     number: int = 0  # of the source; the same file may be two sources
 
 
 class SkipLog:
-    """The skipped records of a run, at most `limit` of all; `totals` are the records of each source.
+    """The skipped records of a run, at most `limit`; `totals` are the numbers of records of the sources.
 
-    A record met again in a later epoch is counted once. A source all of whose records fail is an error
-    whatever the limit: it would never give a sample.
+    A record that fails again in a later epoch is counted once. A source whose records all fail is an error
+    whatever the limit, because it would never yield a sample.
     """
 
-    def __init__(self, limit: int, totals: Sequence[int]):
+    def __init__(self, limit: int, totals: Sequence[int]) -> None:
         self._limit, self._totals = limit, totals
         self._skips: dict[tuple[int, int], Skip] = {}
-        # Of each source: the records that failed since the last one that could be used.
-        self._in_vain: list[set[int]] = [set() for _ in totals]
+        # For each source, the records that failed since the last one that could be used.
+        self._failed: list[set[int]] = [set() for _ in totals]
 
     def add(self, skip: Skip) -> None:
-        """Log and count a skip. Raises OlaError when there are more than the limit, or no record is left."""
+        """Logs and counts a skip. Raises OlaError above the limit, or if no record of the source is left."""
         key = (skip.number, skip.index)
         source = shortened(one_line(skip.source), 120)
         where = f"{source}[{skip.index}]"
@@ -43,37 +44,38 @@ class SkipLog:
             self._skips[key] = skip
             logger.warning("skipped %s: %s", where, skip.reason)
             if len(self._skips) > self._limit:
+                records = "record" if len(self._skips) == 1 else "records"
                 raise OlaError(
-                    f"{len(self._skips)} bad samples, at most {self._limit} may be skipped; correct the data "
-                    f"or raise the limit; the last: {where}: {skip.reason}"
+                    f"{len(self._skips)} bad {records}, at most {self._limit} may be skipped (max_skipped); "
+                    f"correct the data or raise the limit; the last: {where}: {skip.reason}"
                 )
-        in_vain = self._in_vain[skip.number]
-        in_vain.add(skip.index)
-        if len(in_vain) >= self._totals[skip.number]:
+        failed = self._failed[skip.number]
+        failed.add(skip.index)
+        if len(failed) >= self._totals[skip.number]:
             raise OlaError(
-                f"{source}: all {len(in_vain)} records are bad samples; the last: [{skip.index}]: "
-                f"{skip.reason}"
+                f"{source}: all {len(failed)} records are bad; correct the data; the last: "
+                f"[{skip.index}]: {skip.reason}"
             )
 
     def used(self, number: int) -> None:
-        """Note that a record of this source could be used."""
-        self._in_vain[number].clear()
+        """Notes that a record of this source could be used."""
+        self._failed[number].clear()
 
     @property
     def skips(self) -> list[Skip]:
-        """All so far, in the order met."""
+        """All skips so far, in order."""
         return list(self._skips.values())
 
     def counts(self) -> dict[str, int]:
-        """How many of each kind so far."""
+        """The number of skips of each kind so far."""
         return dict(collections.Counter(skip.kind for skip in self.skips))
 
-    def get_state(self) -> list[dict]:
+    def get_state(self) -> list[dict[str, Any]]:
         """The skips as JSON values."""
         return [dataclasses.asdict(skip) for skip in self.skips]
 
-    def set_state(self, state: list[dict]) -> None:
-        """Take up the skips of a saved run."""
+    def set_state(self, state: list[dict[str, Any]]) -> None:
+        """Restores the skips of a saved run."""
         skips = [Skip(**values) for values in state]
         self._skips = {(skip.number, skip.index): skip for skip in skips}
-        self._in_vain = [set() for _ in self._totals]
+        self._failed = [set() for _ in self._totals]

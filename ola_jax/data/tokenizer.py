@@ -11,10 +11,10 @@ END = "<|im_end|>"
 
 
 def load_tokenizer(directory: str | pathlib.Path) -> Tokenizer:
-    """The tokenizer in a directory: `tokenizer.json`, or Qwen2's `vocab.json` and `merges.txt`.
+    """Loads a directory's tokenizer: `tokenizer.json`, or Qwen2's `vocab.json` and `merges.txt`.
 
-    Truncation and padding that the file may ask for are switched off. Raises OlaError when there is
-    no tokenizer or the chat tokens are missing.
+    Truncation and padding that the file may ask for are switched off. Raises OlaError if there is no
+    tokenizer, or if chat tokens are missing.
     """
     directory = pathlib.Path(directory)
     file = directory / "tokenizer.json"
@@ -26,11 +26,13 @@ def load_tokenizer(directory: str | pathlib.Path) -> Tokenizer:
 
             tokenizer = AutoTokenizer.from_pretrained(str(directory), use_fast=True).backend_tokenizer
         else:
-            raise OlaError(f"{directory}: no tokenizer.json (nor vocab.json and merges.txt) in it")
+            raise OlaError(
+                f"{directory}: no tokenizer in it; expected tokenizer.json, or vocab.json and merges.txt"
+            )
     except OlaError:
         raise
     except Exception as error:  # the Rust side raises bare Exception
-        raise OlaError(f"{directory}: not a tokenizer that can be read: {first_line(error)}") from error
+        raise OlaError(f"{directory}: the tokenizer cannot be read ({first_line(error)})") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     check_chat_tokens(tokenizer, str(directory))
@@ -38,7 +40,7 @@ def load_tokenizer(directory: str | pathlib.Path) -> Tokenizer:
 
 
 def check_chat_tokens(tokenizer: Tokenizer, where: str) -> None:
-    """Raise OlaError unless the chat marks are single tokens and a newline is one token."""
+    """Raises OlaError unless each chat mark and a newline is a single token."""
     for text in (START, END, "\n"):
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         if len(ids) != 1:

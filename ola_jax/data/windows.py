@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from ola_jax.batch import POOLED
+
 
 def lay_out(sizes: Sequence[int], window_patches: int) -> tuple[list[tuple[int, int]], int]:
     """For each image its window and its first patch there, and the number of windows used.
@@ -24,7 +26,9 @@ def lay_out(sizes: Sequence[int], window_patches: int) -> tuple[list[tuple[int, 
     return places, len(filled)
 
 
-def choose_windows(rows: Sequence[Sequence[int]], linear_patches: int, multiple: int = 4) -> tuple[int, int]:
+def choose_windows(
+    rows: Sequence[Sequence[int]], linear_patches: int, multiple: int = POOLED
+) -> tuple[int, int]:
     """Windows W and patches N of a window that hold the images of every row at the least cost.
 
     A patch costs its own linear work, equal to attention over `linear_patches` patches, and
@@ -36,7 +40,7 @@ def choose_windows(rows: Sequence[Sequence[int]], linear_patches: int, multiple:
         return 0, 0
     most = max(sum(row) for row in rows)
     wanted = {largest, largest * 3 // 2, largest * 2, largest * 4, *(most // count for count in range(1, 9))}
-    up = lambda n: math.ceil(n / multiple) * multiple
-    candidates = sorted({up(n) for n in wanted if largest <= n <= most} | {up(largest)})
-    plans = [(max(lay_out(row, n)[1] for row in rows), n) for n in candidates]
-    return min(plans, key=lambda plan: plan[0] * plan[1] * (linear_patches + plan[1]))
+    round_up = lambda n: math.ceil(n / multiple) * multiple
+    candidates = sorted({round_up(n) for n in wanted if largest <= n <= most} | {round_up(largest)})
+    layouts = [(max(lay_out(row, n)[1] for row in rows), n) for n in candidates]
+    return min(layouts, key=lambda layout: layout[0] * layout[1] * (linear_patches + layout[1]))

@@ -20,14 +20,14 @@ PREFILL_CHUNK = 64  # tokens: questions are short
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A held-out prompt, ready for the model, and the answer that is right."""
+    """A held-out prompt, ready for the model, and the right answer."""
 
     sample: Sample
     expected: str
 
 
 def read_questions(records: str, root: str, processor: Processor, limit: int | None = None) -> list[Question]:
-    """The records of a JSON file whose conversations are one question and one answer, at most `limit`.
+    """The records of a JSON file, each one question with its answer; at most `limit` of them.
 
     Raises OlaError naming the file and the record if there are none or one of them is something else.
     """
@@ -61,10 +61,11 @@ def exact_match(
     params: Params,
     processor: Processor,
     questions: Sequence[Question],
+    *,
     sampling: SamplingConfig,
     rows: int,
 ) -> dict[str, Any]:
-    """Share of the questions whose answer is the expected one, and examples of wrong answers.
+    """The share of the questions that are answered as expected, and examples of wrong answers.
 
     `rows` prompts are answered at a time.
     """

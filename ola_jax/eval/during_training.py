@@ -19,11 +19,11 @@ from ola_jax.eval.accuracy import Question
 from ola_jax.eval.tasks import read_tasks, score_tasks
 from ola_jax.models.ola import Ola
 from ola_jax.sharding import MeshConfig
-from ola_jax.training import lora
 from ola_jax.training.config import Stage, TrainConfig
-from ola_jax.training.state import TrainState, join
+from ola_jax.training.lora import Adapters, apply_adapters
+from ola_jax.training.state import TrainState, join_params
 from ola_jax.training.step import loss
-from ola_jax.typing import Array, Float, Int
+from ola_jax.typing import Array, FlatParams, Float, Int
 
 
 class Evaluation:
@@ -33,7 +33,13 @@ class Evaluation:
     """
 
     def __init__(
-        self, config: TrainConfig, stage: Stage, processor: Processor, generation: dict[str, Any], mesh: Mesh
+        self,
+        config: TrainConfig,
+        stage: Stage,
+        processor: Processor,
+        *,
+        generation: dict[str, Any],
+        mesh: Mesh,
     ):
         self._config, self._stage, self._mesh, self._generation = config, stage, mesh, generation
         self._model = Ola(config.model)
@@ -52,31 +58,31 @@ class Evaluation:
                 epochs=1,
                 process_index=part,
                 process_count=self._parts,
-                max_skipped=config.max_skipped,
-                num_threads=config.data_threads,
-                prefetch=config.prefetch,
+                max_skipped=config.data.max_skipped,
+                num_threads=config.data.threads,
+                prefetch=config.data.prefetch,
             )
             self._start = self._data.get_state()
-        if not self._data and not (config.eval_tasks and config.tasks):
+        if not self._data and not (config.evaluation.tasks and config.tasks):
             raise OlaError(
-                f"eval_every is {config.eval_every}, and stage {stage.name!r} has nothing to evaluate: give "
-                "it held_out records, or set eval_tasks"
+                f"evaluation.every is {config.evaluation.every}, and stage {stage.name!r} has nothing to "
+                "evaluate: give it held_out records, or set evaluation.tasks"
             )
 
         @jax.jit
         def total_loss(
-            trainable: dict[str, Array], frozen: dict[str, Array], batch: OlaBatch
+            trainable: FlatParams, adapters: Adapters, frozen: FlatParams, batch: OlaBatch
         ) -> tuple[Float[Array, ""], Int[Array, ""]]:
-            params = lora.merge(join(trainable, frozen), stage.lora)
+            params = apply_adapters(join_params(trainable, frozen), adapters, stage.lora)
             total, about = loss(self._model, params, batch, jnp.int32(1))
             return total, about["targets"]
 
         self._total_loss = total_loss
 
     def __call__(self, state: TrainState) -> dict[str, float]:
-        """The mean loss of a labelled token as "eval/loss"; "eval/accuracy[/TASK]", of a task or of all."""
+        """The mean loss of a labelled token as "eval/loss"; the accuracies as "eval/accuracy[/TASK]"."""
         found = {"eval/loss": self._loss(state)} if self._data else {}
-        if self._config.eval_tasks and self._config.tasks:
+        if self._config.evaluation.tasks and self._config.tasks:
             accuracy = self._accuracy(state)
             found |= {f"eval/accuracy/{name}": value for name, value in accuracy.items()}
             found["eval/accuracy"] = statistics.fmean(accuracy.values())
@@ -88,7 +94,10 @@ class Evaluation:
             self._data.close()
 
     def _loss(self, state: TrainState) -> float:
-        sums = [self._total_loss(state.trainable, state.frozen, batch) for batch in self._batches()]
+        sums = [
+            self._total_loss(state.trainable, state.adapters, state.frozen, batch)
+            for batch in self._batches()
+        ]
         totals, counts = zip(*jax.device_get(sums), strict=True) if sums else ((), ())
         if not (labelled := int(sum(counts))):
             raise OlaError(
@@ -98,10 +107,11 @@ class Evaluation:
         return float(sum(totals)) / labelled
 
     def _batches(self) -> Iterator[OlaBatch]:
-        """At most `eval_batches`; with several processes just as many, for theirs may end apart."""
+        """At most `evaluation.batches`; with several processes exactly as many, for some may have fewer."""
+        assert self._data is not None
         self._data.set_state(self._start)
         rows = self._stage.rows // self._parts
-        for _ in range(self._config.eval_batches):
+        for _ in range(self._config.evaluation.batches):
             packed = next(self._data, None)
             if packed is None and self._parts == 1:
                 return
@@ -109,7 +119,7 @@ class Evaluation:
             yield sharding.global_batch(batch, self._mesh)
 
     def _accuracy(self, state: TrainState) -> dict[str, float]:
-        params = lora.merge(state.params, self._stage.lora)
+        params = apply_adapters(state.params, state.adapters, self._stage.lora)
         one = sharding.make_mesh(MeshConfig())  # answers come from one device
         if self._mesh.size > 1:
             params = jax.device_get(params)
@@ -119,11 +129,11 @@ class Evaluation:
                 params,
                 self._processor,
                 self._questions,
-                self._generation,
-                self._config.eval_rows,
+                generation=self._generation,
+                rows=self._config.evaluation.rows,
             )
-        return {name: of_task["accuracy"] for name, of_task in scores.items()}
+        return {name: score["accuracy"] for name, score in scores.items()}
 
     @functools.cached_property
     def _questions(self) -> dict[str, list[Question]]:
-        return read_tasks(self._config.tasks, self._processor, self._config.eval_limit)
+        return read_tasks(self._config.tasks, self._processor, self._config.evaluation.limit)

@@ -1,10 +1,10 @@
-"""Outputs of a JAX checkpoint against PyTorch: logits, and the features of images and sound."""
+"""Outputs of a JAX checkpoint compared with PyTorch: logits, and the features of images and audio."""
 
 import dataclasses
 import gc
 import json
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from ola_jax import checkpoint
 from ola_jax.batch import OlaBatch
 from ola_jax.config import architecture
-from ola_jax.convert.importer import Plan
+from ola_jax.convert.import_job import ImportJob
 from ola_jax.data.processor import Processor
 from ola_jax.data.records import prompt_record
 from ola_jax.errors import OlaError
@@ -20,27 +20,27 @@ from ola_jax.eval import torch_parts
 from ola_jax.models.ola import Ola
 from ola_jax.models.oryx_vit import normalize
 from ola_jax.models.spectrogram import log_mel
-from ola_jax.typing import Float, Shaped
+from ola_jax.typing import Array, Float, HostArray, Shaped
 
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """How the logits of one prompt agree, over all of its positions."""
+    """Agreement of the logits of one prompt, over all of its positions."""
 
     prompt: str
     positions: int
     max_abs: float  # of the difference of logits
     relative: float  # norm of the difference over norm of PyTorch's logits
-    top1: float  # share of positions whose likeliest token is the same
+    top1: float  # share of positions whose most likely token is the same
     kl: float  # mean of KL(PyTorch || JAX), nats
 
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """How one encoder's features of a prompt's media agree."""
+    """Agreement of one encoder's features of a prompt's media."""
 
     prompt: str
-    encoder: str
+    encoder: Literal["vision", "whisper"]
     vectors: int
     max_abs: float
     relative: float
@@ -60,75 +60,97 @@ def read_prompts(file: pathlib.Path) -> list[dict[str, Any]]:
     return [prompt_record(text=value) if isinstance(value, str) else value for value in values]
 
 
-def compare(
-    directory: pathlib.Path, plan: Plan, prompts: pathlib.Path
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """Outputs of our model for one prompt, with its batch of one row."""
+
+    prompt: str
+    batch: OlaBatch
+    arrays: dict[str, HostArray]  # of `_compute_outputs`
+
+
+def compare_outputs(
+    directory: pathlib.Path, job: ImportJob, prompts: pathlib.Path
 ) -> tuple[list[Agreement], list[Features]]:
-    """Logits of each prompt, features of each that has media; float32, one side after the other in memory.
+    """Logits of each prompt, and features of the media of each; in float32, one model at a time in memory.
 
     PyTorch's parts are those of `transformers`: the decoder, the vision encoder's layers, Whisper.
-    BEATs and the projectors it does not have: the decoder gets JAX's projected features of media.
+    It has neither BEATs nor the projectors: its decoder gets JAX's projected features of media.
     """
     records = read_prompts(prompts)
-    torch_parts.libraries()  # say what lacks before the long part
+    torch_parts.import_libraries()  # report missing ones before the long part
     config, params = checkpoint.load(directory, dtype="float32")
     model = Ola(architecture(config))  # in float32, by whatever attention this machine has
     processor = Processor.from_pretrained(directory, preset="infer")
-    forward = jax.jit(lambda params, batch: model.apply({"params": params}, batch, method=_outputs))
-    sides = []
+    forward = jax.jit(lambda params, batch: model.apply({"params": params}, batch, method=_compute_outputs))
+    outputs = []
     with jax.default_matmul_precision("highest"):
         for record in records:
             batch = processor([record], root=str(prompts.parent))
-            sides.append((_name(record), batch, jax.tree.map(np.asarray, forward(params, batch))))
+            arrays = jax.tree.map(np.asarray, forward(params, batch))
+            outputs.append(Outputs(_name(record), batch, arrays))
     del params, model, forward
     gc.collect()  # PyTorch's copy is as large
-    features = _features(plan, sides)
-    decoder = torch_parts.Decoder(plan.released["config"], plan.tensors)
+    features = _compare_features(job, outputs)
+    decoder = torch_parts.Decoder(job.origin.config or {}, job.tensors)
     agreements = []
-    for name, batch, ours in sides:
-        length = int((batch.segments[0] > 0).sum())
-        is_feature = batch.source[0, :length] >= 0
-        theirs = decoder.logits(batch.tokens[0, :length], ours["inputs"][0, :length], is_feature)
-        agreements.append(_agreement(name, ours["logits"][0, :length], theirs))
+    for ours in outputs:
+        length = int((ours.batch.segments[0] > 0).sum())
+        tokens, source = (np.asarray(row[0, :length]) for row in (ours.batch.tokens, ours.batch.source))
+        theirs = decoder.logits(tokens, ours.arrays["inputs"][0, :length], source >= 0)
+        agreements.append(_compare_logits(ours.prompt, ours.arrays["logits"][0, :length], theirs))
     return agreements, features
 
 
-def _outputs(model: Ola, batch: OlaBatch) -> dict[str, Any]:
+def _compute_outputs(model: Ola, batch: OlaBatch) -> dict[str, Array]:
     outputs = {"inputs": model.merge(batch), "logits": model(batch)}
     if batch.patches.shape[1]:
         image, place = batch.patch_image[0], batch.patch_position[0]
         outputs["vision"] = model.vision(normalize(batch.patches[0]), image, place)
-    if batch.audio.shape[1]:
+    if batch.audio.shape[1] and model.config.whisper:
         outputs["mel"] = log_mel(batch.audio[0], model.config.whisper.num_mels)
         outputs["whisper"] = model.whisper(outputs["mel"])
     return outputs
 
 
-def _features(plan: Plan, sides: list[tuple[str, OlaBatch, dict[str, np.ndarray]]]) -> list[Features]:
-    """The encoders that some prompt used, each built once."""
+def _compare_features(job: ImportJob, outputs: list[Outputs]) -> list[Features]:
+    """The features of each encoder that some prompt uses; PyTorch's encoders one at a time in memory."""
+    return [*_compare_vision(job, outputs), *_compare_whisper(job, outputs)]
+
+
+def _compare_vision(job: ImportJob, outputs: list[Outputs]) -> list[Features]:
+    outputs = [ours for ours in outputs if "vision" in ours.arrays]
+    if not outputs or job.config.vision is None:
+        return []
+    vision = torch_parts.Vision(job.config.vision, job.tensors)
     found = []
-    used = lambda encoder: [side for side in sides if encoder in side[2]]
-    vision = torch_parts.Vision(plan.config.vision, plan.tensors) if used("vision") else None
-    for name, batch, ours in used("vision"):
+    for ours in outputs:
         pairs = []
-        for window, image in enumerate(batch.patch_image[0]):
+        for window, image in enumerate(np.asarray(ours.batch.patch_image[0])):
             for number in range(1, image.max() + 1):
-                at = image == number
-                pixels = np.asarray(normalize(batch.patches[0, window, at]))
-                theirs = vision.features(pixels, batch.patch_position[0, window, at])
-                pairs.append((ours["vision"][window, at], theirs))
+                chosen = image == number
+                pixels = np.asarray(normalize(ours.batch.patches[0, window, chosen]))
+                place = np.asarray(ours.batch.patch_position[0, window, chosen])
+                pairs.append((ours.arrays["vision"][window, chosen], vision.features(pixels, place)))
         a, b = (np.concatenate(side) for side in zip(*pairs, strict=True))
-        found.append(Features(name, "vision", len(b), *_errors(a, b)))
-    del vision
-    dims = plan.released["whisper_dims"]
-    whisper = torch_parts.Whisper(plan.config.whisper, plan.tensors, dims) if used("whisper") else None
-    for name, _, ours in used("whisper"):
-        theirs = whisper.features(ours["mel"])
-        vectors = theirs.shape[0] * theirs.shape[1]
-        found.append(Features(name, "whisper", vectors, *_errors(ours["whisper"], theirs)))
+        found.append(Features(ours.prompt, "vision", len(b), *_errors(a, b)))
     return found
 
 
-def _agreement(name: str, ours: Float[np.ndarray, "L V"], theirs: Float[np.ndarray, "L V"]) -> Agreement:
+def _compare_whisper(job: ImportJob, outputs: list[Outputs]) -> list[Features]:
+    outputs = [ours for ours in outputs if "whisper" in ours.arrays]
+    if not outputs or job.config.whisper is None:
+        return []
+    whisper = torch_parts.Whisper(job.config.whisper, job.tensors, job.origin.whisper_dims)
+    found = []
+    for ours in outputs:
+        theirs = whisper.features(ours.arrays["mel"])
+        vectors = theirs.shape[0] * theirs.shape[1]
+        found.append(Features(ours.prompt, "whisper", vectors, *_errors(ours.arrays["whisper"], theirs)))
+    return found
+
+
+def _compare_logits(name: str, ours: Float[HostArray, "L V"], theirs: Float[HostArray, "L V"]) -> Agreement:
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
     log_p, log_q = _log_softmax(b), _log_softmax(a)
     return Agreement(
@@ -140,19 +162,19 @@ def _agreement(name: str, ours: Float[np.ndarray, "L V"], theirs: Float[np.ndarr
     )
 
 
-def _errors(ours: Shaped[np.ndarray, "..."], theirs: Shaped[np.ndarray, "..."]) -> tuple[float, float]:
+def _errors(ours: Shaped[HostArray, "..."], theirs: Shaped[HostArray, "..."]) -> tuple[float, float]:
     """Largest difference, and norm of the difference over norm of PyTorch's."""
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
     return float(np.abs(a - b).max()), float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
-def _log_softmax(x: Float[np.ndarray, "L V"]) -> Float[np.ndarray, "L V"]:
+def _log_softmax(x: Float[HostArray, "L V"]) -> Float[HostArray, "L V"]:
     x = x - x.max(-1, keepdims=True)
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
 def _name(record: dict[str, Any]) -> str:
-    """What the table calls a prompt: its id, or how it begins."""
+    """The name of a prompt in the table: its id, or its first characters."""
     if record.get("id") is not None:
         return str(record["id"])
     return record["conversations"][0]["value"].replace("\n", " ")[:40]

@@ -1,4 +1,4 @@
-"""Accuracy of every task after every stage: as a table, as JSON, as a plot."""
+"""The accuracy of every task after every stage, as a table, as JSON and as a plot."""
 
 import json
 import pathlib
@@ -8,11 +8,11 @@ from typing import Any
 import rich.table
 
 from ola_jax.errors import require
-from ola_jax.training.config import Task
+from ola_jax.training.config import EvalTask
 
 
-def table(tasks: Sequence[Task], stages: Sequence[str], results: dict[str, Any]) -> rich.table.Table:
-    """One row for each task, one column for each stage. `results[stage][task]["accuracy"]`."""
+def table(tasks: Sequence[EvalTask], stages: Sequence[str], results: dict[str, Any]) -> rich.table.Table:
+    """A table of one row for each task, one column for each stage. `results[stage][task]["accuracy"]`."""
     out = rich.table.Table(title="held-out accuracy after each stage (exact match, %)")
     for name in ("task", "chance", *stages):
         out.add_column(name, justify="left" if name == "task" else "right")
@@ -22,14 +22,16 @@ def table(tasks: Sequence[Task], stages: Sequence[str], results: dict[str, Any])
     return out
 
 
-def write_json(file: pathlib.Path, tasks: Sequence[Task], results: dict[str, Any], **facts: Any) -> None:
-    """All figures, with chance levels and `facts` about the run."""
+def write_json(file: pathlib.Path, tasks: Sequence[EvalTask], results: dict[str, Any], **facts: Any) -> None:
+    """Writes all figures, with chance levels and `facts` about the run."""
     chance = {task.name: task.chance for task in tasks}
     file.write_text(json.dumps({**facts, "chance": chance, "stages": results}, indent=1) + "\n")
 
 
-def plot(file: pathlib.Path, tasks: Sequence[Task], stages: Sequence[str], results: dict[str, Any]) -> None:
-    """A line for each task over the stages, its chance level dotted, as PNG."""
+def plot(
+    file: pathlib.Path, tasks: Sequence[EvalTask], stages: Sequence[str], results: dict[str, Any]
+) -> None:
+    """A plot as PNG: a line for each task over the stages, its chance level dotted."""
     require("demo", "matplotlib")
     import matplotlib
 
@@ -37,8 +39,9 @@ def plot(file: pathlib.Path, tasks: Sequence[Task], stages: Sequence[str], resul
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
-    colours = pyplot.get_cmap("tab10").colors
-    for task, colour in zip(tasks, colours, strict=False):
+    colours = pyplot.get_cmap("tab10")
+    for number, task in enumerate(tasks):
+        colour = colours(number % 10)
         values = [100 * results[stage][task.name]["accuracy"] for stage in stages]
         axes.plot(range(len(stages)), values, marker="o", color=colour, label=task.title)
         axes.axhline(100 * task.chance, color=colour, linestyle=":", linewidth=0.8)

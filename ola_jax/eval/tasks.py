@@ -9,12 +9,12 @@ from ola_jax.errors import OlaError
 from ola_jax.eval.accuracy import Question, exact_match, read_questions
 from ola_jax.generate.sampling import from_generation_config
 from ola_jax.models.ola import Ola
-from ola_jax.training.config import Task
+from ola_jax.training.config import EvalTask
 from ola_jax.typing import Params
 
 
 def read_tasks(
-    tasks: Sequence[Task], processor: Processor, limit: int | None = None
+    tasks: Sequence[EvalTask], processor: Processor, limit: int | None = None
 ) -> dict[str, list[Question]]:
     """The questions of each task, at most `limit` of each. Raises OlaError if two tasks share a name."""
     names = [task.name for task in tasks]
@@ -29,13 +29,14 @@ def score_tasks(
     params: Params,
     processor: Processor,
     questions: Mapping[str, Sequence[Question]],
+    *,
     generation: dict[str, Any],
     rows: int,
 ) -> dict[str, Any]:
-    """What `exact_match` finds of each task, answered as `ola_jax.infer` answers, greedily."""
+    """The result of `exact_match` for each task, answered greedily, as `ola_jax.infer` answers."""
     sampling = from_generation_config(generation, processor.tokenizer.get_vocab_size())
     sampling = dataclasses.replace(sampling, temperature=0.0)
     return {
-        name: exact_match(model, params, processor, of_task, sampling, rows)
-        for name, of_task in questions.items()
+        name: exact_match(model, params, processor, asked, sampling=sampling, rows=rows)
+        for name, asked in questions.items()
     }

@@ -1,32 +1,32 @@
-"""The parts of Ola that `transformers` has, in PyTorch and float32, set from released tensors."""
+"""The parts of Ola that `transformers` has, in PyTorch and float32, with the weights of released tensors."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ola_jax.config import OryxViTConfig, WhisperConfig
 from ola_jax.convert.names import VISION, WHISPER
-from ola_jax.convert.readers import Tensor
+from ola_jax.convert.safetensors_reader import Tensor
 from ola_jax.errors import OlaError
-from ola_jax.typing import Float, Int
+from ola_jax.typing import Bool, Float, HostArray, Int
 
-QWEN2 = (  # fields of config.json that say which decoder it is
+QWEN2 = (  # fields of config.json that describe the decoder
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps", "max_position_embeddings"),
     *("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"),
     *("original_max_position_embeddings", "use_sliding_window", "sliding_window", "max_window_layers"),
     "layer_types",
 )
-SIGLIP = {  # OryxViT's names in transformers' words
+SIGLIP = {  # OryxViT's names, and transformers'
     "norm1": "layer_norm1",
     "norm2": "layer_norm2",
     "attn.proj": "self_attn.out_proj",
     "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
 }
-OPENAI = {  # Whisper's names in transformers' words
+OPENAI = {  # OpenAI's names of Whisper, and transformers'
     "attn_ln": "self_attn_layer_norm",
     "mlp_ln": "final_layer_norm",
     "attn.query": "self_attn.q_proj",
@@ -38,8 +38,8 @@ OPENAI = {  # Whisper's names in transformers' words
 }
 
 
-def libraries() -> tuple[Any, Any]:
-    """Torch and transformers; OlaError if they are not there."""
+def import_libraries() -> tuple[Any, Any]:
+    """Torch and transformers. Raises OlaError if they are not installed."""
     try:
         import torch
         import transformers
@@ -51,39 +51,42 @@ def libraries() -> tuple[Any, Any]:
 class Decoder:
     """transformers' Qwen2ForCausalLM, as the release's own config.json (`values`) describes it.
 
-    Not as our config does: a mistake in how that was read is to be seen in the logits.
+    Not as our config does: if that was read wrongly, the logits are to show it.
     """
 
     def __init__(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]):
-        torch, transformers = libraries()
+        torch, transformers = import_libraries()
         known = {key: values[key] for key in QWEN2 if values.get(key) is not None}
-        known = copy.deepcopy(known)  # transformers writes into the dicts
+        known = copy.deepcopy(known)  # transformers changes the dicts
         theirs = transformers.Qwen2Config(**known, tie_word_embeddings=False)  # both are read
-        with torch.device("meta"):  # the weights are those that are read: no second copy of 7B
+        with torch.device("meta"):  # no memory for initial weights: 7B are read below
             self._model = transformers.Qwen2ForCausalLM(theirs)
         names = [name for name, _ in self._model.named_parameters()]
         self._model.load_state_dict({name: _read(tensors, name) for name in names}, assign=True)
-        self._model.model.rotary_emb = type(self._model.model.rotary_emb)(theirs)  # is in no state dict
+        self._model.model.rotary_emb = type(self._model.model.rotary_emb)(theirs)  # not in the state dict
         self._model.eval()
 
     def logits(
-        self, tokens: Int[np.ndarray, " L"], features: Float[np.ndarray, "L D"], is_feature: Any
-    ) -> Float[np.ndarray, "L V"]:
-        """Of one prompt; where `is_feature`, `features` stand in the place of a token."""
-        torch, _ = libraries()
+        self,
+        tokens: Int[HostArray, " L"],
+        features: Float[HostArray, "L D"],
+        is_feature: Bool[HostArray, " L"],
+    ) -> Float[HostArray, "L V"]:
+        """Logits of one prompt, with `features` instead of the embedded token where `is_feature`."""
+        torch, _ = import_libraries()
         with torch.no_grad():
             ids = torch.from_numpy(np.where(is_feature, 0, tokens).astype(np.int64))[None]
             embedded = self._model.get_input_embeddings()(ids)
-            at = torch.from_numpy(np.array(is_feature))[None, :, None]
-            embedded = torch.where(at, torch.from_numpy(np.array(features))[None], embedded)
+            replace = torch.from_numpy(np.array(is_feature))[None, :, None]
+            embedded = torch.where(replace, torch.from_numpy(np.array(features))[None], embedded)
             return self._model(inputs_embeds=embedded).logits[0].numpy()
 
 
 class Vision:
-    """OryxViT: the layers of transformers' SigLIP."""
+    """OryxViT, built of the layers of transformers' SigLIP."""
 
     def __init__(self, config: OryxViTConfig, tensors: Mapping[str, Tensor]):
-        _, transformers = libraries()
+        _, transformers = import_libraries()
         from transformers.models.siglip.modeling_siglip import SiglipEncoder
 
         theirs = transformers.SiglipVisionConfig(
@@ -110,10 +113,10 @@ class Vision:
         self._table = read("pos_embed").reshape(1, side, side, -1).permute(0, 3, 1, 2)
 
     def features(
-        self, pixels: Float[np.ndarray, "N P"], place: Int[np.ndarray, "N 4"]
-    ) -> Float[np.ndarray, "N D"]:
-        """Of one image's patches, in any order."""
-        torch, _ = libraries()
+        self, pixels: Float[HostArray, "N P"], place: Int[HostArray, "N 4"]
+    ) -> Float[HostArray, "N D"]:
+        """Features of one image's patches, which may be in any order."""
+        torch, _ = import_libraries()
         with torch.no_grad():
             size = tuple(int(n) for n in place[0, 2:])
             table = torch.nn.functional.interpolate(self._table, size=size, mode="bilinear")
@@ -129,7 +132,7 @@ class Whisper:
     def __init__(
         self, config: WhisperConfig, tensors: Mapping[str, Tensor], dims: Mapping[str, Any] | None = None
     ):
-        _, transformers = libraries()
+        _, transformers = import_libraries()
         from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
         dims, width = dims or {}, config.hidden_size
@@ -153,15 +156,15 @@ class Whisper:
                         state[f"layers.{i}.{new}.{kind}"] = read(f"blocks.{i}.{old}.{kind}")
         self._encoder = _build(lambda: WhisperEncoder(theirs), state)
 
-    def features(self, mel: Float[np.ndarray, "C T M"]) -> Float[np.ndarray, "C F D"]:
-        """Of chunks of log-mel."""
-        torch, _ = libraries()
+    def features(self, mel: Float[HostArray, "C T M"]) -> Float[HostArray, "C F D"]:
+        """Features of chunks of log-mel."""
+        torch, _ = import_libraries()
         with torch.no_grad():
             return self._encoder(torch.from_numpy(np.array(mel.swapaxes(1, 2)))).last_hidden_state.numpy()
 
 
-def _build(module: Any, state: Mapping[str, Any]) -> Any:
-    torch, _ = libraries()
+def _build(module: Callable[[], Any], state: Mapping[str, Any]) -> Any:
+    torch, _ = import_libraries()
     with torch.device("meta"):
         built = module()
     built.load_state_dict(dict(state), assign=True)
@@ -169,5 +172,5 @@ def _build(module: Any, state: Mapping[str, Any]) -> Any:
 
 
 def _read(tensors: Mapping[str, Tensor], key: str) -> Any:
-    torch, _ = libraries()
+    torch, _ = import_libraries()
     return torch.from_numpy(tensors[key].read().astype(np.float32))

@@ -18,6 +18,7 @@ from ola_jax.generate.engine import Request
 from ola_jax.generate.one_slot import OneSlot
 from ola_jax.generate.sampling import SamplingConfig, from_generation_config, with_options
 from ola_jax.models.ola import Ola
+from ola_jax.speech.pipeline import SpeechStream
 from ola_jax.typing import Params
 
 Path = str | os.PathLike[str]
@@ -50,6 +51,14 @@ class Options:
     seed: int
     stop: tuple[str, ...]
     stream: Callable[[str], object] | None
+    speech: SpeechStream | None
+
+    def receive(self, text: str) -> None:
+        """The next piece of the answer."""
+        if self.speech is not None:
+            self.speech.write(text)
+        if self.stream is not None:
+            self.stream(text)
 
 
 class Answers(abc.ABC):
@@ -74,6 +83,7 @@ class Answers(abc.ABC):
         repetition_penalty: float | int | None = None,
         stop: str | Sequence[str] = (),
         seed: int = 0,
+        speech: SpeechStream | None = None,
     ) -> Reply:
         """The answer to a question.
 
@@ -81,7 +91,9 @@ class Answers(abc.ABC):
         video's own sound track, which is used unless `sound` is False. `stream` is called with each piece
         of the text as it comes; the pieces together are the text, but for space around it. Options of
         sampling left out are the checkpoint's (temperature 0 is greedy). The answer ends before the first
-        of the texts `stop`. Raises OlaError for a question that cannot be asked.
+        of the texts `stop`. `speech` speaks the answer while it is written: its `wait` returns when all has
+        been spoken, and it is interrupted if the answer fails. Raises OlaError for a question that cannot be
+        asked.
         """
         images = (images,) if isinstance(images, str | os.PathLike) else images
         path = lambda file: None if file is None else os.fspath(file)
@@ -98,7 +110,7 @@ class Answers(abc.ABC):
             repetition_penalty=repetition_penalty,
         )
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
-        return self._answer(question, Options(sampling, max_new_tokens, seed, stops, stream))
+        return self._answer(question, Options(sampling, max_new_tokens, seed, stops, stream, speech))
 
     @abc.abstractmethod
     def _answer(self, question: Question, options: Options) -> Reply:
@@ -201,7 +213,14 @@ class Chat(Answers):
             options.stop,
             conversation=self._key,
         )
-        completion = assistant.engine.answer(request, options.stream)
+        try:
+            completion = assistant.engine.answer(request, options.receive)
+        except BaseException:
+            if options.speech is not None:
+                options.speech.interrupt()
+            raise
+        if options.speech is not None:
+            options.speech.finish()
         reply = Reply(
             completion.text.strip(),
             completion.ids,

@@ -25,7 +25,9 @@ class Question:
 
     def record(self) -> dict[str, Any]:
         """The record that asks this alone."""
-        return prompt_record(self.text, self.images, self.video, self.audio, self.sound)
+        return prompt_record(
+            self.text, images=self.images, video=self.video, audio=self.audio, sound=self.sound
+        )
 
 
 def check_question(

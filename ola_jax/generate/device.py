@@ -18,7 +18,7 @@ from ola_jax.generate.requests import EngineConfig
 from ola_jax.generate.sampling import SamplingConfig
 from ola_jax.models.ola import Ola, abstract_params
 from ola_jax.models.qwen2 import KVCache
-from ola_jax.sharding import MeshConfig, check, make_mesh, parameter_shardings
+from ola_jax.sharding import MeshConfig, check_mesh, make_mesh, parameter_shardings
 from ola_jax.typing import Array, Bool, Float, HostArray, Int, Params
 
 Report = Callable[[str], None]  # gets a line before a program is used, and compiled, for the first time
@@ -54,7 +54,7 @@ class Device:
         """Where each parameter belongs; None: on the default device."""
         if self._mesh is None:
             return None
-        check(self._mesh, self.model.config, rows=1, budget=Budget(tokens=1))
+        check_mesh(self._mesh, self.model.config, rows=1, budget=Budget(tokens=1))
         return parameter_shardings(abstract_params(self.model.config), self._mesh)
 
     def _slot_places(self) -> tuple[NamedSharding, NamedSharding] | None:

@@ -38,15 +38,8 @@ def table_rows(config: OlaConfig, length: int) -> int:
 
 @functools.partial(jax.jit, static_argnames=("model", "rows"))
 def empty_table(model: Ola, params: Params, rows: int) -> Float[Array, "R D"]:
-    """A table with the seven MARKS in its first rows."""
-
-    def marks(m: Ola) -> Array:
-        width = m.config.llm.hidden_size
-        visual = m.vision_projector.marks() if m.config.vision else jnp.zeros((4, width))
-        spoken = m.speech_projector.marks() if m.config.whisper else jnp.zeros((3, width))
-        return jnp.concatenate([visual, spoken]).astype(m.config.dtype)
-
-    first: Any = model.apply({"params": params}, method=marks)
+    """A table with the MARKS in its first rows."""
+    first: Any = model.apply({"params": params}, method="marks")
     return jnp.zeros((rows, first.shape[1]), first.dtype).at[: len(MARKS)].set(first)
 
 
@@ -90,5 +83,5 @@ def _see(
 
 @functools.partial(jax.jit, static_argnames="model")
 def _hear(model: Ola, params: Params, audio: Float[Array, "T"]) -> Float[Array, "F D"]:
-    heard: Any = model.apply({"params": params}, audio[None], method="hear")
+    heard: Any = model.apply({"params": params}, audio[None], method="encode_audio")
     return heard[0]

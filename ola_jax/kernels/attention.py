@@ -13,7 +13,7 @@ from ola_jax.errors import OlaError
 from ola_jax.kernels import attention_cached, attention_cudnn, attention_xla
 from ola_jax.kernels.attention_inputs import CachedInputs, PackedInputs
 from ola_jax.kernels.segment_blocks import LANES
-from ola_jax.sharding import axis_size, is_sharded, platform, spec
+from ola_jax.sharding import activation_spec, axis_size, is_sharded, platform
 from ola_jax.typing import Array, Float
 
 Implementation = Literal["auto", "xla", "splash", "cudnn"]
@@ -50,8 +50,8 @@ def packed_attention(
         return attend(PackedInputs(q, k, v, q_segments, k_segments, inputs.causal, offset))
 
     rows, length_axis, heads = axes
-    queries, keys = spec(rows, length_axis, heads, None), spec(rows, None, heads, None)
-    in_specs = queries, keys, keys, spec(rows, length_axis), spec(rows, None)
+    queries, keys = activation_spec(rows, length_axis, heads, None), activation_spec(rows, None, heads, None)
+    in_specs = queries, keys, keys, activation_spec(rows, length_axis), activation_spec(rows, None)
     sharded = jax.shard_map(local, in_specs=in_specs, out_specs=queries, check_vma=False)
     return sharded(inputs.q, inputs.k, inputs.v, inputs.q_segments, inputs.k_segments)
 

@@ -48,8 +48,11 @@ def attend(inputs: CachedInputs) -> Float[Array, "B L H h"]:
         return new_top, fade * total + weights.sum(axis=-1), fade[..., None] * out + part
 
     shape = q.shape[:-1]
-    none = jnp.full(shape, MASKED), jnp.zeros(shape), jnp.zeros((*shape, width))
-    none = tuple(map(by_head, none))
+    none = (
+        by_head(jnp.full(shape, MASKED)),
+        by_head(jnp.zeros(shape)),
+        by_head(jnp.zeros((*shape, width))),
+    )
     blocks = jnp.minimum(own.max() // block + 1, places // block)
     _, total, out = jax.lax.fori_loop(0, blocks, keys, none)
     out = by_head((out / total[..., None]).astype(inputs.v.dtype))

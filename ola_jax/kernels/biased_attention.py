@@ -1,4 +1,4 @@
-"""Attention with a position bias that each query scales: BEATs' own, in float32."""
+"""BEATs' attention with a position bias that each query scales, in float32."""
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +12,15 @@ def biased_attention(
     q: Float[Array, "B F H h"],
     k: Float[Array, "B F H h"],
     v: Float[Array, "B F H h"],
+    *,
     gate: Float[Array, "B F H"],
     bias: Float[Array, "H F F"],
 ) -> Float[Array, "B F H h"]:
-    """softmax(q k / sqrt(h) + gate * bias) v, every frame with every frame; all in float32.
+    """softmax(q k / sqrt(h) + gate * bias) v, every frame attending to every frame; all in float32.
 
-    Longer inputs go through in blocks of queries, whose scores the backward pass computes again:
-    memory holds B * H * 128 * F scores, not B * H * F * F. No kernel that comes with JAX adds a
-    bias that a gate of each query scales without writing the sum of each chunk to memory.
+    Long inputs are computed in blocks of queries, whose scores the backward pass computes again:
+    memory holds B * H * 128 * F scores, not B * H * F * F. JAX has no kernel that scales a bias per
+    query without writing the scaled bias of each chunk to memory.
     """
     length, width = q.shape[1], q.shape[3]
     q = q * width**-0.5
@@ -31,10 +32,10 @@ def biased_attention(
     if length <= QUERY_BLOCK:
         return block(q, gate, bias)
 
-    def cut(x: Array) -> Array:
-        """Blocks of axis 1 on a new first axis, the last one filled up."""
+    def split(x: Array) -> Array:
+        """Blocks of axis 1 on a new first axis, the last one padded."""
         x = jnp.pad(x, [(0, 0), (0, -length % QUERY_BLOCK), *[(0, 0)] * (x.ndim - 2)])
         return jnp.moveaxis(x.reshape(x.shape[0], -1, QUERY_BLOCK, *x.shape[2:]), 1, 0)
 
-    out = jax.lax.map(lambda x: jax.checkpoint(block)(*x), (cut(q), cut(gate), cut(bias)))
+    out = jax.lax.map(lambda x: jax.checkpoint(block)(*x), (split(q), split(gate), split(bias)))
     return jnp.moveaxis(out, 0, 1).reshape(q.shape[0], -1, *q.shape[2:])[:, :length]

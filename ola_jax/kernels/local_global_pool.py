@@ -4,9 +4,9 @@ With x the members and g their mean, scores = W2 gelu(W1 [x, g] + b1) + b2, soft
 for each channel, then the weighted sum (arXiv 2502.04328, section 3.2; the original's
 pooler_projector.py). W1 [x, g] = W1x x + W1g g, and W1g g is the same for all members: it is
 computed once. b2 adds the same to all members and cancels in the softmax: it is left out, its
-gradient is zero. A group of four then costs 18 D^2 FLOPs, where the formula as it is written has 24.
+gradient is zero. A group of four then costs 18 D^2 FLOPs, instead of 24 for the formula as written.
 
-The kernels are imported where they are chosen: Pallas takes time to import, and its API is experimental.
+Kernels are imported when they are chosen: Pallas is slow to import, and its API is experimental.
 """
 
 import functools
@@ -30,9 +30,19 @@ class PoolParams(NamedTuple):
     kernel2: Float[Array, "D D"]
 
 
+class SplitParams(NamedTuple):
+    """PoolParams as the kernels take them: the halves of kernel1 apart."""
+
+    local_kernel: Float[Array, "D D"]
+    mean_kernel: Float[Array, "D D"]
+    bias1: Float[Array, "D"]
+    kernel2: Float[Array, "D D"]
+
+
 def local_global_pool(
     x: Float[Array, "*b n D"],
     params: PoolParams,
+    *,
     implementation: Implementation = "auto",
     interpret: bool = False,
     kernels: Literal["tpu", "gpu"] | None = None,
@@ -41,11 +51,10 @@ def local_global_pool(
 
     `pallas` is a kernel: for TPUs one that keeps scores and hidden activations out of main memory, forward
     and backward; for Hopper GPUs products with fused epilogues, in bfloat16 and for at most four members
-    (else OlaError). `xla` leaves the fusion to the compiler, and takes everything. `auto` is `xla`: the
-    products leave little room for anything else, and no kernel has shown yet that it is faster
-    (docs/performance.md). Products are in x's dtype; sums, GELU and softmax of the kernels in float32.
-    `interpret` runs the kernels of `kernels` (default: of the devices, on a CPU those for TPUs) on any
-    platform, slowly.
+    (otherwise OlaError). `xla` leaves fusion to the compiler and takes any input. `auto` is `xla`: the
+    products dominate, and no kernel has been measured to be faster yet (docs/performance.md). Products
+    are in x's dtype; in the kernels sums, GELU and softmax are in float32. `interpret` runs the kernels
+    for `kernels` (default: for the devices; on a CPU those for TPUs) on any platform, slowly.
     """
     groups = x.reshape(-1, *x.shape[-2:])
     if implementation != "pallas":
@@ -53,7 +62,7 @@ def local_global_pool(
     elif (kernels or platform()) == "gpu":
         from ola_jax.kernels import local_global_pool_hopper as hopper
 
-        hopper.check(x.shape[-2], x.dtype, interpret)
+        hopper.check_supported(x.shape[-2], x.dtype, interpret)
         pooled = pool_hopper(interpret, groups, params)
     else:
         pooled = pool_tpu(interpret, groups, params)
@@ -61,11 +70,11 @@ def local_global_pool(
 
 
 def pool_xla(x: Float[Array, "G n D"], params: PoolParams) -> Float[Array, "G D"]:
-    """The mathematics, in plain JAX."""
-    local, of_mean = jnp.split(params.kernel1, 2, axis=0)
-    from_mean = x.mean(axis=1) @ of_mean + params.bias1
-    from_each = (x.reshape(-1, x.shape[-1]) @ local).reshape(x.shape)
-    hidden = jax.nn.gelu(from_each + from_mean[:, None], approximate=False)
+    """The computation in plain JAX."""
+    local_kernel, mean_kernel = jnp.split(params.kernel1, 2, axis=0)
+    from_mean = x.mean(axis=1) @ mean_kernel + params.bias1
+    from_member = (x.reshape(-1, x.shape[-1]) @ local_kernel).reshape(x.shape)
+    hidden = jax.nn.gelu(from_member + from_mean[:, None], approximate=False)
     scores = (hidden.reshape(-1, x.shape[-1]) @ params.kernel2).reshape(x.shape)
     weights = jax.nn.softmax(scores.astype(jnp.float32), axis=1).astype(x.dtype)
     return (x * weights).sum(axis=1)
@@ -78,10 +87,10 @@ def pool_tpu(interpret: bool, x: Float[Array, "G n D"], params: PoolParams) -> F
 
 
 def _forward_tpu(interpret: bool, x: Array, params: PoolParams) -> tuple[Array, tuple[Array, PoolParams]]:
-    """Channels are padded to whole lanes; zeros stay zeros all the way through."""
+    """Pads channels to a multiple of LANES; padding stays zero throughout."""
     from ola_jax.kernels import local_global_pool_tpu as tpu
 
-    pooled = tpu.pool(_member_major(x), *_pad_params(params), interpret=interpret)
+    pooled = tpu.pool(_member_major(x), _split_params(params), interpret=interpret)
     return pooled[:, : x.shape[-1]], (x, params)
 
 
@@ -91,10 +100,10 @@ def _backward_tpu(
     from ola_jax.kernels import local_global_pool_tpu as tpu
 
     x, params = saved
-    of_x, *of_params = tpu.pool_backward(
-        _member_major(x), *_pad_params(params), _pad_to_lanes(grad, (1,)), interpret=interpret
+    x_grad, params_grad = tpu.pool_backward(
+        _member_major(x), _split_params(params), _pad_to_lanes(grad, (1,)), interpret=interpret
     )
-    return jnp.swapaxes(of_x, 0, 1)[..., : x.shape[-1]], _crop(of_params, params)
+    return jnp.swapaxes(x_grad, 0, 1)[..., : x.shape[-1]], _crop(params_grad, params)
 
 
 pool_tpu.defvjp(_forward_tpu, _backward_tpu)
@@ -105,7 +114,7 @@ def pool_hopper(interpret: bool, x: Float[Array, "G n D"], params: PoolParams) -
     """The kernels for Hopper GPUs, forward and backward."""
     from ola_jax.kernels import local_global_pool_hopper as hopper
 
-    pooled, _ = hopper.pool(_pad_to_lanes(x, (2,)), *_pad_params(params), interpret=interpret)
+    pooled = hopper.pool(_pad_to_lanes(x, (2,)), _split_params(params), interpret=interpret)
     return pooled[:, : x.shape[-1]]
 
 
@@ -115,8 +124,8 @@ def _forward_hopper(
     from ola_jax.kernels import local_global_pool_hopper as hopper
 
     padded = _pad_to_lanes(x, (2,))
-    pooled, saved = hopper.pool(padded, *_pad_params(params), save=True, interpret=interpret)
-    return pooled[:, : x.shape[-1]], (saved, params)
+    pooled, saved = hopper.pool_and_save(padded, _split_params(params), interpret=interpret)
+    return pooled[:, : x.shape[-1]], (tuple(saved), params)
 
 
 def _backward_hopper(
@@ -125,38 +134,37 @@ def _backward_hopper(
     from ola_jax.kernels import local_global_pool_hopper as hopper
 
     activations, params = saved
-    local, of_mean, _, kernel2 = _pad_params(params)
-    of_x, *of_params = hopper.pool_backward(
-        activations, local, of_mean, kernel2, _pad_to_lanes(grad, (1,)), interpret=interpret
+    x_grad, params_grad = hopper.pool_backward(
+        hopper.Saved(*activations), _split_params(params), _pad_to_lanes(grad, (1,)), interpret=interpret
     )
-    return of_x[..., : grad.shape[-1]], _crop(of_params, params)
+    return x_grad[..., : grad.shape[-1]], _crop(params_grad, params)
 
 
 pool_hopper.defvjp(_forward_hopper, _backward_hopper)
 
 
 def _member_major(x: Float[Array, "G n D"]) -> Float[Array, "n G Dp"]:
-    """Members as the leading axis: what is taken over them then needs no shuffling of registers."""
+    """Members as the leading axis, so that reductions over them need no register shuffles."""
     return _pad_to_lanes(jnp.swapaxes(x, 0, 1), (2,))
 
 
-def _pad_params(params: PoolParams) -> tuple[Array, Array, Array, Array]:
-    """The matrices local [Dp, Dp], of_mean [Dp, Dp], bias1 [Dp], kernel2 [Dp, Dp]."""
-    local, of_mean = jnp.split(params.kernel1, 2, axis=0)
-    square = functools.partial(_pad_to_lanes, axes=(0, 1))
-    return square(local), square(of_mean), _pad_to_lanes(params.bias1, (0,)), square(params.kernel2)
+def _split_params(params: PoolParams) -> SplitParams:
+    """The parameters with the halves of kernel1 apart and channels padded to a multiple of LANES."""
+    local_kernel, mean_kernel = jnp.split(params.kernel1, 2, axis=0)
+    pad = functools.partial(_pad_to_lanes, axes=(0, 1))
+    bias1 = _pad_to_lanes(params.bias1, (0,))
+    return SplitParams(pad(local_kernel), pad(mean_kernel), bias1, pad(params.kernel2))
 
 
-def _crop(gradients: list[Array], like: PoolParams) -> PoolParams:
-    """Gradients of what _pad_params makes, as those of the parameters."""
-    local, of_mean, bias1, kernel2 = gradients
+def _crop(grads: SplitParams, like: PoolParams) -> PoolParams:
+    """Gradients of the parameters, from those of what _split_params returns."""
     width = like.bias1.shape[0]
-    kernel1 = jnp.concatenate([local[:width, :width], of_mean[:width, :width]])
-    of_params = PoolParams(kernel1, bias1[:width], kernel2[:width, :width])
-    return jax.tree.map(lambda gradient, parameter: gradient.astype(parameter.dtype), of_params, like)
+    kernel1 = jnp.concatenate([grads.local_kernel[:width, :width], grads.mean_kernel[:width, :width]])
+    cropped = PoolParams(kernel1, grads.bias1[:width], grads.kernel2[:width, :width])
+    return jax.tree.map(lambda grad, parameter: grad.astype(parameter.dtype), cropped, like)
 
 
 def _pad_to_lanes(x: Array, axes: tuple[int, ...]) -> Array:
-    """Zeros at the end of `axes`, up to the next multiple of LANES."""
+    """Pads `axes` with zeros at their end, to the next multiple of LANES."""
     widths = [(0, -size % LANES if axis in axes else 0) for axis, size in enumerate(x.shape)]
     return jnp.pad(x, widths) if any(after for _, after in widths) else x

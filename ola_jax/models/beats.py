@@ -1,4 +1,4 @@
-"""The BEATs encoder of general audio. Everything here is computed in float32 (quirk S7).
+"""The BEATs encoder of general audio, computed in float32 throughout (quirk S7).
 
 Source: arXiv 2212.09058 and the original's speech_encoder/beats, quirks S3 and S4. No layer is dropped at
 random in training (quirk T3).
@@ -14,22 +14,22 @@ import numpy as np
 
 from ola_jax.config import BeatsConfig
 from ola_jax.kernels.biased_attention import biased_attention
-from ola_jax.models.layers import gelu, layer_norm, linear, stack_layers
-from ola_jax.sharding import constrain, for_each_device, gather
-from ola_jax.typing import Array, Float, Int
+from ola_jax.models.layers import Remat, gelu, layer_norm, linear, parameter, stack_layers
+from ola_jax.sharding import constrain, gather_weight, map_window_shards
+from ola_jax.typing import Array, Float, HostArray, Int
 
 FBANK_MEAN, FBANK_STD = 15.41663, 6.55582  # of AudioSet; the original divides by twice the deviation
 LAYER_NORM_EPS = 1e-5
 
 
 def relative_buckets(
-    distance: Int[np.ndarray, "n"], num_buckets: int, max_distance: int
-) -> Int[np.ndarray, "n"]:
-    """Bucket of each distance from query to key, in patches: exact when near, then logarithmic."""
+    distance: Int[HostArray, "n"], num_buckets: int, max_distance: int
+) -> Int[HostArray, "n"]:
+    """Bucket of each distance (in patches) from query to key: exact when near, then logarithmic."""
     half = num_buckets // 2
     exact = half // 2
     far = np.abs(distance)
-    # In float32, as the original: the truncation to whole buckets makes rounding visible.
+    # In float32, like the original: truncation to integers makes differences in rounding visible.
     log = np.log(np.maximum(far, 1).astype(np.float32) / np.float32(exact))
     scaled = log / np.float32(math.log(max_distance / exact)) * np.float32(half - exact)
     bucket = np.where(far < exact, far, np.minimum(exact + scaled.astype(np.int64), half - 1))
@@ -37,21 +37,21 @@ def relative_buckets(
 
 
 def position_bias(table: Float[Array, "buckets H"], length: int, max_distance: int) -> Float[Array, "H F F"]:
-    """What each head adds to the score of a query (rows) and a key: one value for each distance."""
+    """Each head's bias of the scores of queries (rows) and keys: one value per distance."""
     distances = np.arange(1 - length, length)
-    of_distance = jnp.asarray(table)[relative_buckets(distances, table.shape[0], max_distance)]
-    place = jnp.arange(length)
-    return of_distance.T[:, place[None, :] - place[:, None] + length - 1]
+    by_distance = jnp.asarray(table)[relative_buckets(distances, table.shape[0], max_distance)]
+    index = jnp.arange(length)
+    return by_distance.T[:, index[None, :] - index[:, None] + length - 1]
 
 
 class Attention(nn.Module):
-    """Self-attention with a relative position bias that a gate of each query scales."""
+    """Self-attention with a relative position bias, scaled by a gate of each query."""
 
     config: BeatsConfig
 
     @nn.compact
     def __call__(self, x: Float[Array, "B F D"], bias: Float[Array, "H F F"]) -> Float[Array, "B F D"]:
-        """`bias` comes from the one table that all layers share."""
+        """`bias` is from `position_bias`, the same for all layers."""
         c = self.config
         shape = (*x.shape[:2], c.num_heads, c.hidden_size // c.num_heads)
         project = lambda name: linear(c.hidden_size, ("embed", "features"), jnp.float32, name=name)
@@ -61,18 +61,17 @@ class Attention(nn.Module):
 
         gates = linear(8, ("head", "gates"), jnp.float32, name="grep_linear")(q)
         gates = jax.nn.sigmoid(gates.reshape(*q.shape[:3], 2, 4).sum(-1))
-        ones = nn.with_logical_partitioning(nn.initializers.ones, ("features",))
-        grep_a = self.param("grep_a", ones, (c.num_heads,))
+        grep_a = parameter(self, "grep_a", nn.initializers.ones, ("features",), (c.num_heads,))
         gate = gates[..., 0] * (gates[..., 1] * grep_a - 1.0) + 2.0  # [B F H]
 
-        # The original divides scores by 32 and takes off their maximum before the bias, for half
-        # precision. Softmax does not see either.
-        out = biased_attention(q, k, v, gate, bias).reshape(x.shape)
+        # For half precision, the original divides scores by 32 and subtracts their maximum before the
+        # bias is added. Neither changes the softmax.
+        out = biased_attention(q, k, v, gate=gate, bias=bias).reshape(x.shape)
         return linear(c.hidden_size, ("features", "embed"), jnp.float32, name="out_proj")(out)
 
 
 class Block(nn.Module):
-    """One post-norm layer with deep norm: the residual is enlarged before each norm."""
+    """One post-norm layer with deep norm: the residual is scaled up before each norm."""
 
     config: BeatsConfig
 
@@ -80,7 +79,7 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "B F D"], bias: Float[Array, "H F F"]
     ) -> tuple[Float[Array, "B F D"], None]:
-        """(x, None), as nn.scan wants it."""
+        """Returns (x, None), as nn.scan requires."""
         c = self.config
         alpha = (2 * c.num_layers) ** 0.25
         x = constrain(x, "windows", None, None)
@@ -94,26 +93,21 @@ class Block(nn.Module):
 
 
 class PositionConvolution(nn.Module):
-    """A wide grouped convolution whose kernel is normalised for each tap (weight norm, dim=2)."""
+    """A wide grouped convolution whose kernel is normalised per tap (weight norm, dim=2)."""
 
     config: BeatsConfig
 
     @nn.compact
     def __call__(self, x: Float[Array, "B F D"]) -> Float[Array, "B F D"]:
-        """GELU of the convolution: what is added to `x` as its position."""
+        """GELU of the convolution, to be added to `x`."""
         c = self.config
         taps, width = c.conv_positions, c.hidden_size
-        named = nn.with_logical_partitioning
-        std = math.sqrt(4 / (taps * width))
-        v = self.param(
-            "weight_v",
-            named(nn.initializers.normal(std), (None, None, "embed")),
-            (taps, width // c.conv_groups, width),
-        )
-        v = gather(v, (None, None, "embed"))
+        init, axes = nn.initializers.normal(math.sqrt(4 / (taps * width))), (None, None, "embed")
+        v = parameter(self, "weight_v", init, axes, (taps, width // c.conv_groups, width))
+        v = gather_weight(v, axes)
         norm = jnp.sqrt(jnp.sum(v.astype(jnp.float32) ** 2, axis=(1, 2)))
-        g = self.param("weight_g", named(lambda _: norm, (None,)))
-        b = self.param("bias", named(nn.initializers.zeros, ("embed",)), (width,))
+        g = parameter(self, "weight_g", lambda _: norm, (None,))
+        b = parameter(self, "bias", nn.initializers.zeros, ("embed",), (width,))
         kernel = v.astype(jnp.float32) * (g.astype(jnp.float32) / norm)[:, None, None]
         convolve = functools.partial(
             jax.lax.conv_general_dilated,
@@ -122,31 +116,28 @@ class PositionConvolution(nn.Module):
             dimension_numbers=("NWC", "WIO", "NWC"),
             feature_group_count=c.conv_groups,
         )
-        y = for_each_device(convolve, x, kernel)
+        y = map_window_shards(convolve, x, kernel)
         if taps % 2 == 0:
             y = y[:, :-1]  # an even kernel yields one frame too many
         return gelu(y + b.astype(jnp.float32))
 
 
 class Encoder(nn.Module):
-    """Position, norm, layers."""
+    """Position convolution, norm and layers."""
 
     config: BeatsConfig
-    remat: str = "none"
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B F D"]) -> Float[Array, "B F D"]:
-        """F patches to as many features."""
+        """Features of F patches."""
         c = self.config
         position = PositionConvolution(c, name="pos_conv")(x)
         self.sow("intermediates", "pos_conv_out", position)
         x = layer_norm(LAYER_NORM_EPS, name="layer_norm")(x + position)
         self.sow("intermediates", "layer_norm_out", x)
-        table = self.param(
-            "relative_attention_bias",
-            nn.with_logical_partitioning(nn.initializers.xavier_normal(), (None, "features")),
-            (c.num_buckets, c.num_heads),
-        )
+        init, shape = nn.initializers.xavier_normal(), (c.num_buckets, c.num_heads)
+        table = parameter(self, "relative_attention_bias", init, (None, "features"), shape)
         bias = position_bias(table.astype(jnp.float32), x.shape[1], c.max_distance)
         blocks = stack_layers(Block, c.num_layers, self.remat, in_axes=(nn.broadcast,))
         return blocks(c, name="layers")(x, bias)[0]
@@ -156,11 +147,11 @@ class Beats(nn.Module):
     """Kaldi filterbank energies to features of 16x16 patches, time-major."""
 
     config: BeatsConfig
-    remat: str = "none"
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, fbank: Float[Array, "B T M"]) -> Float[Array, "B F D"]:
-        """Features of B chunks. `fbank` as from audio.kaldi_fbank; F = (T // 16) * (M // 16)."""
+        """Features of B chunks. `fbank` as from spectrogram.kaldi_fbank; F = (T // 16) * (M // 16)."""
         c = self.config
         p = c.patch_size
         x = (fbank - FBANK_MEAN) / (2 * FBANK_STD)
@@ -176,6 +167,15 @@ class Beats(nn.Module):
             self.sow("intermediates", "post_extract_proj_out", x)
         x = Encoder(c, self.remat, name="encoder")(x)
         if c.predictor_classes and self.is_initializing():
-            # Ola never uses the AudioSet head; it is kept so that a checkpoint can be exported whole.
+            # Ola never uses the AudioSet head; it is kept for a complete export.
             linear(c.predictor_classes, ("embed", "classes"), jnp.float32, name="predictor")(x)
         return x
+
+
+def flops(config: BeatsConfig, chunks: int, frames: int) -> float:
+    """FLOPs of this many chunks of so many frames (patches) each."""
+    c, width = config, config.hidden_size
+    first = c.embed_dim * (c.patch_size**2 + (width if c.embed_dim != width else 0))
+    convolution = c.conv_positions * width**2 / c.conv_groups
+    weights = first + convolution + c.num_layers * width * (4 * width + 2 * c.intermediate_size)
+    return chunks * frames * (2 * weights + c.num_layers * 4 * frames * width)

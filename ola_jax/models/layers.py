@@ -1,43 +1,60 @@
-"""Small parts that several models share: linear layers and norms with named axes."""
+"""Parts that several models share: parameters, linear layers and norms with named axes."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.lax import PrecisionLike
 
-from ola_jax.sharding import axis_size, gather
+from ola_jax.sharding import axis_size, gather_weight
 from ola_jax.typing import Array, DTypeLike, Float
+
+Remat = Literal["none", "full", "dots"]  # what the backward pass computes again, as in OlaConfig
+
+
+def parameter(
+    module: nn.Module,
+    name: str,
+    init: Callable[..., Array],
+    axes: tuple[str | None, ...],
+    *init_args: Any,
+) -> Array:
+    """A parameter of `module` with logical axis names; its first value is `init(key, *init_args)`."""
+    boxed: Callable[..., Any] = nn.with_logical_partitioning(init, axes)  # module.param unboxes it
+    return jnp.asarray(module.param(name, boxed, *init_args))
 
 
 def linear(
     features: int,
     axes: tuple[str | None, str | None],
     dtype: DTypeLike,
+    *,
     bias: bool = True,
     name: str | None = None,
 ) -> nn.Dense:
-    """A dense layer whose [in, out] kernel carries the logical axis names `axes`."""
+    """A dense layer whose [in, out] kernel has the logical axis names `axes`."""
     return nn.Dense(
         features,
         use_bias=bias,
         dtype=dtype,
         kernel_init=nn.with_logical_partitioning(nn.initializers.lecun_normal(), axes),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
-        dot_general=lambda x, kernel, *_, precision=None, **__: product(x, gather(kernel, axes), precision),
+        dot_general=lambda x, kernel, *_, precision=None, **__: product(
+            x, gather_weight(kernel, axes), precision
+        ),
         name=name,
     )
 
 
 def product(
-    x: Float[Array, "*b D"], kernel: Float[Array, "D E"], precision: Any = None
+    x: Float[Array, "*b D"], kernel: Float[Array, "D E"], precision: PrecisionLike = None
 ) -> Float[Array, "*b E"]:
-    """The product with a kernel, the leading axes of `x` as one where that costs nothing.
+    """Product with a kernel, for which the leading axes of `x` are merged where that moves no data.
 
-    The kernel's gradient then contracts one axis and not several, which XLA's CPU backend does
-    many times faster. Where the tokens of a row are split over devices the axes stay apart: a split
-    axis can only be joined to one before it by moving the data.
+    The kernel's gradient then contracts one axis instead of several, which XLA's CPU backend does
+    many times faster. Where the tokens of a row are split over devices, merging would move them.
     """
     if axis_size("context") > 1:
         return jnp.matmul(x, kernel, precision=precision)
@@ -46,7 +63,7 @@ def product(
 
 
 def layer_norm(epsilon: float, name: str | None = None) -> nn.LayerNorm:
-    """Layer norm computed and returned in float32, by the two-pass variance as in PyTorch."""
+    """Layer norm, computed and returned in float32, with the two-pass variance of PyTorch."""
     return nn.LayerNorm(epsilon=epsilon, dtype=jnp.float32, use_fast_variance=False, name=name)
 
 
@@ -56,13 +73,12 @@ def gelu(x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
 
 
 def stack_layers(
-    block: type[nn.Module], length: int, remat: str, in_axes: tuple = ()
+    block: type[nn.Module], length: int, remat: Remat, *, in_axes: tuple[Any, ...] = ()
 ) -> Callable[..., nn.Module]:
-    """`length` copies of `block` as one scanned layer, parameters stacked on a leading axis.
+    """`length` copies of `block` as one scanned layer, with parameters stacked on a leading axis.
 
-    `block.__call__(x, *inputs)` returns `(x, output)`; `in_axes` says for each further input
-    whether it is cut by layer (0) or the same for all (nn.broadcast). `remat` is a field of
-    OlaConfig: what the backward pass computes again.
+    `block.__call__(x, *inputs)` returns `(x, output)`; `in_axes` has, for each further input, 0 if
+    every layer has its own slice, or nn.broadcast if all have the same.
     """
     if remat != "none":
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None

@@ -1,20 +1,32 @@
 """Ola: encoders, projectors, one gather that merges all modalities, and the decoder."""
 
+import dataclasses
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
-from ola_jax.batch import IGNORE, TEXT, OlaBatch
+from ola_jax.batch import MARKS, PARTS, TEXT, Budget, OlaBatch, padding
 from ola_jax.config import OlaConfig
+from ola_jax.errors import OlaError
+from ola_jax.models import beats, oryx_vit, projectors, qwen2, whisper
 from ola_jax.models.beats import Beats
 from ola_jax.models.oryx_vit import OryxViT, normalize
 from ola_jax.models.projectors import SpeechProjector, VisionProjector
 from ola_jax.models.qwen2 import Qwen2
 from ola_jax.models.spectrogram import kaldi_fbank, log_mel
 from ola_jax.models.whisper import Whisper
-from ola_jax.sharding import bring_back, constrain, for_each_device, no_mesh, share_out
+from ola_jax.sharding import constrain, gather_windows, map_window_shards, no_mesh, shard_windows
 from ola_jax.typing import Array, Float, Params
+
+# The encoders that each projector takes its features from. All projectors lead to the decoder.
+ENCODERS: dict[str, tuple[str, ...]] = {
+    "vision_projector": ("vision",),
+    "speech_projector": ("whisper", "beats"),
+}
 
 
 class Ola(nn.Module):
@@ -47,45 +59,56 @@ class Ola(nn.Module):
 
     def hidden(self, batch: OlaBatch) -> Float[Array, "B L D"]:
         """Hidden states after the decoder's final norm."""
-        return self.llm(self.merge(batch), batch.positions, batch.segments)
+        return self.llm(self.merge(batch), jnp.asarray(batch.positions), jnp.asarray(batch.segments))
 
     def merge(self, batch: OlaBatch) -> Float[Array, "B L D"]:
         """The decoder's inputs: embedded tokens, and features where `source` points to one."""
         is_text = batch.source == TEXT
         text = self.llm.embed(jnp.where(is_text, batch.tokens, 0))
         table = self.features(batch)
-        at = jnp.maximum(batch.source, 0)[..., None]
-        merged = jnp.where(is_text[..., None], text, jnp.take_along_axis(table, at, axis=1))
+        row = jnp.maximum(batch.source, 0)[..., None]
+        merged = jnp.where(is_text[..., None], text, jnp.take_along_axis(table, row, axis=1))
         return constrain(merged, "rows", "length", None)
 
     def features(self, batch: OlaBatch) -> Float[Array, "B R D"]:
-        """The feature table of each row: pooled patches, audio tokens, the seven marks."""
-        rows, width = batch.tokens.shape[0], self.config.llm.hidden_size
-        marks = [
-            self.vision_projector.marks() if self.config.vision else jnp.zeros((4, width)),
-            self.speech_projector.marks() if self.config.whisper else jnp.zeros((3, width)),
-        ]
-        marks = jnp.concatenate(marks).astype(self.config.dtype)
-        parts = [jnp.broadcast_to(marks, (rows, *marks.shape))]
-        if batch.audio.shape[1]:
-            chunks = self.hear(share_out(batch.audio))
-            parts.insert(0, bring_back(chunks, rows, batch.audio.shape[1]))
-        if batch.patches.shape[1]:
-            parts.insert(0, bring_back(self.see(batch), rows, batch.patches.shape[1]))
-        return jnp.concatenate([part.reshape(rows, -1, width) for part in parts], axis=1)
+        """The feature table of each row, in the order of PARTS."""
+        rows = batch.tokens.shape[0]
+        marks = self.marks()
+        parts: dict[str, Array] = {"marks": jnp.broadcast_to(marks, (rows, *marks.shape))}
+        if windows := batch.patches.shape[1]:
+            parts["patches"] = gather_windows(self.encode_images(batch), rows, windows)
+        if chunks := batch.audio.shape[1]:
+            audio = shard_windows(batch.audio)
+            parts["audio"] = gather_windows(self.encode_audio(audio), rows, chunks)
+        width = marks.shape[-1]
+        tables = [parts[part].reshape(rows, -1, width) for part in PARTS if part in parts]
+        return jnp.concatenate(tables, axis=1)
 
-    def see(self, batch: OlaBatch) -> Float[Array, "windows G D"]:
+    def marks(self) -> Float[Array, "marks D"]:
+        """All marks, in the order of MARKS; zeros for those of a projector that the model lacks."""
+        c = self.config
+        learned: dict[str, Array] = dict.fromkeys(MARKS, jnp.zeros(c.llm.hidden_size))
+        learned |= self.vision_projector.marks if c.vision else {}
+        learned |= self.speech_projector.marks if c.whisper else {}
+        return jnp.stack([learned[name] for name in MARKS]).astype(c.dtype)
+
+    def encode_images(self, batch: OlaBatch) -> Float[Array, "windows G D"]:
         """Pooled, projected patches of all windows of all rows."""
-        image, place = share_out(batch.patch_image), share_out(batch.patch_position)
-        return self.vision_projector(self.vision(normalize(share_out(batch.patches)), image, place))
+        if self.config.vision is None:
+            raise OlaError("the batch has windows of patches, and this model has no vision encoder")
+        fields = batch.patches, batch.patch_image, batch.patch_position
+        patches, image, position = (shard_windows(field) for field in fields)
+        return self.vision_projector(self.vision(normalize(patches), image, position))
 
-    def hear(self, audio: Float[Array, "chunks T"]) -> Float[Array, "chunks F D"]:
+    def encode_audio(self, audio: Float[Array, "chunks T"]) -> Float[Array, "chunks F D"]:
         """Projected tokens of all audio chunks: Whisper's and BEATs' frames side by side."""
         c = self.config
-        mel = for_each_device(lambda audio: log_mel(audio, c.whisper.num_mels), audio)
+        if c.whisper is None:
+            raise OlaError("the batch has audio chunks, and this model has no whisper encoder")
+        mel = map_window_shards(functools.partial(log_mel, num_mels=c.whisper.num_mels), audio)
         frames = [self.whisper(mel.astype(c.dtype))]
         if c.beats:
-            fbank = for_each_device(lambda audio: kaldi_fbank(audio, c.beats.num_mels), audio)
+            fbank = map_window_shards(functools.partial(kaldi_fbank, num_mels=c.beats.num_mels), audio)
             frames.append(self.beats(fbank))
         longest = max(f.shape[1] for f in frames)
         frames = [jnp.pad(f, ((0, 0), (0, longest - f.shape[1]), (0, 0))) for f in frames]
@@ -100,6 +123,16 @@ def abstract_params(config: OlaConfig) -> Params:
         return jax.eval_shape(Ola(config).init, jax.random.key(0), example_batch(config))["params"]
 
 
+def parameter_shapes(config: OlaConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Path, shape and dtype (float32) of every parameter, such as "llm/layers/mlp/up_proj/kernel"."""
+    return dict(_parameter_shapes(config))
+
+
+@functools.lru_cache(maxsize=4)
+def _parameter_shapes(config: OlaConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    return traverse_util.flatten_dict(nn.unbox(abstract_params(config)), sep="/")
+
+
 def init_params(config: OlaConfig, seed: int, shardings: Params | None = None) -> Params:
     """Random float32 parameters, each made where it belongs."""
     init = lambda key: nn.unbox(Ola(config).init(key, example_batch(config)))["params"]
@@ -109,18 +142,38 @@ def init_params(config: OlaConfig, seed: int, shardings: Params | None = None) -
 
 def example_batch(config: OlaConfig, rows: int = 1) -> OlaBatch:
     """The smallest batch that uses every part: for `init` and for tracing shapes."""
-    length, windows, patches, chunks = 8, int(config.vision is not None), 4, int(config.whisper is not None)
-    patch_bytes = 3 * config.vision.patch_size**2 if config.vision else 768
+    length, images, audio = 8, int(config.vision is not None), int(config.whisper is not None)
+    batch = padding(config, rows, Budget(length, images, 4, audio))
     grid = np.array([[0, 0, 2, 2], [0, 1, 2, 2], [1, 0, 2, 2], [1, 1, 2, 2]], np.int32)
-    ints = lambda *shape: np.zeros(shape, np.int32)
-    return OlaBatch(
-        tokens=ints(rows, length),
+    return dataclasses.replace(
+        batch,
         positions=np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
-        segments=ints(rows, length) + 1,
-        targets=ints(rows, length) + IGNORE,
-        source=ints(rows, length) + TEXT,
-        patches=np.zeros((rows, windows, patches, patch_bytes), np.uint8),
-        patch_image=ints(rows, windows, patches) + 1,
-        patch_position=np.broadcast_to(grid, (rows, windows, 4, 4)),
-        audio=np.zeros((rows, chunks, config.chunk_samples), np.float32),
+        segments=np.ones_like(batch.segments),
+        patch_image=np.ones_like(batch.patch_image),
+        patch_position=np.broadcast_to(grid, batch.patch_position.shape),
     )
+
+
+def flops(config: OlaConfig, budget: Budget) -> dict[str, float]:
+    """FLOPs of one row through each part, forward.
+
+    Products of matrices only, each multiply-add as two. Attention is counted over whole windows and chunks,
+    and over half of each row of the decoder, for it is causal.
+    """
+    width = config.llm.hidden_size
+    found = {"llm": qwen2.flops(config.llm, budget.tokens)}
+    if config.vision and budget.windows:
+        windows, patches = budget.windows, budget.window_patches
+        found["vision"] = oryx_vit.flops(config.vision, windows, patches)
+        found["vision_projector"] = projectors.vision_flops(
+            windows * patches, config.vision.hidden_size, width
+        )
+    if config.whisper and (chunks := budget.audio_chunks):
+        found["whisper"] = whisper.flops(config.whisper, chunks)
+        frame = config.whisper.hidden_size + (config.beats.hidden_size if config.beats else 0)
+        found["speech_projector"] = projectors.speech_flops(
+            chunks * config.chunk_tokens, config.speech_stack * frame, config.speech_hidden_size, width
+        )
+        if config.beats:
+            found["beats"] = beats.flops(config.beats, chunks, config.beats_frames)
+    return found

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from ola_jax.config import OryxViTConfig
 from ola_jax.kernels.attention import ENCODER_AXES, Implementation, packed_attention
 from ola_jax.kernels.attention_inputs import PackedInputs
-from ola_jax.models.layers import gelu, layer_norm, linear, stack_layers
-from ola_jax.sharding import constrain, gather
+from ola_jax.models.layers import Remat, gelu, layer_norm, linear, parameter, stack_layers
+from ola_jax.sharding import constrain, gather_weight
 from ola_jax.typing import Array, DTypeLike, Float, Int, UInt8
 
 
@@ -17,25 +17,25 @@ def normalize(patches: UInt8[Array, "*b P"]) -> Float[Array, "*b P"]:
 
 
 def resample_position_embedding(
-    table: Float[Array, "cells D"], place: Int[Array, "*b 4"]
+    table: Float[Array, "cells D"], position: Int[Array, "*b 4"]
 ) -> Float[Array, "*b D"]:
     """The square table of position embeddings, resized bilinearly to each image's grid.
 
-    `place` is (row, column, grid height, grid width). Half-pixel centres, edges clamped, no
+    `position` is (row, column, grid height, grid width). Half-pixel centres, clamped edges, no
     antialiasing, as torch's interpolate(mode="bilinear", align_corners=False). Source: quirk V7.
     """
     table, side = jnp.asarray(table, jnp.float32), round(table.shape[0] ** 0.5)
-    cell, grid = place[..., :2].astype(jnp.float32), jnp.maximum(place[..., 2:], 1).astype(jnp.float32)
-    at = jnp.maximum((cell + 0.5) * (side / grid) - 0.5, 0.0)
-    low = jnp.minimum(at.astype(jnp.int32), side - 1)
+    cell, grid = position[..., :2].astype(jnp.float32), jnp.maximum(position[..., 2:], 1).astype(jnp.float32)
+    sample = jnp.maximum((cell + 0.5) * (side / grid) - 0.5, 0.0)  # in cells of the table
+    low = jnp.minimum(sample.astype(jnp.int32), side - 1)
     high = jnp.minimum(low + 1, side - 1)
-    weight = at - low
+    weight = sample - low
 
-    def row(y: Array) -> Array:
+    def interpolate_row(y: Array) -> Array:
         left, right = table[y * side + low[..., 1]], table[y * side + high[..., 1]]
         return left + (right - left) * weight[..., 1:]
 
-    top, bottom = row(low[..., 0]), row(high[..., 0])
+    top, bottom = interpolate_row(low[..., 0]), interpolate_row(high[..., 0])
     return top + (bottom - top) * weight[..., :1]
 
 
@@ -48,7 +48,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"], image: Int[Array, "B N"]) -> Float[Array, "B N D"]:
-        """Patches of the same image (and window) attend to each other, in both directions."""
+        """Each patch attends to all patches of its image."""
         c = self.config
         qkv = linear(3 * c.hidden_size, ("embed", "features"), self.dtype, name="qkv")(x)
         q, k, v = jnp.moveaxis(qkv.reshape(*x.shape[:2], 3, c.num_heads, -1), 2, 0)
@@ -65,7 +65,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        """Raise, bend, lower."""
+        """Expands, applies GELU, projects back."""
         x = gelu(linear(self.config.intermediate_size, ("embed", "features"), self.dtype, name="fc1")(x))
         return linear(self.config.hidden_size, ("features", "embed"), self.dtype, name="fc2")(x)
 
@@ -81,7 +81,7 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "B N D"], image: Int[Array, "B N"]
     ) -> tuple[Float[Array, "B N D"], None]:
-        """(x, None), as nn.scan wants it."""
+        """Returns (x, None), as nn.scan requires."""
         c = self.config
         x = constrain(x, "windows", None, None)
         h = layer_norm(c.layer_norm_eps, name="norm1")(x).astype(self.dtype)
@@ -97,29 +97,33 @@ class OryxViT(nn.Module):
 
     config: OryxViTConfig
     dtype: DTypeLike = jnp.float32
-    remat: str = "none"
+    remat: Remat = "none"
     attention: Implementation = "auto"
 
     @nn.compact
     def __call__(
-        self, pixels: Float[Array, "B N P"], image: Int[Array, "B N"], place: Int[Array, "B N 4"]
+        self, pixels: Float[Array, "B N P"], image: Int[Array, "B N"], position: Int[Array, "B N 4"]
     ) -> Float[Array, "B N D"]:
         """Features of B windows of N patches.
 
-        `pixels` as from `normalize`; `image` and `place` are `patch_image` and `patch_position` of
-        an OlaBatch, windows in the place of rows.
+        `pixels` are from `normalize`; `image` and `position` are `patch_image` and `patch_position` of
+        an OlaBatch, with the windows of all rows on one axis.
         """
         c = self.config
-        table = self.param(
-            "position_embedding",
-            nn.with_logical_partitioning(nn.initializers.normal(c.hidden_size**-0.5), (None, "embed")),
-            (c.position_grid**2, c.hidden_size),
-        )
+        init, axes = nn.initializers.normal(c.hidden_size**-0.5), (None, "embed")
+        table = parameter(self, "position_embedding", init, axes, (c.position_grid**2, c.hidden_size))
         x = linear(c.hidden_size, ("patch", "embed"), self.dtype, name="patch_embed")(
             pixels.astype(self.dtype)
         )
         self.sow("intermediates", "patch_embed_out", x)
-        table = gather(table, (None, "embed"))
-        x = x + resample_position_embedding(table, place).astype(self.dtype)
+        x = x + resample_position_embedding(gather_weight(table, axes), position).astype(self.dtype)
         blocks = stack_layers(Block, c.num_layers, self.remat, in_axes=(nn.broadcast,))
         return blocks(c, self.dtype, self.attention, name="blocks")(x, image)[0]
+
+
+def flops(config: OryxViTConfig, windows: int, patches: int) -> float:
+    """FLOPs of windows of this many patches each; attention over whole windows."""
+    layer = config.hidden_size * (4 * config.hidden_size + 2 * config.intermediate_size)
+    weights = config.patch_bytes * config.hidden_size + config.num_layers * layer
+    attention = config.num_layers * 4 * patches * config.hidden_size
+    return float(windows * patches * (2 * weights + attention))

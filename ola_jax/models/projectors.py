@@ -1,9 +1,12 @@
 """The two projectors: encoder features to tokens of the decoder, and the seven learned marks."""
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ola_jax.batch import IMAGE_MARKS, POOLED, SPEECH_MARKS
 from ola_jax.kernels.local_global_pool import Implementation
 from ola_jax.models.layers import gelu, linear
 from ola_jax.models.pooling import LocalGlobalPooling
@@ -21,20 +24,13 @@ class VisionProjector(nn.Module):
         self.proj1 = linear(self.hidden_size, ("patch", "embed"), self.dtype)
         self.proj2 = linear(self.hidden_size, ("patch", "embed"), self.dtype)
         self.pooler = LocalGlobalPooling(self.dtype, self.pooling)
-        self.image_newline = _mark(self, "image_newline", self.hidden_size)
-        self.image_begin = _mark(self, "image_begin", self.hidden_size)
-        self.image_end = _mark(self, "image_end", self.hidden_size)
-        self.image_sep = _mark(self, "image_sep", self.hidden_size)
+        self.marks = learned_marks(self, IMAGE_MARKS, self.hidden_size)
 
     def __call__(self, x: Float[Array, "*b N Dv"]) -> Float[Array, "*b G D"]:
         """G = N / 4 tokens from N patches in 2x2-block order."""
         x = self.proj1(x)
-        x = self.pooler(x.reshape(*x.shape[:-2], -1, 4, x.shape[-1]))
+        x = self.pooler(x.reshape(*x.shape[:-2], -1, POOLED, x.shape[-1]))
         return self.proj2(gelu(x))
-
-    def marks(self) -> Float[Array, "4 D"]:
-        """image_newline, image_begin, image_end, image_sep."""
-        return jnp.stack([self.image_newline, self.image_begin, self.image_end, self.image_sep])
 
 
 class SpeechProjector(nn.Module):
@@ -48,9 +44,7 @@ class SpeechProjector(nn.Module):
     def setup(self) -> None:
         self.linear1 = linear(self.inner_size, ("frames", "features"), self.dtype)
         self.linear2 = linear(self.hidden_size, ("features", "embed"), self.dtype)
-        self.speech_newline = _mark(self, "speech_newline", self.hidden_size)
-        self.speech_begin = _mark(self, "speech_begin", self.hidden_size)
-        self.speech_end = _mark(self, "speech_end", self.hidden_size)
+        self.marks = learned_marks(self, SPEECH_MARKS, self.hidden_size)
 
     def __call__(self, x: Float[Array, "*b F Da"]) -> Float[Array, "*b F2 D"]:
         """F2 = F // stack tokens; the frames left over are dropped (quirk S5)."""
@@ -58,11 +52,22 @@ class SpeechProjector(nn.Module):
         x = x[..., : tokens * self.stack, :].reshape(*x.shape[:-2], tokens, -1)
         return self.linear2(jax.nn.relu(self.linear1(x)))
 
-    def marks(self) -> Float[Array, "3 D"]:
-        """speech_newline, speech_begin, speech_end."""
-        return jnp.stack([self.speech_newline, self.speech_begin, self.speech_end])
+
+def learned_marks(module: nn.Module, names: Sequence[str], width: int) -> dict[str, Float[Array, "D"]]:
+    """The marks of a projector, by name; parameters of its own, made in its `setup`."""
+    init: nn.initializers.Initializer = nn.with_logical_partitioning(
+        nn.initializers.normal(width**-0.5), ("embed",)
+    )
+    return {name: module.param(name, init, (width,)) for name in names}
 
 
-def _mark(module: nn.Module, name: str, width: int) -> Float[Array, "D"]:
-    init = nn.with_logical_partitioning(nn.initializers.normal(width**-0.5), ("embed",))
-    return module.param(name, init, (width,))
+def vision_flops(patches: int, inputs: int, hidden_size: int) -> float:
+    """FLOPs of the vision projector, for patches of `inputs` features each."""
+    # Of a group of patches: local and second product for each, mean and last product once.
+    of_each, once = inputs * hidden_size + 2 * hidden_size**2, 2 * hidden_size**2
+    return patches / POOLED * 2 * (POOLED * of_each + once)
+
+
+def speech_flops(tokens: int, inputs: int, inner_size: int, hidden_size: int) -> float:
+    """FLOPs of the speech projector, for tokens that are made of `inputs` features each."""
+    return float(tokens * 2 * (inputs + hidden_size) * inner_size)

@@ -8,7 +8,7 @@ from flax import struct
 from ola_jax.config import Qwen2Config
 from ola_jax.kernels.attention import Implementation, cached_attention, packed_attention
 from ola_jax.kernels.attention_inputs import CachedInputs, PackedInputs
-from ola_jax.models.layers import linear, stack_layers
+from ola_jax.models.layers import Remat, linear, stack_layers
 from ola_jax.models.rotary import rope
 from ola_jax.sharding import constrain
 from ola_jax.typing import Array, Bool, DTypeLike, Float, Int
@@ -74,7 +74,7 @@ class Attention(nn.Module):
             positions = where.positions
         else:
             positions = where.start[:, None] + jnp.arange(x.shape[1])
-        turn = lambda y: rope(y, positions, c.rope_theta, c.rope_scaling)
+        turn = lambda y: rope(y, positions, theta=c.rope_theta, scaling=c.rope_scaling)
         q = turn(q.reshape(*x.shape[:2], c.num_heads, c.head_dim))
         k = turn(k.reshape(*x.shape[:2], c.num_kv_heads, c.head_dim))
         v = v.reshape(k.shape)
@@ -158,7 +158,7 @@ class Qwen2(nn.Module):
 
     config: Qwen2Config
     dtype: DTypeLike = jnp.float32
-    remat: str = "none"
+    remat: Remat = "none"
     attention: Implementation = "auto"
 
     def setup(self) -> None:
@@ -203,3 +203,16 @@ class Qwen2(nn.Module):
     def logits(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
         """Scores of the next token, in float32."""
         return self.lm_head(hidden).astype(jnp.float32)
+
+
+def flops(config: Qwen2Config, tokens: int) -> float:
+    """FLOPs of a row of this many tokens, logits included; attention over half of it, for it is causal."""
+    heads, kv_heads = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    weights = config.hidden_size * (2 * heads + 2 * kv_heads + 3 * config.intermediate_size)
+    layer = 2 * tokens * weights + 4 * tokens**2 * heads / 2
+    return config.num_layers * layer + logits_flops(config, tokens)
+
+
+def logits_flops(config: Qwen2Config, tokens: int) -> float:
+    """FLOPs of the logits of this many tokens."""
+    return 2.0 * tokens * config.hidden_size * config.vocab_size

@@ -1,4 +1,4 @@
-"""Rotary position embedding, plain or scaled by YaRN for texts longer than those of pre-training."""
+"""Rotary position embedding, plain or scaled by YaRN for contexts longer than in pre-training."""
 
 import math
 
@@ -6,16 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from ola_jax.config import YarnConfig
-from ola_jax.typing import Array, Float, Int
+from ola_jax.typing import Array, Float, HostArray, Int
 
 
 def rope(
     x: Float[Array, "B L heads h"],
     positions: Int[Array, "B L"],
+    *,
     theta: float,
     scaling: YarnConfig | None = None,
 ) -> Float[Array, "B L heads h"]:
-    """Halves rotated against each other; angles, cosines and sines in float32 (quirk L1)."""
+    """Rotates the halves of each head against each other; angles and their cosines in float32 (quirk L1)."""
     frequency, magnitude = inverse_frequencies(x.shape[-1], theta, scaling)
     angle = positions[:, :, None, None].astype(jnp.float32) * frequency
     cos, sin = jnp.cos(angle), jnp.sin(angle)
@@ -27,11 +28,11 @@ def rope(
 
 def inverse_frequencies(
     width: int, theta: float, scaling: YarnConfig | None = None
-) -> tuple[Float[np.ndarray, " half"], float]:
+) -> tuple[Float[HostArray, " half"], float]:
     """Radians per position of each pair of a head's `width` dimensions, and the factor of cosine and sine.
 
-    Computed on the host: at position 100,000 a frequency that is off by its last bit turns the pair by
-    0.01 radians, and a compiled power is often off by one. Source: transformers' modeling_rope_utils.py.
+    Computed on the host: at position 100,000 an error in the last bit of a frequency turns its pair by
+    0.01 radians, and a compiled power often has one. Source: transformers' modeling_rope_utils.py.
     """
     exponent = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
     period = np.power(float(theta), exponent.astype(np.float64)).astype(np.float32)
@@ -39,29 +40,31 @@ def inverse_frequencies(
     if scaling is None:
         return plain, 1.0
     low, high = (
-        _pair_that_turns(turns, width, theta, scaling.original_max_position_embeddings)
-        for turns in (scaling.beta_fast, scaling.beta_slow)
+        _pair_of_rotations(
+            rotations, width=width, theta=theta, length=scaling.original_max_position_embeddings
+        )
+        for rotations in (scaling.beta_fast, scaling.beta_slow)
     )
     if scaling.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, width - 1)
     high = high + 0.001 if low == high else high
     ramp = (np.arange(width // 2, dtype=np.float32) - np.float32(low)) / np.float32(high - low)
-    kept = np.float32(1) - np.clip(ramp, 0, 1)  # share of the plain frequency, pair by pair
+    kept = np.float32(1) - np.clip(ramp, 0, 1)  # weight of each pair's plain frequency
     stretched = np.float32(1) / (np.float32(scaling.factor) * period)
     return stretched * (np.float32(1) - kept) + plain * kept, attention_factor(scaling)
 
 
 def attention_factor(scaling: YarnConfig) -> float:
-    """What cosine and sine are multiplied by: the config's, or the one that follows from its factor."""
+    """Factor of cosine and sine: the config's own, or the one that follows from its `factor`."""
     if scaling.attention_factor is not None:
         return scaling.attention_factor
-    by_factor = lambda m: 0.1 * m * math.log(scaling.factor) + 1.0 if scaling.factor > 1 else 1.0
+    from_factor = lambda m: 0.1 * m * math.log(scaling.factor) + 1.0 if scaling.factor > 1 else 1.0
     if scaling.mscale and scaling.mscale_all_dim:
-        return by_factor(scaling.mscale) / by_factor(scaling.mscale_all_dim)
-    return by_factor(1.0)
+        return from_factor(scaling.mscale) / from_factor(scaling.mscale_all_dim)
+    return from_factor(1.0)
 
 
-def _pair_that_turns(turns: float, width: int, theta: float, length: int) -> float:
-    """The (fractional) number of the pair that makes so many turns over `length` positions."""
-    return width * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(theta))
+def _pair_of_rotations(rotations: float, *, width: int, theta: float, length: int) -> float:
+    """The (fractional) index of the pair that makes this many rotations over `length` positions."""
+    return width * math.log(length / (rotations * 2 * math.pi)) / (2 * math.log(theta))

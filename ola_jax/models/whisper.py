@@ -8,14 +8,14 @@ import numpy as np
 from ola_jax.config import WhisperConfig
 from ola_jax.kernels.attention import ENCODER_AXES, Implementation, packed_attention
 from ola_jax.kernels.attention_inputs import PackedInputs
-from ola_jax.models.layers import gelu, layer_norm, linear, product, stack_layers
-from ola_jax.sharding import constrain, gather
-from ola_jax.typing import Array, DTypeLike, Float
+from ola_jax.models.layers import Remat, gelu, layer_norm, linear, parameter, product, stack_layers
+from ola_jax.sharding import constrain, gather_weight
+from ola_jax.typing import Array, DTypeLike, Float, HostArray
 
 LAYER_NORM_EPS = 1e-5
 
 
-def sinusoids(length: int, channels: int) -> Float[np.ndarray, "F D"]:
+def sinusoids(length: int, channels: int) -> Float[HostArray, "F D"]:
     """Whisper's position embedding before training: sines, then cosines."""
     rate = np.log(10_000) / (channels // 2 - 1)
     angle = np.arange(length)[:, None] * np.exp(-rate * np.arange(channels // 2))
@@ -23,7 +23,7 @@ def sinusoids(length: int, channels: int) -> Float[np.ndarray, "F D"]:
 
 
 class Attention(nn.Module):
-    """Full self-attention; the key has no bias (quirk S6)."""
+    """Full self-attention; keys have no bias (quirk S6)."""
 
     config: WhisperConfig
     dtype: DTypeLike
@@ -51,7 +51,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B F D"]) -> Float[Array, "B F D"]:
-        """Raise, bend, lower."""
+        """Expands, applies GELU, projects back."""
         width = self.config.hidden_size
         x = gelu(linear(4 * width, ("embed", "features"), self.dtype, name="fc1")(x))
         return linear(width, ("features", "embed"), self.dtype, name="fc2")(x)
@@ -66,7 +66,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B F D"]) -> tuple[Float[Array, "B F D"], None]:
-        """(x, None), as nn.scan wants it."""
+        """Returns (x, None), as nn.scan requires."""
         x = constrain(x, "windows", None, None)
         h = layer_norm(LAYER_NORM_EPS, name="attn_ln")(x).astype(self.dtype)
         x = x + Attention(self.config, self.dtype, self.attention, name="attn")(h)
@@ -77,9 +77,9 @@ class Block(nn.Module):
 
 
 class Convolution(nn.Module):
-    """Three taps over time, zeros around: as one matrix product of three shifted copies.
+    """Convolution over time with three taps and zero padding, as one product of three shifted copies.
 
-    XLA's gradient of a narrow convolution is many times slower than that of a product on CPUs.
+    On CPUs, XLA's gradient of a narrow convolution is many times slower than that of a product.
     """
 
     features: int
@@ -89,16 +89,12 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B F D"]) -> Float[Array, "B F2 D2"]:
         """F2 = F / stride frames."""
-        named = nn.with_logical_partitioning
-        kernel = self.param(
-            "kernel",
-            named(nn.initializers.lecun_normal(), (None, None, "embed")),
-            (3, x.shape[-1], self.features),
-        )
-        bias = self.param("bias", named(nn.initializers.zeros, ("embed",)), (self.features,))
+        init, axes = nn.initializers.lecun_normal(), (None, None, "embed")
+        kernel = parameter(self, "kernel", init, axes, (3, x.shape[-1], self.features))
+        bias = parameter(self, "bias", nn.initializers.zeros, ("embed",), (self.features,))
         padded = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (0, 0)))
         taps = [padded[:, tap : tap + x.shape[1] : self.stride] for tap in range(3)]
-        kernel = gather(kernel.astype(self.dtype), (None, None, "embed"))
+        kernel = gather_weight(kernel.astype(self.dtype), axes)
         out = product(jnp.concatenate(taps, axis=-1), kernel.reshape(-1, self.features))
         return out + bias.astype(self.dtype)
 
@@ -108,7 +104,7 @@ class Whisper(nn.Module):
 
     config: WhisperConfig
     dtype: DTypeLike = jnp.float32
-    remat: str = "none"
+    remat: Remat = "none"
     attention: Implementation = "auto"
 
     @nn.compact
@@ -119,13 +115,16 @@ class Whisper(nn.Module):
         self.sow("intermediates", "conv1_out", x)
         x = Convolution(c.hidden_size, 2, self.dtype, name="conv2")(gelu(x))
         self.sow("intermediates", "conv2_out", x)
-        table = self.param(
-            "positional_embedding",
-            nn.with_logical_partitioning(lambda _, *shape: jnp.asarray(sinusoids(*shape)), (None, "embed")),
-            c.num_positions,
-            c.hidden_size,
-        )
-        # A buffer, not a parameter, in the original: never trained.
+        init = lambda _: jnp.asarray(sinusoids(c.num_positions, c.hidden_size))
+        table = parameter(self, "positional_embedding", init, (None, "embed"))
+        # Never trained: in the original it is a buffer, not a parameter.
         x = gelu(x) + jax.lax.stop_gradient(table).astype(self.dtype)
         x, _ = stack_layers(Block, c.num_layers, self.remat)(c, self.dtype, self.attention, name="blocks")(x)
         return layer_norm(LAYER_NORM_EPS, name="ln_post")(x).astype(self.dtype)
+
+
+def flops(config: WhisperConfig, chunks: int) -> float:
+    """FLOPs of this many chunks."""
+    width, frames = config.hidden_size, config.num_positions
+    weights = 2 * 3 * config.num_mels * width + 3 * width**2 + config.num_layers * 12 * width**2
+    return float(chunks * frames * (2 * weights + config.num_layers * 4 * frames * width))

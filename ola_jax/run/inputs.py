@@ -1,4 +1,4 @@
-"""The tokenizer and the generation config of a run."""
+"""The processor and the generation config of a run."""
 
 import json
 import pathlib
@@ -11,9 +11,9 @@ from ola_jax.errors import OlaError
 from ola_jax.training.config import TrainConfig
 
 
-def open_tokenizer(config: TrainConfig) -> tuple[Processor, dict[str, Any]]:
+def load_processor(config: TrainConfig) -> tuple[Processor, dict[str, Any]]:
     """The processor for training, and the generation config that goes into every checkpoint."""
-    tokenizer = load_tokenizer(tokenizer_dir(config))
+    tokenizer = load_tokenizer(tokenizer_folder(config))
     processor = Processor(config.model, config.processor, tokenizer, preset="train")
     if config.generation:
         return processor, json.loads(pathlib.Path(config.generation).read_text())
@@ -22,8 +22,8 @@ def open_tokenizer(config: TrainConfig) -> tuple[Processor, dict[str, Any]]:
     raise OlaError("generation is not set and there is no init_from to take it from")
 
 
-def tokenizer_dir(config: TrainConfig) -> pathlib.Path:
-    """Folder of the tokenizer."""
+def tokenizer_folder(config: TrainConfig) -> pathlib.Path:
+    """The folder of the run's tokenizer: its own, or that of `init_from`."""
     if config.tokenizer:
         return pathlib.Path(config.tokenizer)
     if config.init_from:

@@ -1,6 +1,7 @@
 """The training loop: one stage, from its newest checkpoint to its end."""
 
 import contextlib
+import pathlib
 import sys
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,10 +17,11 @@ from ola_jax.errors import OlaError
 from ola_jax.eval.during_training import Evaluation
 from ola_jax.models.ola import Ola, abstract_params
 from ola_jax.run.decisions import Rhythm, decide
-from ola_jax.run.inputs import tokenizer_dir
-from ola_jax.training import lora, optimizer, stage_settings, state
+from ola_jax.run.inputs import tokenizer_folder
+from ola_jax.training import optimizer, stage_settings, state
 from ola_jax.training.checkpoint import TrainCheckpoints
-from ola_jax.training.config import TrainConfig
+from ola_jax.training.config import CheckpointConfig, TrainConfig
+from ola_jax.training.lora import apply_adapters
 from ola_jax.training.profile import Profile
 from ola_jax.training.start import make_stage_folder, start_params
 from ola_jax.training.state import TrainState
@@ -32,42 +34,44 @@ console = rich.console.Console()
 
 @runtime_checkable
 class Stop(Protocol):
-    """Whether somebody asked the run to stop, as `training.stop.StopRequest` does."""
+    """A request to stop the run, such as `training.stop.StopRequest`."""
 
     @property
     def status(self) -> int:
         """The exit status of a run that was stopped."""
 
     def reached(self) -> bool:
-        """Whether to stop now; asked once after every step."""
+        """True if the run is to stop now; called once after every step."""
 
 
 def train_stage(
     config: TrainConfig,
     number: int,
     processor: Processor,
+    *,
     generation: dict[str, Any],
     mesh: Mesh,
     stop: Stop,
 ) -> Params:
     """Train one stage to its end, from its newest checkpoint if there is one."""
     stage = config.stages[number]
-    sharding.check(mesh, config.model, stage.rows // stage.microbatches, stage.budget)
+    sharding.check_mesh(mesh, config.model, rows=stage.rows // stage.microbatches, budget=stage.budget)
     folder = make_stage_folder(config, number)
-    settings = stage_settings.describe(config, number, tokenizer_dir(config), generation)
+    settings = stage_settings.describe(
+        config, number, tokenizer=tokenizer_folder(config), generation=generation
+    )
     changes = stage_settings.check_resumed(folder, settings, stage.steps)
-    with contextlib.ExitStack() as stack:  # closes what is open, also where the next thing cannot be opened
+    with contextlib.ExitStack() as stack:  # closes what is open, also if opening the next thing fails
         opened = lambda thing: stack.enter_context(contextlib.closing(thing))
         data = opened(_training_data(config, number, processor, mesh))
         evaluation = None
-        if config.eval_every:
-            evaluation = opened(Evaluation(config, stage, processor, generation, mesh))
+        if config.evaluation.every:
+            evaluation = opened(Evaluation(config, stage, processor, generation=generation, mesh=mesh))
         tx = optimizer.build(stage.optimizer, stage.steps)
-        abstract, shardings = state.shard(
-            config.model, stage.trainable, tx, mesh, stage.lora, stage.optimizer.offload
+        abstract, shardings = state.abstract_state(
+            config.model, stage.trainable, tx, mesh, adapters=stage.lora, offload=stage.optimizer.offload
         )
-        better = (f"eval/{config.best}", config.best == "loss")
-        checkpoints = opened(TrainCheckpoints(folder / "checkpoints", config.keep, config.keep_best, *better))
+        checkpoints = opened(_open_checkpoints(config.checkpoint, folder / "checkpoints"))
         if restored := checkpoints.restore(abstract, shardings):
             train_state, data_state = restored
             data.set_state(data_state)
@@ -75,28 +79,43 @@ def train_stage(
         else:
             train_state = _first_state(config, number, tx, mesh, shardings)
         start = int(train_state.step)
-        for line in stage_settings.keep(folder, settings, changes, start, stage.steps):
+        for line in stage_settings.record(folder, settings, changes, step=start, steps=stage.steps):
             console.print(line)
         console.print(_introduction(config, number, train_state))
 
         train_step = make_train_step(
-            Ola(config.model), tx, stage.microbatches, shardings, stage.lora, config.spike_factor
+            Ola(config.model),
+            tx,
+            microbatches=stage.microbatches,
+            shardings=shardings,
+            adapters=stage.lora,
+            spike_factor=config.bad_steps.spike_factor,
         )
-        rhythm = Rhythm(stage.steps, config.save_every, config.eval_every, config.keep_best > 0)
-        watch = opened(Watch(config, stage, mesh, train_state, folder))
-        profile = opened(Profile(config.profile, folder / "profile"))
+        rhythm = Rhythm(
+            stage.steps,
+            config.checkpoint.save_every,
+            config.evaluation.every,
+            save_evaluated=config.checkpoint.keep_best > 0,
+        )
+        watch = opened(Watch(config, stage, train_state, mesh=mesh, folder=folder))
+        profile = opened(Profile(config.logging.profile, folder / "profile"))
         for step in range(start + 1, stage.steps + 1):
             profile.before(step)
             batch = watch.take(data)
-            train_state, metrics = train_step(train_state, sharding.global_batch(batch.batch, mesh))
-            watch.step(step, metrics, batch)  # waits for the step before this one
+            on_devices = sharding.global_batch(batch.batch, mesh)
+            # From here each transfer is explicit: a hidden one is an error. (Not for `global_batch`, whose
+            # transfer counts as hidden with several processes; on CPUs JAX notices none to the host.)
+            with jax.transfer_guard("disallow"):
+                train_state, metrics = train_step(train_state, on_devices)
+                watch.step(step, metrics, batch)  # waits for the step before this one
             profile.after(step, metrics)
 
-            stopped, found = stop.reached(), {}
+            stopped = stop.reached()
             if decide(rhythm, step, stopped, bool(watch.failed)).needs_figures:
                 watch.flush()
             due = decide(rhythm, step, stopped, bool(watch.failed))
-            if due.evaluate:
+            found: dict[str, float] = {}
+            if due.evaluate and evaluation is not None:
                 found = evaluation(train_state)
                 watch.write(step, found)
             if due.save:
@@ -105,17 +124,25 @@ def train_stage(
                 raise OlaError(f"{watch.failed}; saved at step {step}, without the update")
             if due.end == "stopped":
                 checkpoints.wait()
-                console.print(f"stopped at step {step} and saved; the same command goes on from here")
+                console.print(f"stopped at step {step} and saved; rerun the same command to resume")
                 sys.exit(stop.status)
-        if config.final_model == "best":
+        if config.checkpoint.final_model == "best":
             del train_state  # two would need the memory of two
             train_state = checkpoints.restore_best(abstract, shardings)
-            console.print(f"the model is that of step {int(train_state.step)}, the best {config.best}")
-    return lora.merge(train_state.params, stage.lora)
+            best = config.checkpoint.best
+            console.print(f"the model is that of step {int(train_state.step)}, the best {best}")
+    return apply_adapters(train_state.params, train_state.adapters, stage.lora)
+
+
+def _open_checkpoints(config: CheckpointConfig, folder: pathlib.Path) -> TrainCheckpoints:
+    smallest = config.best == "loss"
+    return TrainCheckpoints(
+        folder, keep=config.keep, keep_best=config.keep_best, metric=f"eval/{config.best}", smallest=smallest
+    )
 
 
 def _training_data(config: TrainConfig, number: int, processor: Processor, mesh: Mesh) -> TrainIterator:
-    """The rows of this process, from the stage's first batch on."""
+    """The rows of this process, from the stage's first batch."""
     stage = config.stages[number]
     part, parts = sharding.rows_of_process(mesh, jax.process_index())
     return make_train_iterator(
@@ -126,10 +153,10 @@ def _training_data(config: TrainConfig, number: int, processor: Processor, mesh:
         seed=config.seed + number,
         process_index=part,
         process_count=parts,
-        max_skipped=config.max_skipped,
-        cache=config.cache_samples,
-        num_threads=config.data_threads,
-        prefetch=config.prefetch,
+        max_skipped=config.data.max_skipped,
+        cache=config.data.cache_samples,
+        num_threads=config.data.threads,
+        prefetch=config.data.prefetch,
     )
 
 
@@ -140,16 +167,18 @@ def _first_state(
     stage = config.stages[number]
     places = sharding.parameter_shardings(abstract_params(config.model), mesh)
     params = start_params(config, number, places)
-    return state.create(params, stage.trainable, tx, shardings, stage.lora, config.seed + number)
+    return state.create(
+        params, stage.trainable, tx, shardings=shardings, adapters=stage.lora, seed=config.seed + number
+    )
 
 
 def _introduction(config: TrainConfig, number: int, train_state: TrainState) -> str:
-    """What is trained, and from which step on."""
+    """A line that says what is trained, and from which step."""
     stage, start = config.stages[number], int(train_state.step)
-    trained = sum(x.size for x in train_state.trainable.values())
+    trained = sum(x.size for x in train_state.trained.values())
     everything = trained + sum(x.size for x in train_state.frozen.values())
     return (
         f"\nstage {number + 1}/{len(config.stages)} {stage.name}: training {trained:,} of "
         f"{everything:,} parameters ({', '.join(stage.trainable)})"
-        + (f", going on at step {start}" if start else "")
+        + (f", resuming at step {start}" if start else "")
     )

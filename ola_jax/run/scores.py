@@ -1,4 +1,4 @@
-"""How well a run's stages answer its tasks, and what is said of that at the end."""
+"""The accuracies of a run's stages on its tasks, and the summary at the end."""
 
 import json
 import pathlib
@@ -19,14 +19,14 @@ console = rich.console.Console()
 
 
 def accuracy(config: TrainConfig, folder: pathlib.Path, limit: int | None) -> dict[str, Any]:
-    """As `evaluate` finds for the stage in `folder`; kept there, and found again where tasks were added."""
+    """The result of `evaluate` for the stage in `folder`; stored there; renewed if tasks were added."""
     file = folder / "accuracy.json"
     try:
         known = json.loads(file.read_text())
         if all("accuracy" in known[task.name] for task in config.tasks):
             return {task.name: known[task.name] for task in config.tasks}
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # not evaluated yet, or not to its end
+        pass  # not evaluated yet, or not completely
     found = evaluate(config, folder / "model", limit)
     file.write_text(json.dumps(found, indent=1) + "\n")
     return found
@@ -38,7 +38,9 @@ def evaluate(config: TrainConfig, model_dir: pathlib.Path, limit: int | None) ->
     processor = Processor.from_pretrained(model_dir, preset="infer")
     questions = read_tasks(config.tasks, processor, limit)
     generation = checkpoint.load_configs(model_dir)[2]
-    return score_tasks(Ola(model_config), params, processor, questions, generation, config.eval_rows)
+    return score_tasks(
+        Ola(model_config), params, processor, questions, generation=generation, rows=config.evaluation.rows
+    )
 
 
 def summarize(

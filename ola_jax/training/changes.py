@@ -1,4 +1,4 @@
-"""What it means where a stage is resumed with other settings than it began with."""
+"""Changed settings of a stage that is resumed: refused, reported or ignored."""
 
 import dataclasses
 import enum
@@ -12,11 +12,11 @@ from ola_jax.training.settings import short
 
 
 class Meaning(enum.Enum):
-    """What it means that a setting differs from what the stage began with."""
+    """The meaning of a setting that differs from what the stage began with."""
 
     REFUSED = "another model or other data"
     REPORTED = "allowed, and reported"
-    IGNORED = "of no interest"
+    IGNORED = "no effect on the result"
 
 
 REFUSED, REPORTED, IGNORED = Meaning.REFUSED, Meaning.REPORTED, Meaning.IGNORED
@@ -42,7 +42,7 @@ MEANINGS: tuple[tuple[str, Meaning], ...] = (
     ("trainable*", REFUSED),
     ("lora*", REFUSED),
     ("optimizer.kind", REFUSED),
-    ("optimizer.momentum_dtype", REFUSED),  # of what the checkpoint holds
+    ("optimizer.momentum_dtype", REFUSED),  # it is that of arrays in the checkpoint
     ("optimizer*", REPORTED),
     ("rows", REFUSED),
     ("budget*", REFUSED),
@@ -52,67 +52,65 @@ MEANINGS: tuple[tuple[str, Meaning], ...] = (
     ("microbatches", REPORTED),
     ("steps", REPORTED),
     ("run.mesh*", REPORTED),
-    ("run.bad_step", REPORTED),
-    ("run.max_bad_steps", REPORTED),
-    ("run.spike_factor", REPORTED),
-    ("run.max_skipped", REPORTED),
-    ("run.best", REPORTED),
-    ("run.final_model", REPORTED),
+    ("run.bad_steps*", REPORTED),
+    ("run.data.max_skipped", REPORTED),
+    ("run.checkpoint.best", REPORTED),
+    ("run.checkpoint.final_model", REPORTED),
     ("run*", IGNORED),
     ("versions*", REPORTED),
 )
 
-SHOWN = 3  # refused changes that a message gives with both values; of others the names
+SHOWN = 3  # refused changes that a message gives with both values; others by name
 
-# Of the reported: what would have made other parameters.
+# Of the reported changes: those that would have led to other parameters.
 _TRAINING = ("model", "optimizer", "microbatches", "steps", "processor", "sources", "held_out")
 
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-    """How settings differ from those that a stage was last trained with: {path: (old, new)}."""
+    """Differences from the settings that a stage was last trained with: {path: (old, new)}."""
 
     refused: dict[str, tuple[Any, Any]]
     reported: dict[str, tuple[Any, Any]]
 
 
-def meaning(path: str) -> Meaning:
-    """Of a difference in the setting at `path`."""
-    return next((of for pattern, of in MEANINGS if fnmatch.fnmatchcase(path, pattern)), REFUSED)
+def find_meaning(path: str) -> Meaning:
+    """The meaning of a difference in the setting at `path`."""
+    return next((meaning for pattern, meaning in MEANINGS if fnmatch.fnmatchcase(path, pattern)), REFUSED)
 
 
 def compare(before: dict[str, Any], now: dict[str, Any]) -> Changes:
-    """How the settings of `now` differ from those of `before`; what one of them does not know is left out."""
+    """Differences of the settings `now` from those `before`; settings of only one are left out."""
     changes = Changes({}, {})
     for path, (old, new) in differences(before, now).items():
         if not (_knows(before, path) and _knows(now, path)):
-            continue  # a setting that an older or newer version of ola_jax has not
+            continue  # a setting of an older or newer version of ola_jax
         if path.endswith("sha256") and None in (old, new):
-            continue  # nothing is known of one of them
-        if (of := meaning(path)) is not IGNORED:
-            (changes.refused if of is REFUSED else changes.reported)[path] = (old, new)
-    # A checkpoint of a stage in training has no digest; its path must do.
+            continue  # one of them is unknown
+        if (meaning := find_meaning(path)) is not IGNORED:
+            (changes.refused if meaning is REFUSED else changes.reported)[path] = (old, new)
+    # A checkpoint of a stage in training has no digest: its path is compared instead.
     (old, new) = (values["init_from"] for values in (before, now))
     if old and new and None in (old["sha256"], new["sha256"]) and old["path"] != new["path"]:
         changes.refused["init_from.path"] = (old["path"], new["path"])
     return changes
 
 
-def lines(changes: dict[str, tuple[Any, Any]]) -> list[str]:
-    """Each change in words: "optimizer.learning_rate: 1e-05 -> 2e-05"."""
+def describe_changes(changes: dict[str, tuple[Any, Any]]) -> list[str]:
+    """A line for each change: "optimizer.learning_rate: 1e-05 -> 2e-05"."""
     return [f"{path.removesuffix('.sha256')}: {_change(path, *pair)}" for path, pair in changes.items()]
 
 
-def of_training(changes: Changes) -> dict[str, tuple[Any, Any]]:
-    """Of the reported changes those that would have made other parameters."""
-    return {path: of for path, of in changes.reported.items() if path.startswith(_TRAINING)}
+def training_changes(changes: Changes) -> dict[str, tuple[Any, Any]]:
+    """Those of the reported changes that would have led to other parameters."""
+    return {path: pair for path, pair in changes.reported.items() if path.startswith(_TRAINING)}
 
 
-def refuse(folder: pathlib.Path, changes: Changes, state: str) -> None:
-    """Raises OlaError if the changes make another model or other data of the stage in `folder`."""
+def check_allowed(folder: pathlib.Path, changes: Changes, state: str) -> None:
+    """Raises OlaError if the changes mean another model or other data for the stage in `folder`."""
     if not changes.refused:
         return
-    shown, others = lines(changes.refused)[:SHOWN], list(changes.refused)[SHOWN:]
+    shown, others = describe_changes(changes.refused)[:SHOWN], list(changes.refused)[SHOWN:]
     more = f"; also {', '.join(others[:5])}" if others else ""
     more += f" and {len(others) - 5} more" if len(others) > 5 else ""
     raise SettingsError(
@@ -122,7 +120,7 @@ def refuse(folder: pathlib.Path, changes: Changes, state: str) -> None:
 
 
 def _knows(values: Any, path: str) -> bool:
-    """Whether `values` has the setting at `path`, or a part above it is None or a list as a whole."""
+    """True if `values` has the setting at `path`, or has None or a list in the place of a part above it."""
     for name in path.split("."):
         if isinstance(values, dict):
             if name not in values:

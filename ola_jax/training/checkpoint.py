@@ -15,14 +15,15 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
-from ola_jax.checkpoint import quiet_storage, remove_unfinished, storage_trouble
 from ola_jax.errors import OlaError, first_line
+from ola_jax.storage import quiet_orbax, remove_unfinished, storage_failure
 from ola_jax.training.state import TrainState
 from ola_jax.training.stored import (
     is_training_checkpoint,
     read_data_state,
     read_state,
     restore_params,
+    to_stored,
 )
 
 __all__ = ["TrainCheckpoints", "is_training_checkpoint", "restore_params"]
@@ -35,13 +36,14 @@ class TrainCheckpoints:
     """The checkpoints of one stage, written in the background: the newest are kept, and the best.
 
     The best have the largest `metric`, or the smallest with `smallest`. Where the disk is full or the folder
-    cannot be written, `save`, `wait` or `close` raises OlaError: nothing is left of what was being written,
-    and the checkpoints before it are as they were.
+    cannot be written, `save`, `wait` or `close` raises OlaError: nothing is left of the unfinished
+    checkpoint, and the ones before it are unchanged.
     """
 
     def __init__(
         self,
         directory: pathlib.Path,
+        *,
         keep: int = 2,
         keep_best: int = 0,
         metric: str = "eval/loss",
@@ -61,22 +63,22 @@ class TrainCheckpoints:
             cleanup_tmp_directories=True,  # of a run that was killed while it saved
         )
         self._directory, self._metric = directory.absolute(), metric
-        self._saving: int | None = None  # the step that is, or was last, being written
+        self._saving: int | None = None  # the step that is being written, or was last
         self._closed = False
         self._quiet = contextlib.ExitStack()
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self._directory).close()  # whether it can be written
+            tempfile.TemporaryFile(dir=self._directory).close()  # fails where it cannot be written
             self._set_metrics_aside()
             self._manager = ocp.CheckpointManager(self._directory, options=options)
         except Exception as error:
-            if why := storage_trouble(error, writing=True):
+            if why := storage_failure(error, writing=True):
                 raise OlaError(
                     f"{directory}: cannot hold checkpoints ({why}); make the folder writable, or choose "
                     "another output"
                 ) from error
             raise
-        self._quiet.enter_context(quiet_storage())
+        self._quiet.enter_context(quiet_orbax())
 
     def save(
         self, state: TrainState, data_state: dict[str, Any], metrics: Mapping[str, float] | None = None
@@ -86,12 +88,13 @@ class TrainCheckpoints:
         Raises OlaError where this checkpoint, or the one before it in the background, cannot be written.
         """
         items = ocp.args.Composite(
-            state=ocp.args.PyTreeSave(state), data=ocp.args.JsonSave({"processes": _of_all(data_state)})
+            state=ocp.args.PyTreeSave(to_stored(state)),
+            data=ocp.args.JsonSave({"processes": _gather_values(data_state)}),
         )
         self.wait()
         self._saving = int(state.step)
         with self._writing():
-            # Forced: it is decided already, and Orbax's own decision would ask for preemption once more.
+            # Forced: it is decided already, and Orbax's own decision would check for preemption once more.
             self._manager.save(self._saving, args=items, metrics=dict(metrics or {}), force=True)
 
     @property
@@ -104,7 +107,7 @@ class TrainCheckpoints:
     def restore_best(self, like: TrainState, shardings: TrainState) -> TrainState:
         """The state of the best checkpoint. Raises OlaError if none has the metric, or it is damaged."""
         self.wait()
-        step = _of_all(self.best_step)[0]
+        step = _gather_values(self.best_step)[0]
         if step is None:
             raise OlaError(f"{self._directory}: no checkpoint has {self._metric!r}; evaluate during training")
         restored, damage = self._restore(step, like, shardings)
@@ -116,15 +119,15 @@ class TrainCheckpoints:
         return restored[0]
 
     def restore(self, like: TrainState, shardings: TrainState) -> Restored | None:
-        """The newest state, split as `shardings` say, and this process's data position; None if none.
+        """The newest state, sharded by `shardings`, and this process's data position; None if there is none.
 
         `like` has the structure of the state; shapes alone are enough, and each array has the dtype it was
         stored in. The mesh may be another than the one it was saved on, the number of processes may not. A
         damaged checkpoint is reported, set aside as STEP.damaged, and the one before it taken: the same by
         all processes. Raises OlaError if all are damaged, and where one is not damaged but is of another
-        model or optimizer, or cannot be read for want of memory or by an error of the disk.
+        model or optimizer, or cannot be read because memory is short or the disk fails.
         """
-        seen = [set(steps) for steps in _of_all(sorted(self._manager.all_steps()))]
+        seen = [set(steps) for steps in _gather_values(sorted(self._manager.all_steps()))]
         steps = sorted(set.intersection(*seen), reverse=True)
         for number, step in enumerate(steps):
             restored, damage = self._restore(step, like, shardings)
@@ -140,9 +143,10 @@ class TrainCheckpoints:
         return None
 
     def _restore(self, step: int, like: TrainState, shardings: TrainState) -> tuple[Restored | None, str]:
-        """The checkpoint, or None and how it is damaged; by all processes the same, OlaErrors too."""
+        """The checkpoint, or None and the damage; the same in all processes, OlaErrors too."""
         path = self._directory / str(step)
-        restored, damage, refusal, cause = None, "", "", None
+        restored, damage, refusal = None, "", ""
+        cause: Exception | None = None
         try:
             positions = read_data_state(path / "data")
             if len(positions) != jax.process_count():
@@ -155,20 +159,21 @@ class TrainCheckpoints:
             refusal, cause = str(error), error
         except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged store
             cause = error
-            if why := storage_trouble(error):
+            if why := storage_failure(error):
                 refusal = (
-                    f"{path}: cannot be read now ({why}); it is not changed: see to that and start again"
+                    f"{path}: cannot be read now ({why}); it is not changed: fix that, and run the same "
+                    "command again"
                 )
             else:
                 damage = first_line(error)
-        found = _of_all({"refusal": refusal, "damage": damage})
-        if refusals := [of["refusal"] for of in found if of["refusal"]]:
+        found = _gather_values({"refusal": refusal, "damage": damage})
+        if refusals := [each["refusal"] for each in found if each["refusal"]]:
             raise OlaError(refusals[0]) from cause
-        damages = [of["damage"] for of in found if of["damage"]]
+        damages = [each["damage"] for each in found if each["damage"]]
         return (None, damages[0]) if damages else (restored, "")
 
     def _set_aside(self, steps: list[int]) -> None:
-        """Rename damaged checkpoints: their steps are done, and saved, again."""
+        """Rename damaged checkpoints, because their steps are trained and saved again."""
 
         def rename() -> None:
             for step in steps:
@@ -179,7 +184,7 @@ class TrainCheckpoints:
             self._manager.reload()
 
     def _set_metrics_aside(self) -> None:
-        """Metrics that cannot be read would keep all checkpoints from being listed."""
+        """Rename metrics that cannot be read: they would keep all checkpoints from being listed."""
 
         def rename() -> None:
             for file in sorted(self._directory.glob("*/metrics/metrics")):
@@ -195,16 +200,16 @@ class TrainCheckpoints:
             yield
         except Exception as error:
             self._abandon()
-            if why := storage_trouble(error, writing=True):
+            if why := storage_failure(error, writing=True):
                 raise OlaError(
                     f"{self._directory}: the checkpoint of step {self._saving} cannot be written ({why}); "
-                    "those before it are kept: make room or make the folder writable, then start the same "
-                    "command again"
+                    "those before it are kept: make room or make the folder writable, then run the "
+                    "same command again"
                 ) from error
             raise
 
     def _abandon(self) -> None:
-        """End, and remove what was being written: it must not be finished by chance, nor fill the disk."""
+        """Close, and remove the unfinished checkpoint: it must not be finished later, nor fill the disk."""
         self._closed = True
         for _ in range(5):  # each wait ends with the error of one of the threads; the first is raised
             try:
@@ -223,7 +228,7 @@ class TrainCheckpoints:
                 self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait until all is on disk, and end. Raises OlaError where it cannot be written, but only once."""
+        """Wait until all is on disk, and close. Raises OlaError once where it cannot be written."""
         if not self._closed:
             self.wait()
             self._manager.close()
@@ -232,7 +237,7 @@ class TrainCheckpoints:
 
 
 def _free(path: pathlib.Path) -> pathlib.Path:
-    """The path, or the first of PATH-2, PATH-3, ... that is not there yet."""
+    """The path, or the first of PATH-2, PATH-3, ... that does not exist."""
     number, found = 1, path
     while found.exists():
         number += 1
@@ -249,19 +254,19 @@ def _are_metrics(file: pathlib.Path) -> bool:
 
 
 def _by_first_process(change: Callable[[], None]) -> None:
-    """Process 0 makes a change of the files; all wait for it, and raise OlaError if it fails."""
+    """Process 0 changes files; all wait for it, and raise OlaError if it fails."""
     failure, cause = "", None
     if jax.process_index() == 0:
         try:
             change()
         except OSError as error:
             failure, cause = f"{error.filename}: cannot be renamed or read ({error.strerror})", error
-    if failure := _of_all(failure)[0]:
-        raise OlaError(f"{failure}; make the folder writable, and start again") from cause
+    if failure := _gather_values(failure)[0]:
+        raise OlaError(f"{failure}; make the folder writable, and run the same command again") from cause
 
 
-def _of_all(value: Any) -> list[Any]:
-    """The values (JSON) of all processes."""
+def _gather_values(value: Any) -> list[Any]:
+    """The values (JSON) of all processes, in their order."""
     if jax.process_count() == 1:
         return [value]
     mine = np.frombuffer(json.dumps(value).encode(), np.uint8)

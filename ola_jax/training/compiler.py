@@ -1,6 +1,6 @@
-"""What the training step asks of the TPU compiler beyond its defaults.
+"""Options of the TPU compiler for the training step, beyond its defaults.
 
-Its defaults leave the products waiting for the collectives of FSDP on v5p and v6e. Options go with the jitted
+With its defaults, matrix products wait for the collectives of FSDP on v5p and v6e. Options go with the jitted
 step, so that a run and its compilation without TPUs are the same program. Names: libtpu 0.0.52.
 
 A v5e has no SparseCore: its gathers are fused with products by default. The options that do the same with
@@ -17,10 +17,10 @@ _SPARSE_CORE = {
     "xla_tpu_enable_sparse_core_collective_offload_3d_all_gather": "true",
     "xla_tpu_enable_sparse_core_collective_offload_reduce_scatter": "true",
 }
-_OF_DEVICE = {"TPU v5": _SPARSE_CORE, "TPU v6 lite": _SPARSE_CORE}  # by device_kind
+_BY_DEVICE = {"TPU v5": _SPARSE_CORE, "TPU v6 lite": _SPARSE_CORE}  # by device_kind
 
 
 def compiler_options() -> dict[str, str]:
-    """Options for the devices of the mesh that is set; none for others than these TPUs."""
+    """Options for the devices of the mesh that is set; none but for these TPUs."""
     device = jax.sharding.get_abstract_mesh().abstract_device
-    return _OF_DEVICE.get(device.device_kind, {}) if device else {}
+    return _BY_DEVICE.get(device.device_kind, {}) if device else {}

@@ -13,12 +13,11 @@ from flax import struct
 
 from ola_jax.typing import Array, Bool, Float
 
-WINDOW = 50  # good steps that the running mean looks back on; before these, no loss counts as a spike
+WINDOW = 50  # good steps of the running mean; before there are as many, no loss counts as a spike
 
 
-@struct.dataclass
-class Health:
-    """What a state remembers of its steps: scalars, or in their place shapes or shardings."""
+class Health(struct.PyTreeNode):
+    """Statistics of the steps so far: scalars, or in their place shapes or shardings."""
 
     loss_mean: Any  # float32[]: running mean over good steps
     good_steps: Any  # int32[]
@@ -26,12 +25,12 @@ class Health:
 
 
 def start() -> Health:
-    """Of a state that has seen nothing."""
+    """The health before the first step."""
     return Health(loss_mean=jnp.float32(0), good_steps=jnp.int32(0), bad_steps=jnp.int32(0))
 
 
-def reason(loss: float, grad_norm: float, targets: int) -> str:
-    """Why a bad step is one, from its figures."""
+def describe_bad_step(loss: float, grad_norm: float, targets: int) -> str:
+    """The reason why a step is bad, from its figures."""
     if not targets:
         return "no labelled token in the batch"
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
@@ -39,9 +38,9 @@ def reason(loss: float, grad_norm: float, targets: int) -> str:
 
 
 def judge(
-    health: Health, loss: Float[Array, ""], grad_norm: Float[Array, ""], spike_factor: float | None
+    health: Health, loss: Float[Array, ""], grad_norm: Float[Array, ""], *, spike_factor: float | None
 ) -> tuple[Bool[Array, ""], Health]:
-    """(whether the step is good, the health after it).
+    """(True if the step is good, the health after it).
 
     A step without labelled tokens has the loss NaN. With `spike_factor`, a loss above that many times the
     running mean is bad, once WINDOW good steps were seen.

@@ -16,6 +16,7 @@ import tyro
 from ola_jax.errors import OlaError
 from ola_jax.training import settings
 from ola_jax.training.config import TrainConfig
+from ola_jax.training.renamed import RENAMED
 from ola_jax.training.settings import short
 
 
@@ -28,7 +29,7 @@ class Loaded:
 
     @property
     def prepare(self) -> Callable[[TrainConfig], TrainConfig] | None:
-        """The function of the module that makes what is missing, if it has one."""
+        """The function of the module that builds missing data, if it has one."""
         function = getattr(self.module, "prepare", None)
         if function is None:
             return None
@@ -41,7 +42,7 @@ class Loaded:
 
 
 def usage(prog: str = "train.py") -> str:
-    """How the command `prog` is called."""
+    """The help of the command `prog`."""
     return f"""usage: {prog} --config=FILE[:ARGUMENT] [--config.PATH.TO.FIELD=VALUE ...]
        {prog} --config=FILE[:ARGUMENT] --compile_only|--plan --topology=NAME [--config.FIELD=VALUE ...]
 
@@ -52,27 +53,30 @@ begins after the first colon, is given to it. All fields of a config with their 
 
 
 def is_help(arguments: Sequence[str]) -> bool:
-    """Whether usage alone is asked for, without a config."""
+    """True if usage alone is asked for, without a config."""
     return not _split(arguments)[0] and bool({"-h", "--help"} & set(arguments))
 
 
 def load_config(arguments: Sequence[str], prog: str = "train.py") -> Loaded:
-    """From `--config=FILE[:ARGUMENT] [--config.PATH.TO.FIELD=VALUE]...`, or with blanks in place of "=".
+    """The config of `--config=FILE[:ARGUMENT] [--config.PATH.TO.FIELD=VALUE]...`, or with blanks for "=".
 
     FILE defines `get_config()`, which takes ARGUMENT if one is given; it may import modules of the current
-    folder. A wrong type or an unknown name ends the program `prog` with what was meant, as tyro does. Raises
-    OlaError if FILE is none.
+    folder. A wrong type or an unknown name ends the program `prog` with the field that was probably meant, as
+    tyro does. Raises OlaError if FILE is not a config, and for the former name of a field.
     """
     named, overrides = _split(arguments)
     if len(named) != 1 or not named[0]:
         raise OlaError("give one --config=FILE, for example --config=configs/digits_omni.py")
     file, _, argument = named[0].partition(":")
     for override in overrides:
+        field = re.split("[= ]", override.removeprefix("--config."), maxsplit=1)[0].replace("-", "_")
+        if override.startswith("--config.") and field in RENAMED:
+            raise OlaError(f"--config.{field}: is now --config.{RENAMED[field]}")
         if re.match(r"-(?![0-9.])", override) and not override.startswith(("--config.", "--help", "-h")):
             raise OlaError(f"{override}: fields are overridden as --config.FIELD=VALUE")
-    with importing_from(os.getcwd()):
+    with importing_from(os.getcwd()), _explaining_renamed(file):
         module, config = _get_config(file, argument)
-    if wrong := next(settings.broken(config, {}), None):  # of types: before tyro, whose words are many lines
+    if wrong := next(settings.find_broken(config, {}), None):  # before tyro, whose message has many lines
         raise OlaError(f"{file}: {wrong}")
     config = tyro.cli(
         TrainConfig,
@@ -96,13 +100,26 @@ def importing_from(folder: str) -> Iterator[None]:
             sys.path.remove(folder)
 
 
+@contextlib.contextmanager
+def _explaining_renamed(file: str) -> Iterator[None]:
+    """Raises OlaError where the block builds a TrainConfig with the former name of a field."""
+    try:
+        yield
+    except TypeError as error:
+        name = re.search(r"TrainConfig.* unexpected keyword argument '(\w+)'", str(error))
+        if name is None or name[1] not in RENAMED:
+            raise
+        group, _, field = RENAMED[name[1]].partition(".")
+        raise OlaError(f"{file}: {name[1]} is now {field} of TrainConfig.{group}") from error
+
+
 def _get_config(file: str, argument: str) -> tuple[types.ModuleType, TrainConfig]:
     """The module in `file`, and what its `get_config` returns."""
     module = _module(pathlib.Path(file))
     parameters = inspect.signature(module.get_config).parameters.values()
     if argument and not parameters:
         raise OlaError(f"{file}: takes no argument, found {argument!r}")
-    if not argument and any(of.default is of.empty for of in parameters):
+    if not argument and any(parameter.default is parameter.empty for parameter in parameters):
         raise OlaError(f"{file}: takes an argument, given as --config={file}:ARGUMENT")
     config = module.get_config(argument) if argument else module.get_config()
     if not isinstance(config, TrainConfig):

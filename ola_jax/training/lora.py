@@ -7,13 +7,16 @@ no input of their own. Sources: arXiv 2106.09685, 2402.09353; scripts/finetune_o
 
 import dataclasses
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
+from flax import struct, traverse_util
 
 from ola_jax.errors import OlaError
-from ola_jax.typing import Array, Float, Params
+from ola_jax.typing import AnyArray, Array, FlatParams, Float, Params
+
+PREFIX = "lora/"  # of the names that adapters have beside parameters: in the optimizer, in checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +29,21 @@ class LoraConfig:
     pattern: str = r"llm/layers/.*_proj/kernel"  # of the kernels' paths
 
 
-def init(frozen: dict[str, Array], config: LoraConfig, seed: int = 0) -> dict[str, Float[Array, "..."]]:
-    """Adapters {"lora/PATH/a": [..., in, rank], ".../b": [..., rank, out]} that change nothing yet.
+class Adapter(struct.PyTreeNode):
+    """The adapter of one kernel, float32; in the place of arrays there may be their shapes or shardings."""
 
-    With DoRA also ".../magnitude": [..., out]. Raises OlaError where the pattern matches no frozen kernel,
-    or matches what is no kernel.
+    a: Any  # [..., in, rank]
+    b: Any  # [..., rank, out]
+    magnitude: Any = None  # [..., out], with DoRA
+
+
+Adapters = dict[str, Adapter]  # by the path of the kernel
+
+
+def init_adapters(frozen: FlatParams, config: LoraConfig, seed: int = 0) -> Adapters:
+    """Adapters that change nothing yet.
+
+    Raises OlaError where the pattern matches no frozen kernel, or also matches another parameter.
     """
     if not config.rank:
         return {}
@@ -54,30 +67,55 @@ def init(frozen: dict[str, Array], config: LoraConfig, seed: int = 0) -> dict[st
         # As torch's Linear: uniform, within one over the root of the inputs.
         bound = inputs**-0.5
         shape = (*layers, inputs, config.rank)
-        adapters[f"lora/{path}/a"] = jax.random.uniform(key, shape, jnp.float32, -bound, bound)
-        adapters[f"lora/{path}/b"] = jnp.zeros((*layers, config.rank, outputs), jnp.float32)
-        if config.dora:
-            adapters[f"lora/{path}/magnitude"] = _lengths(frozen[path])
+        adapters[path] = Adapter(
+            a=jax.random.uniform(key, shape, jnp.float32, -bound, bound),
+            b=jnp.zeros((*layers, config.rank, outputs), jnp.float32),
+            magnitude=_lengths(frozen[path]) if config.dora else None,
+        )
     return adapters
 
 
-def merge(params: Params, config: LoraConfig) -> Params:
-    """The model's parameters, each kernel with its change (in the kernel's dtype), without adapters."""
-    if "lora" not in params:
-        return params
+def apply_adapters(params: Params, adapters: Adapters, config: LoraConfig) -> Params:
+    """The model's parameters, each kernel with its change, in the kernel's dtype."""
     flat = traverse_util.flatten_dict(params, sep="/")
-    merged = {path: value for path, value in flat.items() if not path.startswith("lora/")}
-    for path in [path.removeprefix("lora/").removesuffix("/a") for path in flat if path.endswith("/a")]:
-        a, b = flat[f"lora/{path}/a"], flat[f"lora/{path}/b"]
-        kernel = merged[path].astype(jnp.float32) + (config.alpha / config.rank) * (a @ b)
+    for path, adapter in adapters.items():
+        kernel = flat[path].astype(jnp.float32) + (config.alpha / config.rank) * (adapter.a @ adapter.b)
         if config.dora:
             # The length is a constant to the gradient (section 4.3 of the paper).
             length = jax.lax.stop_gradient(_lengths(kernel))
-            kernel *= (flat[f"lora/{path}/magnitude"] / length)[..., None, :]
-        merged[path] = kernel.astype(merged[path].dtype)
-    return traverse_util.unflatten_dict(merged, sep="/")
+            kernel *= (adapter.magnitude / length)[..., None, :]
+        flat[path] = kernel.astype(flat[path].dtype)
+    return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def _lengths(kernel: Array) -> Float[Array, "..."]:
-    """Of the weights of each output."""
+def name_trained(trainable: FlatParams, adapters: Adapters) -> FlatParams:
+    """All that is trained in one dict: parameters by path, adapters as "lora/PATH/a", "lora/PATH/b", ...
+
+    The optimizer and checkpoints have them by these names.
+    """
+    named = {
+        f"{PREFIX}{path}/{field.name}": getattr(adapter, field.name)
+        for path, adapter in adapters.items()
+        for field in dataclasses.fields(adapter)
+    }
+    return trainable | {name: value for name, value in named.items() if value is not None}
+
+
+def split_trained(trained: FlatParams) -> tuple[FlatParams, Adapters]:
+    """(trainable parameters, adapters): the inverse of `name_trained`."""
+    fields: dict[str, dict[str, Any]] = {}
+    for name in filter(is_adapter, trained):
+        path, _, field = name.removeprefix(PREFIX).rpartition("/")
+        fields.setdefault(path, {})[field] = trained[name]
+    trainable = {name: value for name, value in trained.items() if not is_adapter(name)}
+    return trainable, {path: Adapter(**values) for path, values in fields.items()}
+
+
+def is_adapter(name: str) -> bool:
+    """True if `name_trained` gave this name to a part of an adapter."""
+    return name.startswith(PREFIX)
+
+
+def _lengths(kernel: AnyArray) -> Float[Array, "..."]:
+    """The lengths of the weights of each output."""
     return jnp.linalg.norm(kernel.astype(jnp.float32), axis=-2)

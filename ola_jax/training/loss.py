@@ -1,4 +1,4 @@
-"""Cross-entropy over the labelled tokens, the logits never whole in memory."""
+"""Cross-entropy over the labelled tokens; the logits are never all in memory."""
 
 import functools
 
@@ -6,26 +6,28 @@ import jax
 import jax.numpy as jnp
 
 from ola_jax.batch import IGNORE
-from ola_jax.sharding import AXES, axis_size, is_sharded, parameter_spec, spec
-from ola_jax.typing import Array, Float, Int
+from ola_jax.sharding import AXES, activation_spec, axis_size, is_sharded, parameter_spec
+from ola_jax.typing import AnyArray, Array, Float, Int
 
 
 def cross_entropy(
-    hidden: Float[Array, "B L D"],
-    output_kernel: Float[Array, "D V"],
-    targets: Int[Array, "B L"],
+    hidden: Float[AnyArray, "B L D"],
+    output_kernel: Float[AnyArray, "D V"],
+    targets: Int[AnyArray, "B L"],
+    *,
     chunk: int = 1024,
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """Sum of the negative log-likelihoods of all targets but IGNORE, and their number.
 
     Logits exist for `chunk` tokens of a device at a time, and once: where gradients are asked for,
-    they are made in the same pass, while the logits are at hand. Products in hidden's dtype, sums in
+    they are computed in the same pass, while the logits are in memory. Products in hidden's dtype, sums in
     float32. Their quotient is the mean over the global batch (quirk T1).
 
     On a mesh each device takes its own tokens and its share of the vocabulary. The kernel is gathered
     once for all chunks; its gradient is reduced and scattered once, after them.
     """
-    kernel = output_kernel.astype(hidden.dtype)
+    hidden, targets = jnp.asarray(hidden), jnp.asarray(targets)
+    kernel = jnp.asarray(output_kernel, hidden.dtype)
     count = jnp.sum(targets != IGNORE)
     if not is_sharded():
         return _cross_entropy(hidden, kernel, targets, chunk), count
@@ -42,8 +44,8 @@ def cross_entropy(
         total = _cross_entropy(hidden, kernel, targets, chunk, axis)
         return jax.lax.psum(total, [a for a in AXES if a != "tensor"])
 
-    in_specs = spec("rows", "length", None), split, spec("rows", "length")
-    sharded = jax.shard_map(local, in_specs=in_specs, out_specs=spec(), check_vma=False)
+    in_specs = activation_spec("rows", "length", None), split, activation_spec("rows", "length")
+    sharded = jax.shard_map(local, in_specs=in_specs, out_specs=activation_spec(), check_vma=False)
     return sharded(hidden, kernel, targets), count
 
 
@@ -122,5 +124,5 @@ def _losses(
 
 
 def _local(targets: Int[Array, "L"], size: int, axis: str | None) -> Int[Array, "L"]:
-    """Where each target is in this device's share of the vocabulary; beyond it if with another."""
+    """The index of each target in this device's share of the vocabulary; outside it if in another's."""
     return targets if axis is None else targets - jax.lax.axis_index(axis) * size

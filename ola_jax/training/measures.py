@@ -1,4 +1,4 @@
-"""Figures of a step that the host works out: learning rates, use of the chips, memory, compilations."""
+"""Figures of a step that the host computes: learning rates, use of the chips, memory, compilations."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from ola_jax.training import flops, optimizer
 from ola_jax.training.config import Stage
 from ola_jax.training.metrics import part
 from ola_jax.training.optimizer import OptimizerConfig
-from ola_jax.typing import Array, Float
+from ola_jax.typing import Float, HostArray
 
 
 def peak_rates(config: OptimizerConfig, paths: Iterable[str]) -> dict[str, float]:
@@ -22,35 +22,35 @@ def peak_rates(config: OptimizerConfig, paths: Iterable[str]) -> dict[str, float
     for path in paths:
         rates.setdefault(part(path), set()).add(optimizer.learning_rate(config, path))
     found = {}
-    for name, of_part in sorted(rates.items()):
-        if len(of_part) == 1:
-            found[name] = of_part.pop()
+    for name, values in sorted(rates.items()):
+        if len(values) == 1:
+            found[name] = values.pop()
         else:
-            found |= {f"{name}/lowest": min(of_part), f"{name}/highest": max(of_part)}
+            found |= {f"{name}/lowest": min(values), f"{name}/highest": max(values)}
     return found
 
 
-def rate_shares(config: OptimizerConfig, steps: int) -> Float[Array, "steps"]:
-    """The share of the peak rate at each update of a stage: a table, for a look-up waits for no device."""
+def rate_shares(config: OptimizerConfig, steps: int) -> Float[HostArray, "steps"]:
+    """The share of the peak rate at each update of a stage, on the host: a look-up waits for no device."""
     return np.asarray(jax.vmap(optimizer.schedule(config, steps))(np.arange(steps, dtype=np.int32)))
 
 
 def peak_is_known(mesh: Mesh) -> bool:
-    """Whether hardware.py has figures of these devices."""
+    """True if hardware.py has figures of these devices."""
     return mesh.devices.flat[0].device_kind in hardware.CHIPS
 
 
 def seconds_at_peak(config: OlaConfig, stage: Stage, mesh: Mesh) -> dict[str, float]:
-    """How long a step's FLOPs take at the peak of all devices: "llm" and "encoders" (with projectors).
+    """Seconds that a step's FLOPs take at the peak of all devices: "llm" and "encoders" (with projectors).
 
     Divided by the seconds of a step: the MFU. Empty where hardware.py has no figures of the devices.
     """
     if not peak_is_known(mesh):
         return {}
-    peak = hardware.chip(mesh.devices.flat[0].device_kind).flops * mesh.size
-    of_parts = flops.step(config, stage.budget, stage.rows, stage.trainable, stage.lora)
-    llm = of_parts.pop("llm")
-    return {"llm": llm / peak} | ({"encoders": sum(of_parts.values()) / peak} if of_parts else {})
+    peak = hardware.find_chip(mesh.devices.flat[0].device_kind).flops * mesh.size
+    by_part = flops.step(config, stage.budget, stage.rows, stage.trainable, stage.lora)
+    llm = by_part.pop("llm")
+    return {"llm": llm / peak} | ({"encoders": sum(by_part.values()) / peak} if by_part else {})
 
 
 def memory(devices: Sequence[Any]) -> dict[str, int]:
@@ -68,12 +68,13 @@ class Compilations:
     """Counts how often a function is compiled, by JAX's own events, until it is closed."""
 
     def __init__(self, function: str):
-        self._function, self._seconds = function, []
+        self._function = function
+        self._seconds: list[float] = []
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
-    def _listen(self, event: str, seconds: float, **about: Any) -> None:
+    def _listen(self, event: str, duration_secs: float, **about: str | int) -> None:
         if event.endswith("backend_compile_duration") and self._function in str(about.get("fun_name")):
-            self._seconds.append(seconds)
+            self._seconds.append(duration_secs)
 
     def take(self) -> list[float]:
         """Seconds of each compilation since the last call."""

@@ -1,8 +1,8 @@
-"""What the compiled step tells of itself beside its loss."""
+"""Figures that the compiled step returns beside its loss."""
 
 import optax
 
-from ola_jax.typing import Array, Float
+from ola_jax.typing import Array, FlatParams, Float
 
 
 def part(path: str) -> str:
@@ -10,8 +10,9 @@ def part(path: str) -> str:
     return path.split("/", 1)[0]
 
 
-def grad_norms(grads: dict[str, Array]) -> dict[str, Float[Array, ""]]:
-    """The norm of all gradients, and that of each part as "grad_norm/PART"."""
-    parts = sorted({part(path) for path in grads})
-    of = lambda name: optax.tree.norm({p: g for p, g in grads.items() if part(p) == name})
-    return {"grad_norm": optax.tree.norm(grads)} | {f"grad_norm/{name}": of(name) for name in parts}
+def gradient_norms(gradients: FlatParams) -> dict[str, Float[Array, ""]]:
+    """The norm of all gradients as "grad_norm", and that of each part as "grad_norm/PART"."""
+    parts = sorted({part(path) for path in gradients})
+    norm_of_part = lambda name: optax.tree.norm({p: g for p, g in gradients.items() if part(p) == name})
+    norms = {f"grad_norm/{name}": norm_of_part(name) for name in parts}
+    return {"grad_norm": optax.tree.norm(gradients)} | norms

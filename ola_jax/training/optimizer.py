@@ -12,6 +12,7 @@ import optax
 import optax.contrib
 
 from ola_jax.errors import OlaError
+from ola_jax.training.lora import is_adapter
 from ola_jax.typing import Array, Float, Int
 
 FUSED = "/qkv/kernel"  # queries, keys and values in one kernel: [..., in, 3 * out]
@@ -107,12 +108,12 @@ def check_rates(config: OptimizerConfig, paths: Sequence[str]) -> None:
 
 
 def decays(params: dict[str, Any]) -> dict[str, bool]:
-    """Which parameters decay: kernels, embeddings and all of an adapter.
+    """True for each parameter that decays: kernels, embeddings and all of an adapter.
 
     PyTorch's Trainer decays all but biases and norms: of PEFT's adapters a, b and DoRA's magnitude. Unlike
     there, learned marks and tables of positions do not decay here.
     """
-    return {path: path.endswith(("/kernel", "/embedding")) or path.startswith("lora/") for path in params}
+    return {path: path.endswith(("/kernel", "/embedding")) or is_adapter(path) for path in params}
 
 
 def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -131,52 +132,52 @@ def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
         muon_weight_dimension_numbers=muon_axes,
         consistent_rms=0.2,  # as large as Adam's steps (arXiv 2502.16982, section 2.2)
     )
-    return optax.chain(_with_fused_apart(muon), optax.scale(-1.0))
+    return optax.chain(_split_fused(muon), optax.scale(-1.0))
 
 
 def muon_axes(params: dict[str, Any]) -> dict[str, optax.contrib.MuonDimensionNumbers | None]:
     """The axes of each kernel that Muon makes orthogonal, layer by layer; None: Adam's part.
 
-    Fused kernels are apart ([..., in, 3, out]); each tap of a convolution is a matrix. As usual with Muon,
+    Fused kernels are split ([..., in, 3, out]); each tap of a convolution is a matrix. As usual with Muon,
     embeddings, the output matrix, norms and biases are Adam's; so are adapters, whose narrow factors are no
     matrices of the model.
     """
     axes = optax.contrib.MuonDimensionNumbers
 
-    def of(path: str) -> optax.contrib.MuonDimensionNumbers | None:
+    def find_axes(path: str) -> optax.contrib.MuonDimensionNumbers | None:
         if not path.endswith("/kernel") or path.endswith("lm_head/kernel"):
             return None
         if path.endswith(FUSED):
             return axes(reduction_axis=(-3,), output_axis=(-1,))
         return axes(reduction_axis=(-2,), output_axis=(-1,))
 
-    return {path: of(path) for path in params}
+    return {path: find_axes(path) for path in params}
 
 
-def _with_fused_apart(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`inner` sees the three kernels of a fused one apart: [..., in, 3, out].
+def _split_fused(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The transformation `inner`, which gets a fused kernel as three: [..., in, 3, out].
 
-    Its state is kept in the shape of the parameters, and so split over the mesh as they are.
+    Its state is kept in the shape of the parameters, and so sharded as they are.
     """
 
-    def apart(tree: Any) -> Any:
+    def split(tree: Any) -> Any:
         return _map_fused(lambda x: x.reshape(*x.shape[:-1], 3, x.shape[-1] // 3), tree)
 
-    def together(tree: Any) -> Any:
+    def fuse(tree: Any) -> Any:
         return _map_fused(lambda x: x.reshape(*x.shape[:-2], -1), tree)
 
     def init(params: Any) -> optax.OptState:
-        return together(inner.init(apart(params)))
+        return fuse(inner.init(split(params)))
 
     def update(updates: Any, state: optax.OptState, params: Any = None) -> tuple[Any, optax.OptState]:
-        updates, state = inner.update(apart(updates), apart(state), apart(params))
-        return together(updates), together(state)
+        updates, state = inner.update(split(updates), split(state), split(params))
+        return fuse(updates), fuse(state)
 
     return optax.GradientTransformation(init, update)
 
 
 def _map_fused(function: Callable[[Array], Array], tree: Any) -> Any:
-    """`function` of the leaves that belong to a fused kernel."""
+    """Apply `function` to the leaves that belong to a fused kernel."""
     is_fused = lambda keys: any(str(getattr(key, "key", "")).endswith(FUSED) for key in keys)
-    of = lambda keys, x: function(x) if is_fused(keys) else x
-    return jax.tree_util.tree_map_with_path(of, tree)
+    map_leaf = lambda keys, x: function(x) if is_fused(keys) else x
+    return jax.tree_util.tree_map_with_path(map_leaf, tree)

@@ -12,15 +12,15 @@ import filelock
 
 from ola_jax.errors import OlaError
 
-LOCK = ".run.lock"  # locked while a run writes; the system unlocks it when the process ends, however it does
+LOCK = ".run.lock"  # locked while a run writes; the system unlocks it when the process ends, in whatever way
 NOTE = ".run.json"  # who has locked it
 
 
 @contextlib.contextmanager
-def locked(output: pathlib.Path, say: Callable[[str], None] = print) -> Iterator[None]:
-    """Makes the folder and keeps other runs out of it until the block ends.
+def locked(output: pathlib.Path, report: Callable[[str], None] = print) -> Iterator[None]:
+    """Creates the folder and keeps other runs out of it until the block ends.
 
-    Raises OlaError where another run writes there, or the folder cannot be made or written.
+    Raises OlaError where another run writes there, or the folder cannot be created or written.
     """
     lock = filelock.FileLock(output / LOCK, timeout=0)
     try:
@@ -34,7 +34,7 @@ def locked(output: pathlib.Path, say: Callable[[str], None] = print) -> Iterator
     except OSError as error:
         raise OlaError(_unwritable(output, error)) from error
     try:
-        _leave_note(output, say)
+        _leave_note(output, report)
         yield
     finally:
         with contextlib.suppress(OSError):  # what the block raised matters more
@@ -42,10 +42,10 @@ def locked(output: pathlib.Path, say: Callable[[str], None] = print) -> Iterator
         lock.release()
 
 
-def _leave_note(output: pathlib.Path, say: Callable[[str], None]) -> None:
+def _leave_note(output: pathlib.Path, report: Callable[[str], None]) -> None:
     note = output / NOTE
     if note.exists():
-        say(f"{output}: the last run there ({_holder(note)}) did not end by itself; its lock is gone")
+        report(f"{output}: the last run there ({_holder(note)}) was killed or crashed; its lock is released")
     now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     about = {"host": socket.gethostname(), "pid": os.getpid(), "started": now}
     try:

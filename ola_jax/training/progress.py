@@ -1,4 +1,4 @@
-"""What a run shows in the terminal: a bar, or a line now and then where the output is no terminal."""
+"""Progress of a run in the terminal: a bar, or a line now and then where the output is not a terminal."""
 
 import rich.console
 import rich.progress
@@ -27,10 +27,10 @@ class Progress:
         """Show that a step is done, and figures of the last few."""
         self._bar.update(self._task, completed=step, figures=figures)
         if not self._console.is_terminal:
-            self.say(f"{self._title} {step}/{self._steps} {figures}")
+            self.print_line(f"{self._title} {step}/{self._steps} {figures}")
 
-    def say(self, text: str) -> None:
-        """A line above the bar."""
+    def print_line(self, text: str) -> None:
+        """Print a line above the bar."""
         self._console.print(text, soft_wrap=True, highlight=False)
 
     def close(self) -> None:

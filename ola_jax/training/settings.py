@@ -1,4 +1,4 @@
-"""What each setting of a run may be: one table, and what settings of a model need of each other."""
+"""Rules for single settings of a run in one table, and checks of settings that depend on each other."""
 
 import dataclasses
 import math
@@ -20,7 +20,7 @@ from ola_jax.config import (
     WhisperConfig,
     YarnConfig,
 )
-from ola_jax.data.pipeline import Source
+from ola_jax.data.sources import Source
 from ola_jax.sharding import MeshConfig
 from ola_jax.training.lora import LoraConfig
 from ola_jax.training.optimizer import OptimizerConfig, PartRate
@@ -28,7 +28,7 @@ from ola_jax.training.optimizer import OptimizerConfig, PartRate
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A condition on one value, and its words: "expected ..."."""
+    """A condition on one value, and the words after "expected" in its message."""
 
     holds: Callable[[Any], bool]
     expected: str
@@ -146,23 +146,23 @@ RULES: dict[type, dict[str, Rule]] = {
 }
 
 
-def broken(config: Any, rules: Rules, path: str = "") -> Iterator[str]:
-    """Each value within a config that is not of its type, not finite, or breaks its rule, in words."""
+def find_broken(config: Any, rules: Rules, path: str = "") -> Iterator[str]:
+    """A message for each value within a config that has another type, is not finite, or breaks its rule."""
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         rule = rules.get(type(config), {}).get(field.name, ANY)
         where = f"{path}.{field.name}" if path else field.name
-        yield from _broken(getattr(config, field.name), hints[field.name], rule, rules, where)
+        yield from _find_broken_value(getattr(config, field.name), hints[field.name], rule, rules, where)
 
 
-def _broken(value: Any, kind: Any, rule: Rule, rules: Rules, path: str) -> Iterator[str]:
+def _find_broken_value(value: Any, kind: Any, rule: Rule, rules: Rules, path: str) -> Iterator[str]:
     if isinstance(kind, types.UnionType):  # all of them are "KIND | None"
         if value is None:
             return
         kind = next(k for k in kind.__args__ if k is not type(None))
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if isinstance(value, kind):
-            yield from broken(value, rules, path)
+            yield from find_broken(value, rules, path)
         else:
             yield f"{path}: {short(value)}, expected a {kind.__name__}"
     elif typing.get_origin(kind) is tuple:
@@ -173,7 +173,7 @@ def _broken(value: Any, kind: Any, rule: Rule, rules: Rules, path: str) -> Itera
             )
             return
         for number, each in enumerate(value):
-            yield from _broken(each, kinds[0], rule, rules, f"{path}.{number}")
+            yield from _find_broken_value(each, kinds[0], rule, rules, f"{path}.{number}")
     elif typing.get_origin(kind) is Literal:
         if value not in kind.__args__:
             yield f"{path}: {short(value)}, expected one of {', '.join(map(repr, kind.__args__))}"
@@ -193,18 +193,18 @@ def _is(value: Any, kind: type) -> bool:
 
 
 def short(value: Any, length: int = 40) -> str:
-    """A value as it would be typed, cut off where it is long."""
+    """A value as it would be typed, shortened if it is long."""
     text = repr(value)
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def of_model(config: OlaConfig) -> Iterator[str]:
-    """What sizes of a model need of each other. Each value alone is right already."""
+def find_model_misfits(config: OlaConfig) -> Iterator[str]:
+    """Sizes of a model that do not fit each other. Each value alone is possible."""
 
     def divides(part: str, size: str, by: str) -> Iterator[str]:
-        of = getattr(config, part)
-        if getattr(of, size) % getattr(of, by):
-            yield f"model.{part}.{size}: {getattr(of, size)}, expected a multiple of {by} ({getattr(of, by)})"
+        total, divisor = (getattr(getattr(config, part), name) for name in (size, by))
+        if total % divisor:
+            yield f"model.{part}.{size}: {total}, expected a multiple of {by} ({divisor})"
 
     llm = config.llm
     yield from divides("llm", "hidden_size", "num_heads")
@@ -232,8 +232,8 @@ def of_model(config: OlaConfig) -> Iterator[str]:
             )
 
 
-def of_processor(config: ProcessorConfig, model: OlaConfig) -> Iterator[str]:
-    """What a processor's settings need of each other and of the model."""
+def find_processor_misfits(config: ProcessorConfig, model: OlaConfig) -> Iterator[str]:
+    """Settings of a processor that do not fit each other or the model."""
     for name, limits in (("train", config.train), ("infer", config.infer)):
         if limits.video_min_side > limits.video_max_side:
             yield (

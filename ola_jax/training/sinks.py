@@ -1,4 +1,4 @@
-"""Where the figures of a run go: JSON lines always, TensorBoard and Weights & Biases if asked for."""
+"""Outputs for the figures of a run: JSON lines always, TensorBoard and Weights & Biases on request."""
 
 import contextlib
 import importlib
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 class JsonLines:
     """One JSON object a line, each on disk when `write` returns; what is not finite becomes null.
 
-    Where a run is resumed after `start`, lines of later steps (they are done again) and a half-written
+    Where a run is resumed after `start`, lines of later steps (they are trained again) and a half-written
     line are removed; so are lines that are broken, which is reported. Raises OlaError where the file
     cannot be read or written.
     """
@@ -47,7 +47,7 @@ class TensorBoard:
     """Scalars for `tensorboard --logdir`."""
 
     def __init__(self, folder: pathlib.Path, start: int):
-        # Steps after `start`, of a run that goes on, are hidden.
+        # Steps after `start`, of a run that is resumed, are hidden.
         tensorboard = _library("tensorboardX", "tensorboard")
         self._writer = tensorboard.SummaryWriter(str(folder), purge_step=start + 1)
 
@@ -62,7 +62,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases; one that goes on has the id of the first, kept in `folder`."""
+    """A run of Weights & Biases; a resumed one keeps the id of the first, stored in `folder`."""
 
     def __init__(self, project: str, name: str, folder: pathlib.Path, config: dict[str, Any]):
         wandb = _library("wandb", "wandb")
@@ -106,7 +106,7 @@ def _writing(file: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OlaError(
-            f"{file}: cannot be written ({error.strerror}); make room or make it writable, then start the "
+            f"{file}: cannot be written ({error.strerror}); make room or make it writable, then run the "
             "same command again"
         ) from error
 
@@ -144,5 +144,5 @@ def _step(line: bytes) -> int | None:
 
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _finite(of) for key, of in value.items()}
+        return {key: _finite(each) for key, each in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

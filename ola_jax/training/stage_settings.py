@@ -1,4 +1,4 @@
-"""What a stage began with, kept beside its checkpoints, and what a change of it means when it is resumed.
+"""The settings that a stage began with, kept beside its checkpoints; how a resumed stage may change them.
 
 OUTPUT/0_NAME/settings.json
     {"format": 1, "settings": ..., "changes": [{"after_step": N, SETTING: [OLD, NEW], ...}, ...]}
@@ -18,22 +18,24 @@ import jax
 from jax.experimental import multihost_utils
 
 from ola_jax.config import to_dict
-from ola_jax.data.pipeline import Source
+from ola_jax.data.sources import Source
 from ola_jax.errors import OlaError
-from ola_jax.training.changes import Changes, compare, lines, of_training, refuse
+from ola_jax.training.changes import Changes, check_allowed, compare, describe_changes, training_changes
 from ola_jax.training.config import TrainConfig
 from ola_jax.training.digests import digest, tokenizer_digest
+from ola_jax.training.renamed import move_into_groups
 
 FORMAT = 1
 FILE = "settings.json"
 
-# Settings of a run that are described apart, or that say where it is rather than what.
+# Settings of a run that are described separately, or that say where it is rather than what.
 _APART = ("output", "model", "processor", "stages", "tokenizer", "generation", "init_from", "seed", "tasks")
 
 
 def describe(
     config: TrainConfig,
     number: int,
+    *,
     tokenizer: pathlib.Path,
     generation: dict[str, Any],
     before: dict[str, Any] | None = None,
@@ -49,8 +51,8 @@ def describe(
         "processor": to_dict(config.processor),
         "tokenizer": {"path": str(tokenizer), "sha256": tokenizer_digest(tokenizer)},
         "generation": generation,
-        "sources": [_source(source) for source in stage.sources],
-        "held_out": [_source(source) for source in stage.held_out],
+        "sources": [_describe_source(source) for source in stage.sources],
+        "held_out": [_describe_source(source) for source in stage.held_out],
         "trainable": stage.trainable,
         "lora": to_dict(stage.lora),
         "optimizer": to_dict(stage.optimizer),
@@ -59,7 +61,7 @@ def describe(
         "microbatches": stage.microbatches,
         "steps": stage.steps,
         "seed": config.seed,
-        "init_from": _beginning(config, number, before),
+        "init_from": _describe_start(config, number, before),
         "run": run,
         "versions": {"ola_jax": _version("ola_jax"), "jax": _version("jax")},
     }
@@ -74,23 +76,26 @@ def read(folder: pathlib.Path) -> dict[str, Any] | None:
     return _read(file)["settings"]
 
 
-def keep(
-    folder: pathlib.Path, settings: dict[str, Any], changes: Changes, step: int, steps: int
+def record(
+    folder: pathlib.Path, settings: dict[str, Any], changes: Changes, *, step: int, steps: int
 ) -> list[str]:
-    """Writes the settings that are in use after `step`; what to say of changes. All processes call it.
+    """Writes the settings in use after `step`; returns messages about changes. All processes call it.
 
-    Where no step is left, nothing is written: what has changed has no effect.
+    Where no step is left, nothing is written: changes have no effect.
     """
     before = read(folder) if step else None
     if jax.process_count() > 1:  # all have read what was there
-        multihost_utils.sync_global_devices("ola_jax.training.stage_settings.keep")
+        multihost_utils.sync_global_devices("ola_jax.training.stage_settings.record")
     if before and step >= steps:
-        return [f"{line} has no effect: all steps are done" for line in lines(of_training(changes))]
+        return [
+            f"{line} has no effect: all steps are done"
+            for line in describe_changes(training_changes(changes))
+        ]
     if jax.process_index() == 0:
         _write(folder / FILE, settings, changes, step)
     if step and before is None:
-        return [f"{folder}: its settings were not recorded so far; they are from step {step} on"]
-    return [f"{line}, from step {step + 1} on" for line in lines(changes.reported)]
+        return [f"{folder}: its settings were not recorded so far; they are recorded from step {step} on"]
+    return [f"{line}, from step {step + 1} on" for line in describe_changes(changes.reported)]
 
 
 def _write(file: pathlib.Path, settings: dict[str, Any], changes: Changes, step: int) -> None:
@@ -109,13 +114,14 @@ def _write(file: pathlib.Path, settings: dict[str, Any], changes: Changes, step:
 def check_resumed(folder: pathlib.Path, settings: dict[str, Any], steps: int) -> Changes:
     """The changes of a stage that has checkpoints.
 
-    Raises OlaError where they make another model or other data, or `steps` are behind the newest checkpoint.
+    Raises OlaError where they mean another model or other data, or `steps` is less than the newest
+    checkpoint's.
     """
     before, step = read(folder), last_step(folder)
     if step is None or before is None:
         return Changes({}, {})
     changes = compare(before, settings)
-    refuse(folder, changes, "has checkpoints")
+    check_allowed(folder, changes, "has checkpoints")
     if steps < step:
         raise OlaError(
             f"{folder}: the newest checkpoint is of step {step}, and steps is {steps}; set it to {step} to "
@@ -125,18 +131,18 @@ def check_resumed(folder: pathlib.Path, settings: dict[str, Any], steps: int) ->
 
 
 def check_finished(folder: pathlib.Path, settings: dict[str, Any]) -> list[str]:
-    """What to say of the settings of a stage that is finished: those that have no effect any more.
+    """Messages about the settings of a finished stage: those that no longer have an effect.
 
-    Raises OlaError where they make another model or other data.
+    Raises OlaError where they mean another model or other data.
     """
     before = read(folder)
     if before is None:
         return [f"{folder}: finished, and there is no record of its settings to compare with"]
     changes = compare(before, settings)
-    refuse(folder, changes, "is finished")
+    check_allowed(folder, changes, "is finished")
     return [
         f"{line} has no effect: the stage is finished; remove {folder} to train it again"
-        for line in lines(of_training(changes))
+        for line in describe_changes(training_changes(changes))
     ]
 
 
@@ -153,7 +159,7 @@ def _version(package: str) -> str | None:
         return None  # run from its folder
 
 
-def _source(source: Source) -> dict[str, Any]:
+def _describe_source(source: Source) -> dict[str, Any]:
     path = pathlib.Path(source.records)
     return {
         "path": source.records,
@@ -164,21 +170,21 @@ def _source(source: Source) -> dict[str, Any]:
     }
 
 
-def _beginning(config: TrainConfig, number: int, before: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What the stage begins with: the stage before by its settings, a checkpoint by its config.json."""
+def _describe_start(config: TrainConfig, number: int, before: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The start of a stage: the stage before by its settings, a checkpoint by its config.json."""
     if number > 0:
         name = f"{number - 1}_{config.stages[number - 1].name}"
         before = before or read(pathlib.Path(config.output) / name)
-        return {"path": name, "sha256": _of_result(before) if before else None}
+        return {"path": name, "sha256": _result_digest(before) if before else None}
     if config.init_from is None:
         return None
     return {"path": config.init_from, "sha256": digest(pathlib.Path(config.init_from) / "config.json")}
 
 
-def _of_result(settings: dict[str, Any]) -> str:
-    """Digest of the settings that decide what a stage ends with, wherever its files lie."""
+def _result_digest(settings: dict[str, Any]) -> str:
+    """Digest of the settings that decide the parameters a stage ends with, wherever its files lie."""
     values = {k: v for k, v in settings.items() if k not in ("generation", "held_out", "run", "versions")}
-    without_places = lambda of: {k: v for k, v in of.items() if k not in ("path", "root")}
+    without_places = lambda values: {k: v for k, v in values.items() if k not in ("path", "root")}
     values["sources"] = [without_places(source) for source in settings["sources"]]
     for name in ("tokenizer", "init_from"):
         values[name] = values[name] and without_places(values[name])
@@ -189,9 +195,10 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         if values["format"] == FORMAT and isinstance(values["settings"], dict):
+            values["settings"]["run"] = move_into_groups(values["settings"].get("run", {}))
             return values
         reason = f"format {values['format']!r}, expected {FORMAT}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = type(error).__name__
     raise OlaError(
         f"{file}: cannot be read ({reason}); it says what the stage began with: restore it, or remove it if "

@@ -1,4 +1,4 @@
-"""Where a stage starts from: the model of the stage before, a checkpoint, or random parameters."""
+"""The start of a stage: the model of the stage before, a checkpoint, or random parameters."""
 
 import pathlib
 from collections.abc import Callable
@@ -24,22 +24,24 @@ from ola_jax.typing import Params
 
 
 def stage_folder(config: TrainConfig, number: int) -> pathlib.Path:
-    """Of the stage's checkpoints, figures and model."""
+    """The folder of the stage's checkpoints, figures and model."""
     return pathlib.Path(config.output) / f"{number}_{config.stages[number].name}"
 
 
 def make_stage_folder(config: TrainConfig, number: int) -> pathlib.Path:
-    """The stage's folder, made where it is not there. Raises OlaError where it cannot be."""
+    """The stage's folder, created if it does not exist. Raises OlaError where it cannot be created."""
     folder = stage_folder(config, number)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OlaError(f"{folder}: cannot be made ({error.strerror or error}); expected a folder") from error
+        raise OlaError(
+            f"{folder}: cannot be created ({error.strerror or error}); expected a folder"
+        ) from error
     return folder
 
 
 def start_params(config: TrainConfig, number: int, shardings: Params) -> Params:
-    """The parameters that a stage starts from, split as `shardings` say.
+    """The parameters that a stage starts from, sharded by `shardings`.
 
     `init_from` may also be a stage's `checkpoints`, of this run or another, or one of them: parameters
     are taken, and nothing else. Raises OlaError where the model there is not the config's.
@@ -48,7 +50,7 @@ def start_params(config: TrainConfig, number: int, shardings: Params) -> Params:
     if not source:
         return init_params(config.model, config.seed, shardings)
     source = pathlib.Path(source)
-    found, _ = _found(source)
+    found, _ = _read_configs(source)
     if found is not None:
         _check_model(source, found, config.model)
     if is_training_checkpoint(source):
@@ -56,19 +58,19 @@ def start_params(config: TrainConfig, number: int, shardings: Params) -> Params:
     return checkpoint.load(source, shardings=shardings)[1]
 
 
-def check_start(config: TrainConfig, say: Callable[[str], None]) -> None:
-    """Compares the model, processor and tokenizer of `init_from` with the config's; tells what may differ.
+def check_start(config: TrainConfig, report: Callable[[str], None]) -> None:
+    """Compares the model, processor and tokenizer of `init_from` with the config's; reports differences.
 
     Raises OlaError for another model, and for a tokenizer of another size.
     """
     if not config.init_from:
         return
     source = pathlib.Path(config.init_from)
-    model, processor = _found(source)
+    model, processor = _read_configs(source)
     if model is not None:
         _check_model(source, model, config.model)
     for path, (there, here) in differences(processor, config.processor).items() if processor else ():
-        say(f"processor.{path}: {short(there)} in {source}, {short(here)} in this run")
+        report(f"processor.{path}: {short(there)} in {source}, {short(here)} in this run")
     before, now = source / "tokenizer", pathlib.Path(config.tokenizer or source / "tokenizer")
     if not before.is_dir() or tokenizer_digest(before) == tokenizer_digest(now):
         return
@@ -79,7 +81,7 @@ def check_start(config: TrainConfig, say: Callable[[str], None]) -> None:
             "tokenizer unset to take the model's own"
         )
     differ = sum(new.get(token) != number for token, number in old.items())
-    say(f"tokenizer: {now} is not that of {source}; {differ} of {len(old)} tokens have another number")
+    report(f"tokenizer: {now} is not that of {source}; {differ} of {len(old)} tokens have another id")
 
 
 def check_stages(config: TrainConfig, mesh: Mesh) -> None:
@@ -87,9 +89,11 @@ def check_stages(config: TrainConfig, mesh: Mesh) -> None:
     abstract = nn.unbox(abstract_params(config.model))
     for number, stage in enumerate(config.stages):
         try:
-            sharding.check(mesh, config.model, stage.rows // stage.microbatches, stage.budget)
+            sharding.check_mesh(
+                mesh, config.model, rows=stage.rows // stage.microbatches, budget=stage.budget
+            )
             create = lambda params, stage=stage: state.create(
-                params, stage.trainable, optax.identity(), None, stage.lora
+                params, stage.trainable, optax.identity(), adapters=stage.lora
             )
             jax.eval_shape(create, abstract)
         except OlaError as error:
@@ -99,26 +103,27 @@ def check_stages(config: TrainConfig, mesh: Mesh) -> None:
 def check_begun(config: TrainConfig, tokenizer: pathlib.Path, generation: dict[str, Any]) -> None:
     """Raises OlaError if any stage that has begun did so with another model or other data than it would now.
 
-    So that this is not found when the stages before it have been trained: one of them may be about to be
-    trained again.
+    This is checked before any stage is trained, for one before it may be about to be trained again.
     """
     before: dict[str, Any] | None = None
     begun = [number for number in range(len(config.stages)) if stage_folder(config, number).exists()]
     for number in range(max(begun, default=-1) + 1):
         folder, steps = stage_folder(config, number), config.stages[number].steps
-        settings = stage_settings.describe(config, number, tokenizer, generation, before)
+        settings = stage_settings.describe(
+            config, number, tokenizer=tokenizer, generation=generation, before=before
+        )
         finished, recorded = is_finished(folder, lambda _: None), stage_settings.read(folder)
         if finished:
             stage_settings.check_finished(folder, settings)
         else:
             stage_settings.check_resumed(folder, settings, steps)
-        # What the stage ends with, which the next one is to begin with.
+        # The settings that the stage ends with, which the next one starts from.
         trained = finished or (recorded and (stage_settings.last_step(folder) or 0) >= steps)
         before = recorded if trained else settings
 
 
-def _found(source: pathlib.Path) -> tuple[OlaConfig | None, ProcessorConfig | None]:
-    """The configs of what is at `source`; of a stage's checkpoints by the record of its settings."""
+def _read_configs(source: pathlib.Path) -> tuple[OlaConfig | None, ProcessorConfig | None]:
+    """The configs of the model at `source`; for a stage's checkpoints from the record of its settings."""
     if not is_training_checkpoint(source):
         return checkpoint.load_configs(source)[:2]
     for folder in source.absolute().parents[:2]:
@@ -128,7 +133,7 @@ def _found(source: pathlib.Path) -> tuple[OlaConfig | None, ProcessorConfig | No
                 from_dict(OlaConfig, record["model"], f"{where}: model"),
                 from_dict(ProcessorConfig, record["processor"], f"{where}: processor"),
             )
-    return None, None  # older than these records
+    return None, None  # saved before there were such records
 
 
 def _check_model(source: pathlib.Path, found: OlaConfig, model: OlaConfig) -> None:

@@ -1,4 +1,4 @@
-"""What training carries from step to step, split into trainable and frozen parameters."""
+"""The state that training carries from step to step, split into trainable and frozen parameters."""
 
 import re
 from typing import Any
@@ -14,16 +14,15 @@ from ola_jax.config import OlaConfig
 from ola_jax.errors import OlaError
 from ola_jax.models.ola import abstract_params
 from ola_jax.sharding import parameter_shardings, parameter_spec
-from ola_jax.training import health, lora
+from ola_jax.training import health
 from ola_jax.training.health import Health
-from ola_jax.training.lora import LoraConfig
-from ola_jax.typing import Array, Params
+from ola_jax.training.lora import Adapters, LoraConfig, init_adapters, name_trained, split_trained
+from ola_jax.typing import AnyArray, Array, FlatParams, Params
 
 HOST = "pinned_host"  # JAX's name of the memory of a device's host
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """Parameters are flat dicts {path: array}, a path such as "llm/layers/mlp/up_proj/kernel".
 
     Frozen ones have no optimizer state and keep their storage dtype. In the place of arrays there may
@@ -31,18 +30,24 @@ class TrainState:
     """
 
     step: Any  # int32[]
-    trainable: dict[str, Any]
-    frozen: dict[str, Any]
-    opt_state: optax.OptState
+    trainable: FlatParams
+    adapters: Adapters  # of frozen kernels
+    frozen: FlatParams
+    opt_state: optax.OptState  # by the names of `trained`
     health: Health
 
     @property
     def params(self) -> Params:
-        """The whole tree, as the model wants it."""
-        return join(self.trainable, self.frozen)
+        """The model's parameters as a nested tree; adapters are not applied."""
+        return join_params(self.trainable, self.frozen)
+
+    @property
+    def trained(self) -> FlatParams:
+        """Trainable parameters and adapters by name, as the optimizer has them."""
+        return name_trained(self.trainable, self.adapters)
 
 
-def split(params: Params, trainable: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_params(params: Params, trainable: tuple[str, ...]) -> tuple[FlatParams, FlatParams]:
     """(trainable, frozen) by regular expressions matched from the start of each path.
 
     Raises OlaError where a pattern matches no parameter.
@@ -56,7 +61,7 @@ def split(params: Params, trainable: tuple[str, ...]) -> tuple[dict[str, Any], d
     return {p: v for p, v in flat.items() if p in chosen}, {p: v for p, v in flat.items() if p not in chosen}
 
 
-def join(trainable: dict[str, Any], frozen: dict[str, Any]) -> Params:
+def join_params(trainable: FlatParams, frozen: FlatParams) -> Params:
     """The nested tree of both."""
     return traverse_util.unflatten_dict(trainable | frozen, sep="/")
 
@@ -65,62 +70,69 @@ def create(
     params: Params,
     trainable: tuple[str, ...],
     optimizer: optax.GradientTransformation,
+    *,
     shardings: TrainState | None = None,
     adapters: LoraConfig = LoraConfig(),  # noqa: B008 - frozen
     seed: int = 0,
 ) -> TrainState:
-    """State of step 0, split as `shardings` say. Trainable parameters become float32.
+    """State of step 0, sharded by `shardings`. Trainable parameters become float32.
 
-    `seed`: of what adapters start with.
+    `seed`: of the initial values of adapters.
     """
-    chosen, frozen = split(params, trainable)
+    chosen, frozen = split_params(params, trainable)
 
     def start(
-        chosen: dict[str, Array], frozen: dict[str, Array]
-    ) -> tuple[Array, dict[str, Array], optax.OptState]:
-        chosen = {path: jnp.asarray(value, jnp.float32) for path, value in chosen.items()}
-        chosen |= lora.init(frozen, adapters, seed)
-        return jnp.int32(0), chosen, optimizer.init(chosen)
+        chosen: dict[str, AnyArray], frozen: dict[str, AnyArray]
+    ) -> tuple[Array, FlatParams, Adapters, optax.OptState]:
+        own = {path: jnp.asarray(value, jnp.float32) for path, value in chosen.items()}
+        added = init_adapters(frozen, adapters, seed)
+        return jnp.int32(0), own, added, optimizer.init(name_trained(own, added))
 
     if shardings is not None:
-        out = (shardings.step, shardings.trainable, shardings.opt_state)
+        out = (shardings.step, shardings.trainable, shardings.adapters, shardings.opt_state)
         start = jax.jit(start, out_shardings=out)
         frozen = jax.device_put(frozen, shardings.frozen)
-    step, chosen, opt_state = start(chosen, frozen)
+    step, own, added, opt_state = start(chosen, frozen)
     now = health.start() if shardings is None else jax.device_put(health.start(), shardings.health)
-    return TrainState(step=step, trainable=chosen, frozen=frozen, opt_state=opt_state, health=now)
+    return TrainState(
+        step=step, trainable=own, adapters=added, frozen=frozen, opt_state=opt_state, health=now
+    )
 
 
-def shard(
+def abstract_state(
     config: OlaConfig,
     trainable: tuple[str, ...],
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
+    *,
     adapters: LoraConfig = LoraConfig(),  # noqa: B008 - frozen
     offload: bool = False,
 ) -> tuple[TrainState, TrainState]:
     """(abstract state, its shardings): what a state will be, before any of it exists.
 
     Frozen parameters have the dtype they are stored in, which is not known here: float32 stands for it.
-    What the optimizer keeps for a parameter, in the parameter's shape, is split as the parameter; with
+    What the optimizer keeps for a parameter, in the parameter's shape, is sharded like the parameter; with
     `offload` it is in the memory of the device's host.
     """
     boxed = abstract_params(config)
-    abstract = jax.eval_shape(lambda p: create(p, trainable, optimizer, None, adapters), nn.unbox(boxed))
-    of_path = traverse_util.flatten_dict(parameter_shardings(boxed, mesh), sep="/")
-    for path, leaf in abstract.trainable.items():
-        if path.startswith("lora/"):
-            names = ("layers", *[None] * (leaf.ndim - 1))
-            of_path[path] = NamedSharding(mesh, parameter_spec(names, leaf.shape, mesh.shape))
-    whole = NamedSharding(mesh, PartitionSpec())
+    abstract = jax.eval_shape(
+        lambda params: create(params, trainable, optimizer, adapters=adapters), nn.unbox(boxed)
+    )
+    shapes = {path: leaf.shape for path, leaf in (abstract.trained | abstract.frozen).items()}
+    places = traverse_util.flatten_dict(parameter_shardings(boxed, mesh), sep="/")
+    for name in abstract.trained.keys() - abstract.trainable.keys():
+        axes = ("layers", *[None] * (len(shapes[name]) - 1))
+        places[name] = NamedSharding(mesh, parameter_spec(axes, shapes[name], mesh.shape))
+    replicated = NamedSharding(mesh, PartitionSpec())
 
-    def of(keys: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+    def find_sharding(keys: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         names = [key.key for key in keys if isinstance(key, jax.tree_util.DictKey)]
-        found = of_path.get(names[-1]) if names else None
-        shape = (abstract.trainable | abstract.frozen)[names[-1]].shape if found else None
-        return found if found and shape == leaf.shape else whole
+        like_parameter = bool(names) and shapes.get(names[-1]) == leaf.shape
+        return places[names[-1]] if like_parameter else replicated
 
-    shardings = jax.tree_util.tree_map_with_path(of, abstract)
+    shardings = jax.tree_util.tree_map_with_path(find_sharding, abstract)
+    by_name = {name: places[name] for name in abstract.trained}
+    shardings = shardings.replace(adapters=split_trained(by_name)[1])
     if offload:
         to_host = lambda leaf, place: place.with_memory_kind(HOST) if leaf.ndim else place
         shardings = shardings.replace(
@@ -129,10 +141,10 @@ def shard(
     return abstract, shardings
 
 
-def bring(opt_state: optax.OptState, shardings: optax.OptState) -> optax.OptState:
-    """The optimizer's state with all that is in the host's memory brought to the device (within jit)."""
+def copy_to_device(opt_state: optax.OptState, shardings: optax.OptState) -> optax.OptState:
+    """The optimizer's state with all that is offloaded to the host copied to the device (within jit)."""
 
-    def of(x: Array, place: NamedSharding) -> Array:
+    def copy(x: Array, place: NamedSharding) -> Array:
         return jax.device_put(x, place.with_memory_kind("device")) if place.memory_kind == HOST else x
 
-    return jax.tree.map(of, opt_state, shardings)
+    return jax.tree.map(copy, opt_state, shardings)

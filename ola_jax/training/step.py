@@ -1,7 +1,7 @@
 """One training step."""
 
 import dataclasses
-from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +10,27 @@ import optax
 from ola_jax.batch import IGNORE, OlaBatch
 from ola_jax.models.ola import Ola
 from ola_jax.sharding import constrain
-from ola_jax.training import health, lora
+from ola_jax.training import health
 from ola_jax.training.compiler import compiler_options
-from ola_jax.training.lora import LoraConfig
+from ola_jax.training.lora import LoraConfig, apply_adapters, split_trained
 from ola_jax.training.loss import cross_entropy
-from ola_jax.training.metrics import grad_norms
-from ola_jax.training.state import TrainState, bring, join
-from ola_jax.typing import Array, Float, Int, Params
+from ola_jax.training.metrics import gradient_norms
+from ola_jax.training.state import TrainState, copy_to_device, join_params
+from ola_jax.typing import Array, FlatParams, Float, Int, Params
 
 # Scalars: loss, targets (labelled tokens), tokens, grad_norm, grad_norm/PART, bad_step, bad_steps.
 Metrics = dict[str, Array]
-TrainStep = Callable[[TrainState, OlaBatch], tuple[TrainState, Metrics]]
+
+
+@runtime_checkable
+class TrainStep(Protocol):
+    """A compiled step: (state, batch) to (state, metrics). The state that it is given is donated."""
+
+    def __call__(self, state: TrainState, batch: OlaBatch, /) -> tuple[TrainState, Metrics]:
+        """Run the step; it is compiled for each new shape of a batch."""
+
+    def lower(self, state: TrainState, batch: OlaBatch, /) -> jax.stages.Lowered:
+        """Lower the step for the shapes of state and batch, to be compiled ahead of time."""
 
 
 def loss(
@@ -31,20 +41,22 @@ def loss(
     With `targets`, the sum is divided by that number instead: `batch` is then a part of a batch.
     """
     hidden = model.apply({"params": params}, batch, method="hidden")
+    assert isinstance(hidden, jax.Array)  # no collection is mutable, so that there is nothing else
     total, count = cross_entropy(hidden, params["llm"]["lm_head"]["kernel"], batch.targets)
     mean = total / jnp.maximum(count if targets is None else targets, 1)
-    return mean, {"loss": mean, "targets": count, "tokens": (batch.segments > 0).sum()}
+    return mean, {"loss": mean, "targets": count, "tokens": jnp.sum(batch.segments > 0)}
 
 
 def make_train_step(
     model: Ola,
     optimizer: optax.GradientTransformation,
+    *,
     microbatches: int = 1,
     shardings: TrainState | None = None,
     adapters: LoraConfig = LoraConfig(),  # noqa: B008 - frozen
     spike_factor: float | None = None,
 ) -> TrainStep:
-    """The compiled step: gradients of the trainable parameters only, then one update.
+    """The compiled step: gradients of what is trained only, then one update.
 
     A bad step (see `health`, which `spike_factor` belongs to) changes neither parameters nor the
     optimizer's state; it is counted. So is one without a labelled token, whose loss is NaN.
@@ -54,48 +66,53 @@ def make_train_step(
     less memory. `shardings` are the state's, on the mesh that is set; compiler options are for its devices.
     """
 
-    def gradients(state: TrainState, batch: OlaBatch) -> tuple[dict[str, Array], Metrics]:
+    def compute_gradients(state: TrainState, batch: OlaBatch) -> tuple[FlatParams, Metrics]:
         targets = (batch.targets != IGNORE).sum()
 
-        def of_part(part: OlaBatch) -> tuple[dict[str, Array], Metrics]:
-            def of_trainable(trainable: dict[str, Array]) -> tuple[Float[Array, ""], Metrics]:
-                params = lora.merge(join(trainable, state.frozen), adapters)
-                return loss(model, params, part, targets)
+        def part_loss(trained: FlatParams, part: OlaBatch) -> tuple[Float[Array, ""], Metrics]:
+            own, added = split_trained(trained)
+            params = apply_adapters(join_params(own, state.frozen), added, adapters)
+            return loss(model, params, part, targets)
 
-            (_, metrics), grads = jax.value_and_grad(of_trainable, has_aux=True)(state.trainable)
-            return grads, metrics
+        def part_gradients(part: OlaBatch) -> tuple[FlatParams, Metrics]:
+            (_, metrics), gradients = jax.value_and_grad(part_loss, has_aux=True)(state.trained, part)
+            return gradients, metrics
 
         if microbatches == 1:
-            return of_part(batch)
+            return part_gradients(batch)
         fields = {
             f.name: _split_rows(getattr(batch, f.name), microbatches) for f in dataclasses.fields(batch)
         }
-        of_fields = lambda part: of_part(OlaBatch(**part))
-        add = lambda total, part: (jax.tree.map(jnp.add, total, of_fields(part)), None)
-        shapes = jax.eval_shape(of_fields, jax.tree.map(lambda x: x[0], fields))
+        compute = lambda fields: part_gradients(OlaBatch(**fields))
+        add = lambda total, fields: (jax.tree.map(jnp.add, total, compute(fields)), None)
+        shapes = jax.eval_shape(compute, jax.tree.map(lambda x: x[0], fields))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.lax.scan(add, zeros, fields)[0]
 
     def train_step(state: TrainState, batch: OlaBatch) -> tuple[TrainState, Metrics]:
-        grads, metrics = gradients(state, batch)
+        gradients, metrics = compute_gradients(state, batch)
         # There is no mean over no tokens: such a step is bad, and its loss is not 0.
         metrics["loss"] = jnp.where(metrics["targets"] > 0, metrics["loss"], jnp.nan)
-        metrics |= grad_norms(grads)
-        good, now = health.judge(state.health, metrics["loss"], metrics["grad_norm"], spike_factor)
+        metrics |= gradient_norms(gradients)
+        good, now = health.judge(
+            state.health, metrics["loss"], metrics["grad_norm"], spike_factor=spike_factor
+        )
         metrics |= {"bad_step": ~good, "bad_steps": now.bad_steps}
 
-        def update(
-            trainable: dict[str, Array], opt_state: optax.OptState
-        ) -> tuple[dict[str, Array], optax.OptState]:
-            updates, opt_state = optimizer.update(grads, opt_state, trainable)
-            return optax.apply_updates(trainable, updates), opt_state
+        def update(trained: FlatParams, opt_state: optax.OptState) -> tuple[FlatParams, optax.OptState]:
+            updates, opt_state = optimizer.update(gradients, opt_state, trained)
+            return optax.apply_updates(trained, updates), opt_state
 
-        opt_state = bring(state.opt_state, shardings.opt_state) if shardings else state.opt_state
+        opt_state = state.opt_state
+        if shardings is not None:
+            opt_state = copy_to_device(opt_state, shardings.opt_state)
         # A branch, not a choice between two results: the update's own arithmetic stays as it would be alone.
-        trainable, opt_state = jax.lax.cond(good, update, lambda *old: old, state.trainable, opt_state)
-        return state.replace(
-            step=state.step + 1, trainable=trainable, opt_state=opt_state, health=now
-        ), metrics
+        trained, opt_state = jax.lax.cond(good, update, lambda *old: old, state.trained, opt_state)
+        own, added = split_trained(trained)
+        new = state.replace(
+            step=state.step + 1, trainable=own, adapters=added, opt_state=opt_state, health=now
+        )
+        return new, metrics
 
     out_shardings = None if shardings is None else (shardings, None)
     return jax.jit(
@@ -104,7 +121,7 @@ def make_train_step(
 
 
 def _split_rows(x: Array, parts: int) -> Array:
-    """[B ...] to [parts, B / parts ...], each device's rows shared out evenly among the parts."""
+    """[B ...] to [parts, B / parts ...], each device's rows divided evenly among the parts."""
     # Not reshape(-1, ...): what a batch has none of (windows, chunks) has size 0.
     split = jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
     return constrain(split, None, "rows", *[None] * (x.ndim - 1))

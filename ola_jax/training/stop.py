@@ -10,15 +10,15 @@ import orbax.checkpoint as ocp
 
 
 class StopRequest:
-    """Whether somebody asked the run to stop: by SIGINT or SIGTERM, to whichever process.
+    """A request to stop the run, by SIGINT or SIGTERM to any of its processes.
 
-    One process takes the signals itself; a second one ends it at once. Several must stop after the same step:
-    JAX passes on a SIGTERM that any of them gets, and they agree on a step that none has passed. SIGINT is
-    turned into SIGTERM.
+    A single process handles the signals itself; a second signal ends it at once. Several must stop after the
+    same step: JAX passes on a SIGTERM that any of them gets, and they agree on a step that none has passed.
+    SIGINT is turned into SIGTERM.
     """
 
-    def __init__(self, say: Callable[[str], None] = print):
-        self._signal, self._asked, self._say = 0, 0, say
+    def __init__(self, report: Callable[[str], None] = print):
+        self._signal, self._asked, self._report = 0, 0, report
         if jax.process_count() == 1:
             signal.signal(signal.SIGTERM, self._note)
             signal.signal(signal.SIGINT, self._note)
@@ -26,7 +26,7 @@ class StopRequest:
             signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
     def reached(self) -> bool:
-        """Whether to stop now; asked by every process, once after every step, with the same answer."""
+        """True if the run is to stop now; called by every process after every step, with one result."""
         self._asked += 1
         if jax.process_count() == 1:
             return bool(self._signal)
@@ -41,4 +41,4 @@ class StopRequest:
         if self._signal:
             sys.exit(128 + number)
         self._signal = number
-        self._say("\nstopping after this step ...")
+        self._report("\nstopping after this step ...")

@@ -1,5 +1,6 @@
 """Reading one checkpoint of a training in progress: its state as it is stored, or its parameters alone."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -7,57 +8,72 @@ import jax
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from ola_jax.checkpoint import quiet_storage, storage_trouble
 from ola_jax.errors import OlaError, first_line
+from ola_jax.storage import quiet_orbax, storage_failure
+from ola_jax.training.lora import is_adapter, name_trained, split_trained
 from ola_jax.training.state import TrainState
 from ola_jax.typing import Params
 
 
+def to_stored(state: TrainState) -> dict[str, Any]:
+    """The tree that a checkpoint holds: adapters are in it by name, among the trainable parameters."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    adapters = fields.pop("adapters")
+    return fields | {"trainable": name_trained(state.trainable, adapters)}
+
+
+def from_stored(tree: dict[str, Any]) -> TrainState:
+    """The inverse of `to_stored`."""
+    trainable, adapters = split_trained(tree["trainable"])
+    return TrainState(**tree | {"trainable": trainable, "adapters": adapters})
+
+
 def read_state(folder: pathlib.Path, like: TrainState, shardings: TrainState) -> TrainState:
-    """The state in `folder`, each array in the dtype it is stored in, split as `shardings` say.
+    """The state in `folder`, each array in the dtype it is stored in, sharded by `shardings`.
 
     `like` has the structure and shapes. Raises OlaError where the state there is of another model, stage or
     optimizer. No process waits for another.
     """
     handler = ocp.PyTreeCheckpointHandler()
-    stored = _by_name(handler.metadata(folder).tree)
-    _check_same(folder, stored, _by_name(like))
-    of = lambda keys, leaf: jax.ShapeDtypeStruct(leaf.shape, stored[_name(keys)].dtype)
-    item = jax.tree_util.tree_map_with_path(of, like)
-    places = jax.tree.map(lambda place: ocp.ArrayRestoreArgs(sharding=place), shardings)
-    return handler.restore(folder, args=ocp.args.PyTreeRestore(item=item, restore_args=places))
+    stored, wanted = _by_name(handler.metadata(folder).tree), to_stored(like)
+    _check_same(folder, stored, _by_name(wanted))
+    as_stored = lambda keys, leaf: jax.ShapeDtypeStruct(leaf.shape, stored[_name(keys)].dtype)
+    item = jax.tree_util.tree_map_with_path(as_stored, wanted)
+    places = jax.tree.map(lambda place: ocp.ArrayRestoreArgs(sharding=place), to_stored(shardings))
+    return from_stored(handler.restore(folder, args=ocp.args.PyTreeRestore(item=item, restore_args=places)))
 
 
 def read_data_state(folder: pathlib.Path) -> list[dict[str, Any]]:
     """The data position of each process."""
     positions = ocp.JsonCheckpointHandler().restore(folder)["processes"]
-    if not isinstance(positions, list) or not all(isinstance(of, dict) for of in positions):
+    if not isinstance(positions, list) or not all(isinstance(each, dict) for each in positions):
         raise ValueError(f"{folder}: found no data position of each process")
     return positions
 
 
 def is_training_checkpoint(path: pathlib.Path) -> bool:
-    """Whether `path` holds the checkpoints of a stage, or is one of them."""
+    """True if `path` holds the checkpoints of a stage, or is one of them."""
     return (path / "state").is_dir() or bool(_steps(path))
 
 
 def restore_params(path: pathlib.Path, like: Params, shardings: Params) -> Params:
-    """The parameters alone of a training checkpoint, whatever was trained in it, split as `shardings` say.
+    """The parameters alone of a training checkpoint, whatever was trained in it, sharded by `shardings`.
 
     `path` is one checkpoint, or a folder of them whose newest is taken. `like` has their shapes; dtypes are
-    those stored. Raises OlaError for a model of another shape, where adapters are not merged yet, and where
-    it cannot be read.
+    those stored. Raises OlaError for a model of another shape, where there are adapters that are not applied
+    yet, and where it cannot be read.
     """
     path = path / str(steps[-1]) if (steps := _steps(path)) else path
     try:
-        with quiet_storage():
+        with quiet_orbax():
             return _read_params(path, like, shardings)
     except OlaError:
         raise
     except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged store
-        if why := storage_trouble(error):
+        if why := storage_failure(error):
             raise OlaError(
-                f"{path}: cannot be read now ({why}); it is not changed: see to that and start again"
+                f"{path}: cannot be read now ({why}); it is not changed: fix that, and run the same command "
+                "again"
             ) from error
         reason = first_line(error)
         others = f"{', '.join(map(str, steps[:-1]))} beside it" if steps[:-1] else "another checkpoint"
@@ -69,14 +85,17 @@ def _read_params(path: pathlib.Path, like: Params, shardings: Params) -> Params:
     places = traverse_util.flatten_dict(shardings, sep="/")
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         saved = checkpointer.metadata(path.absolute() / "state").item_metadata.tree
-        groups = {group: saved[group] for group in ("trainable", "frozen")}
-        found = {p: tuple(x.shape) for of_group in groups.values() for p, x in of_group.items()}
-        if any(p.startswith("lora/") for p in found):
+        groups = {name: saved[name] for name in ("trainable", "frozen")}
+        found = {p: tuple(x.shape) for group in groups.values() for p, x in group.items()}
+        if any(map(is_adapter, found)):
             raise OlaError(f"{path}: holds adapters; take the model that the stage ended with")
         for p in sorted(wanted.keys() | found.keys()):
             if wanted.get(p) != found.get(p):
                 raise OlaError(f"{path}: {p} has shape {found.get(p)}, the config's model {wanted.get(p)}")
-        args = {g: {p: ocp.ArrayRestoreArgs(sharding=places[p]) for p in of} for g, of in groups.items()}
+        args = {
+            name: {p: ocp.ArrayRestoreArgs(sharding=places[p]) for p in group}
+            for name, group in groups.items()
+        }
         items = ocp.args.PyTreeRestore(item=groups, restore_args=args, partial_restore=True)
         restored = checkpointer.restore(path.absolute() / "state", args=items)
     return traverse_util.unflatten_dict(restored["trainable"] | restored["frozen"], sep="/")
@@ -90,7 +109,7 @@ def _check_same(folder: pathlib.Path, stored: dict[str, Any], wanted: dict[str, 
     """Raises OlaError for the first array that differs; frozen parameters may have any dtype."""
     for name in [*wanted, *(name for name in stored if name not in wanted)]:
         shapes_only = name.startswith("frozen/")
-        there, here = (_kind(of.get(name), shapes_only) for of in (stored, wanted))
+        there, here = (_kind(leaves.get(name), shapes_only) for leaves in (stored, wanted))
         if there != here:
             raise OlaError(
                 f"{folder.parent}: {name} is {there} there, {here} by the config; a stage is resumed with "
@@ -106,10 +125,13 @@ def _kind(leaf: Any, shapes_only: bool) -> str:
     return f"[{shape}]" if shapes_only else f"{leaf.dtype}[{shape}]"
 
 
-def _by_name(tree: Any) -> dict[str, Any]:
-    return {_name(keys): leaf for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+def _by_name(tree: dict[str, Any]) -> dict[str, Any]:
+    """The leaves of a stored tree by name, in the order of its fields, in which differences are reported."""
+    fields = [{field: value} for field, value in tree.items()]
+    leaves = [leaf for field in fields for leaf in jax.tree_util.tree_flatten_with_path(field)[0]]
+    return {_name(keys): leaf for keys, leaf in leaves}
 
 
 def _name(keys: tuple[Any, ...]) -> str:
-    """Of a leaf in the state, the same for its stored form: "opt_state/1/mu/llm/norm/scale"."""
+    """The name of a leaf of a stored tree, such as "opt_state/1/mu/llm/norm/scale"."""
     return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in keys)

@@ -1,4 +1,4 @@
-"""Watching a run: the figures of every step, on the terminal and in the sinks; bad steps with their records.
+"""Reporting a run: the figures of every step, on the terminal and in the sinks; bad steps with their records.
 
 The figures of a step are fetched when the next one is under way, so that the device never waits for the host.
 """
@@ -35,14 +35,14 @@ class _Step:
 
 
 class Watch:
-    """Tells of the steps of one stage, from the one after `state`'s. Files lie in `folder`."""
+    """Reports the steps of one stage, from the one after `state`'s. Files are in `folder`."""
 
     def __init__(
-        self, config: TrainConfig, stage: Stage, mesh: Mesh, state: TrainState, folder: pathlib.Path
+        self, config: TrainConfig, stage: Stage, state: TrainState, *, mesh: Mesh, folder: pathlib.Path
     ):
         start, process = int(state.step), jax.process_index()
         self._config, self._stage = config, stage
-        self._peak_rates = measures.peak_rates(stage.optimizer, state.trainable)
+        self._peak_rates = measures.peak_rates(stage.optimizer, state.trained)
         self._rate_shares = measures.rate_shares(stage.optimizer, stage.steps)
         self._at_peak = measures.seconds_at_peak(config.model, stage, mesh)
         self._devices = [d for d in mesh.devices.flat if d.process_index == process]
@@ -56,10 +56,10 @@ class Watch:
         self._waited = 0.0
         self._begin = self._clock = time.perf_counter()  # of the run, and of the step at hand
         self._shown_tokens, self._shown_seconds = 0.0, 0.0  # since the last update of the bar
-        self.failed = ""  # once there are more bad steps than allowed: what happened
+        self.failed = ""  # the reason, once there are more bad steps than allowed
 
     def take(self, data: Iterator[TrainBatch]) -> TrainBatch:
-        """The next batch; how long that took is one of the figures."""
+        """The next batch; the time that takes is one of the figures."""
         begin = time.perf_counter()
         if self._pending is None:
             self._clock = begin
@@ -68,41 +68,43 @@ class Watch:
         return batch
 
     def step(self, number: int, metrics: Metrics, batch: TrainBatch) -> None:
-        """A step was given to the device; now those of the one before are waited for and told."""
+        """Note a step that was given to the device; wait for the one before, and report its figures."""
         compiled = self._compilations.take()
         if compiled and number > self._first:
             self._recompilations += len(compiled)
             shapes = {f.name: getattr(batch.batch, f.name).shape for f in dataclasses.fields(batch.batch)}
-            self._progress.say(
-                f"warning: step {number} was compiled again ({sum(compiled):.1f} s), for {shapes}; "
+            self._progress.print_line(
+                f"warning: step {number} was recompiled ({sum(compiled):.1f} s), for {shapes}; "
                 "all batches of a stage should have the same shapes"
             )
         before = self._pending
         seconds = sum(compiled, 0.0)
         self._pending = _Step(number, metrics, batch, self._waited, seconds, self._recompilations)
         if before:
-            self._tell(before)
+            self._report(before)
 
     def flush(self) -> None:
-        """Wait for the last step and tell its figures. What follows until the next `take` is not its time."""
+        """Wait for the last step and report it. The time from then to the next `take` is not counted."""
         if self._pending:
-            self._tell(self._pending)
+            self._report(self._pending)
         self._pending = None
 
     def write(self, step: int, values: Mapping[str, float | int]) -> None:
-        """More figures of a step that has been told, such as "eval/loss"."""
-        self._progress.say(f"step {step}: " + "  ".join(f"{name} {of:.4g}" for name, of in values.items()))
+        """Report more figures of a step that was reported already, such as "eval/loss"."""
+        self._progress.print_line(
+            f"step {step}: " + "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        )
         for sink in self._sinks:
             sink.write(step, values)
 
     def close(self) -> None:
-        """Leave the bar as it is, and all files complete; `flush` comes before, if all went well."""
+        """Leave the bar as it is and close all files; call `flush` before, unless the run failed."""
         self._progress.close()
         self._compilations.close()
         for sink in (*self._sinks, self._bad):
             sink.close()
 
-    def _tell(self, step: _Step) -> None:
+    def _report(self, step: _Step) -> None:
         metrics = {name: x.item() for name, x in jax.device_get(step.metrics).items()}  # waits
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
@@ -114,8 +116,8 @@ class Watch:
             "step_seconds": seconds,
             "data_seconds": step.waited,
             "tokens_per_second": metrics["tokens"] / seconds,
-            **{f"mfu/{name}": of_part / seconds for name, of_part in self._at_peak.items()},
-            **{f"fill/{name}": of for name, of in step.batch.fill.items()},
+            **{f"mfu/{name}": at_peak / seconds for name, at_peak in self._at_peak.items()},
+            **{f"fill/{name}": share for name, share in step.batch.utilization.items()},
             **measures.memory(self._devices),
             "recompilations": step.recompilations,
             **{f"skipped/{kind.replace(' ', '_')}": count for kind, count in step.batch.skipped.items()},
@@ -126,18 +128,18 @@ class Watch:
         for sink in self._sinks:
             sink.write(step.number, values)
         if bad:
-            self._tell_bad(step, metrics)
+            self._report_bad(step, metrics)
         self._show(step, metrics, seconds)
 
-    def _tell_bad(self, step: _Step, metrics: Mapping[str, float | int]) -> None:
-        rows = [[dataclasses.asdict(record) for record in row] for row in step.batch.records]
-        reason = health.reason(metrics["loss"], metrics["grad_norm"], metrics["targets"])
+    def _report_bad(self, step: _Step, metrics: Mapping[str, float | int]) -> None:
+        rows = [[dataclasses.asdict(record) for record in row] for row in step.batch.record_ids]
+        reason = health.describe_bad_step(metrics["loss"], metrics["grad_norm"], int(metrics["targets"]))
         figures = {name: metrics[name] for name in ("loss", "grad_norm", "targets")}
         self._bad.write(step.number, {"reason": reason, **figures, "records": rows})
         what = f"step {step.number}: {reason}"
-        self._progress.say(f"warning: {what}: the update was left out; its records are in {self._bad_file}")
-        count, allowed = metrics["bad_steps"], self._config.max_bad_steps
-        if self._config.bad_step == "stop":
+        self._progress.print_line(f"warning: {what}: no update was made; its records are in {self._bad_file}")
+        count, allowed = metrics["bad_steps"], self._config.bad_steps.max_skipped
+        if self._config.bad_steps.action == "stop":
             self.failed = self.failed or f"{what}; its records are in {self._bad_file}"
         elif count > allowed:
             why = f"bad step number {count}, at most {allowed} are skipped"
@@ -147,7 +149,7 @@ class Watch:
         if not step.compiled:
             self._shown_tokens += metrics["tokens"]
             self._shown_seconds += seconds
-        if step.number % self._config.log_every and step.number != self._stage.steps:
+        if step.number % self._config.logging.log_every and step.number != self._stage.steps:
             return
         figures = f"loss {metrics['loss']:.3f}" if metrics["targets"] else "no labelled token"
         if self._shown_seconds:
@@ -160,11 +162,11 @@ class Watch:
 
 def _open_sinks(config: TrainConfig, stage: Stage, folder: pathlib.Path, start: int) -> Sequence[Sink]:
     sinks: list[Sink] = [JsonLines(folder / "metrics.jsonl", start)]
-    if config.tensorboard:
+    if config.logging.tensorboard:
         sinks.append(TensorBoard(folder / "tensorboard", start))
-    if config.wandb:
+    if config.logging.wandb:
         name = f"{pathlib.Path(config.output).name}/{stage.name}"
-        sinks.append(WeightsAndBiases(config.wandb, name, folder, _as_json(stage)))
+        sinks.append(WeightsAndBiases(config.logging.wandb, name, folder, _as_json(stage)))
     return sinks
 
 

@@ -54,8 +54,8 @@ if __name__ == "__main__":
     print(json.dumps({
         "compiled": dataclasses.asdict(compiling.compile_stage(config, stage, "v5e:2x2")),
         "analyzed": dataclasses.asdict(compiling.analyze_stage(config, stage, "v5e:2x2")),
-        "arguments": compiling.arguments(config, stage, "v5e:2x2"),
-        "arguments_without": compiling.arguments(config, offloaded(config, False), "v5e:2x2"),
+        "arguments": compiling.measure_arguments(config, stage, "v5e:2x2"),
+        "arguments_without": compiling.measure_arguments(config, offloaded(config, False), "v5e:2x2"),
     }))
 """
 needs_libtpu = pytest.mark.skipif(
@@ -144,7 +144,7 @@ def test_a_compiler_may_load_libtpu_beside_its_parent(
     monkeypatch.setenv(name, "")
     seen = []
     monkeypatch.setattr(compiling, "_compile", lambda *_: seen.append(os.environ[name]))
-    compiling._compile_or_tell(*tiny(), "v5e:2x2", str(tmp_path))
+    compiling._compile_or_report(*tiny(), "v5e:2x2", str(tmp_path))
     assert seen == ["1"]
     assert not list(tmp_path.iterdir())
 
@@ -166,14 +166,14 @@ def test_a_compiler_leaves_what_went_wrong(
 
     monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "")
     monkeypatch.setattr(compiling, "_compile", fail)
-    compiling._compile_or_tell(*tiny(), "v5e:2x2", str(tmp_path))
+    compiling._compile_or_report(*tiny(), "v5e:2x2", str(tmp_path))
     (file,) = tmp_path.iterdir()
     kind, reason = json.loads(file.read_text())
     assert kind == expected[0]
     assert reason.endswith(expected[1])
 
 
-def test_what_failed_in_the_process_of_the_compiler_is_told() -> None:
+def test_what_failed_in_the_process_of_the_compiler_is_reported() -> None:
     with pytest.raises(OlaError, match="topology 'nonsense:2x2'") as caught:
         compiling.analyze_stage(*tiny(), "nonsense:2x2")
     assert not isinstance(caught.value, compiling.DoesNotFitError)
@@ -214,7 +214,7 @@ def test_an_offloaded_state_is_in_the_memory_of_the_host(reports: dict[str, Any]
 
 
 @needs_libtpu
-def test_an_analysis_without_code_tells_the_same(reports: dict[str, Any]) -> None:
+def test_an_analysis_without_code_reports_the_same(reports: dict[str, Any]) -> None:
     compiled, analyzed = reports["compiled"], reports["analyzed"]
     assert (compiled.pop("has_code"), analyzed.pop("has_code")) == (True, False)
     del compiled["seconds"], analyzed["seconds"]

@@ -17,7 +17,7 @@ PLUGIN = importlib.util.find_spec("jax_cuda13_plugin") is not None
 @pytest.mark.parametrize("kind", gpu_topology.GPUS)
 def test_a_product_over_eight_gpus_compiles_with_its_collective(kind: str) -> None:
     devices = gpu_topology.find(f"{kind}:8").devices
-    assert hardware.chip(devices[0].device_kind).name.lower() == kind
+    assert hardware.find_chip(devices[0].device_kind).name.lower() == kind
     mesh = Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
     split = NamedSharding(mesh, PartitionSpec("data"))
     x = jax.ShapeDtypeStruct((1024, 4096), jnp.bfloat16, sharding=split)

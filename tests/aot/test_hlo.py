@@ -92,7 +92,7 @@ def test_a_compiled_program_gathers_each_layers_weights_once() -> None:
     layers, width = 6, 64
 
     def forward(weights: jax.Array, x: jax.Array) -> jax.Array:
-        layer = lambda x, w: (jnp.tanh(x @ sharding.gather(w, ("embed", "features"))), None)
+        layer = lambda x, w: (jnp.tanh(x @ sharding.gather_weight(w, ("embed", "features"))), None)
         return jax.lax.scan(layer, x, weights)[0]
 
     split = sharding.parameter_spec(("layers", "embed", "features"), (layers, width, width), mesh.shape)
@@ -101,8 +101,8 @@ def test_a_compiled_program_gathers_each_layers_weights_once() -> None:
         compiled = (
             jax.jit(
                 forward,
-                in_shardings=(place(split), place(sharding.spec("rows", None))),
-                out_shardings=place(sharding.spec("rows", None)),
+                in_shardings=(place(split), place(sharding.activation_spec("rows", None))),
+                out_shardings=place(sharding.activation_spec("rows", None)),
             )
             .lower(np.zeros((layers, width, width), np.float32), np.zeros((8, width), np.float32))
             .compile()

@@ -55,6 +55,7 @@ def test_help_lists_the_commands_and_imports_nothing_for_them(ends: Callable) ->
         (["convert"], ["usage: ola convert", "import", "export", "verify"]),
         (["convert", "import"], ["usage: ola convert import", "--from", "--to", "--whisper"]),
         (["ask"], ["usage: ola ask", "--checkpoint", "--max-new-tokens"]),
+        (["serve"], ["usage: ola serve", "--checkpoint", "--api-key-file", "--limits.images"]),
     ],
 )
 def test_each_command_has_its_help(ends: Callable, arguments: list[str], expected: list[str]) -> None:
@@ -65,12 +66,12 @@ def test_each_command_has_its_help(ends: Callable, arguments: list[str], expecte
 
 
 @pytest.mark.parametrize("arguments", [[], ["trian"], ["--verbose"], ["a\nb"]])
-def test_an_unknown_command_is_one_line_with_those_that_there_are(
+def test_an_unknown_command_is_answered_with_the_list_of_commands(
     ends: Callable, arguments: list[str]
 ) -> None:
     status, shown, errors = ends(*arguments)
     assert (status, shown, errors.count("\n")) == (2, "", 1)
-    assert "expected one of train, convert, ask" in errors
+    assert "expected one of train, convert, ask, serve" in errors
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,9 @@ def test_an_unknown_command_is_one_line_with_those_that_there_are(
         ),
         (["ask", "--checkpoint", "{folder}", "--text", "Hi"], "not an ola_jax checkpoint"),
         (["ask", "--checkpoint", "{folder}", "--compilation-cache", "none"], "give --text, --image"),
+        (["serve", "--checkpoint", "{folder}", "--port", "0"], "not an ola_jax checkpoint"),
+        (["serve", "--checkpoint", "{folder}", "--port", "99999"], "cannot be listened at"),
+        (["serve", "--checkpoint", "{folder}", "--limits.queue-seconds", "0"], "queue_seconds is 0.0"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(

@@ -1,5 +1,6 @@
-"""Released checkpoints for the tests: the golden's, taken apart, changed and written again."""
+"""Released checkpoints for the tests: the golden's, changed and written again."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -11,15 +12,41 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from ola_jax.config import OlaConfig, ProcessorConfig
+from ola_jax.convert.import_job import prepare_import
+from ola_jax.convert.importer import read_params
+from ola_jax.convert.progress import Progress, ignore
+from ola_jax.typing import Params
 from tests import golden
 
 HF = golden.VISIBLE / "hf"
 WHISPER_FILE = golden.VISIBLE / "whisper.pt"
 BEATS_FILE = golden.VISIBLE / "beats.pt"
-SPEECH = "model.speech_encoder."
-WHISPER = f"{SPEECH}whisper_model."
-BEATS = f"{SPEECH}beats_model."
+SPEECH_ENCODER = "model.speech_encoder."
+WHISPER = f"{SPEECH_ENCODER}whisper_model."
+BEATS = f"{SPEECH_ENCODER}beats_model."
+SPEECH = {"whisper": WHISPER_FILE, "beats": BEATS_FILE}  # of prepare_import
 Tensors = dict[str, torch.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Released:
+    """A released checkpoint, imported into memory."""
+
+    config: OlaConfig
+    processor_config: ProcessorConfig
+    params: Params
+    generation_config: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def read_released(
+    source: pathlib.Path, *, check_finite: bool = False, progress: Progress = ignore, **options: Any
+) -> Released:
+    """Imports a checkpoint into memory; `options`: of `prepare_import`."""
+    job = prepare_import(source, **options)
+    params = read_params(job, check_finite=check_finite, progress=progress)
+    return Released(job.config, job.processor_config, params, job.generation_config, job.notes)
 
 
 @functools.cache
@@ -77,7 +104,7 @@ def write(
 
 def without_speech_encoder(tensors: Tensors) -> None:
     """As checkpoints that leave the speech encoder to its own files."""
-    for key in [key for key in tensors if key.startswith(SPEECH)]:
+    for key in [key for key in tensors if key.startswith(SPEECH_ENCODER)]:
         del tensors[key]
 
 

@@ -1,4 +1,4 @@
-"""Adapters that PEFT itself saved, against what PEFT itself merges."""
+"""Adapters that PEFT saved, compared with what PEFT merges them to."""
 
 import functools
 import json
@@ -15,8 +15,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from ola_jax.convert import adapters, importer
-from ola_jax.convert.readers import read_safetensors
+from ola_jax.convert.adapters import fold_adapter
+from ola_jax.convert.import_job import prepare_import
+from ola_jax.convert.safetensors_reader import read_safetensors
 from ola_jax.errors import OlaError
 from tests.convert.checkpoints import HF
 
@@ -31,9 +32,9 @@ SMALL = {
 }
 LINEAR = ("q_proj", "o_proj", "down_proj")
 VOCABULARY = ("embed_tokens", "lm_head")
-# Both sides compute in float32, in another order: some roundings of the largest value.
+# Both compute in float32, in different orders: some roundings of the largest value.
 FLOAT32 = 2e-6
-# PiSSA's decomposition, PyTorch's in float32 and ours in float64: its error times the spread of W.
+# PiSSA's decomposition is in float32 in PyTorch and in float64 here: its error times the spread of W.
 DECOMPOSED = 2e-5
 # Ours is rounded to bfloat16 once, PEFT's up to three times: after the initialisation, the product, the sum.
 BFLOAT16 = 1.5 * 2**-8
@@ -69,8 +70,12 @@ CASES: dict[str, dict[str, Any]] = {
     "embeddings, rank-stabilised": {"target_modules": ["embed_tokens"], "use_rslora": True, "r": 6},
     "embeddings, DoRA": {"target_modules": ["embed_tokens", "q_proj"], "use_dora": True},
     "both ends": {"target_modules": [*LINEAR, *VOCABULARY]},
-    "modules trained whole": {"target_modules": LINEAR, "modules_to_save": VOCABULARY},
-    "blocks trained whole": {"target_modules": ["q_proj"], "modules_to_save": ["mlp", "norm"], "bias": "all"},
+    "modules trained": {"target_modules": LINEAR, "modules_to_save": VOCABULARY},
+    "blocks trained": {
+        "target_modules": ["q_proj"],
+        "modules_to_save": ["mlp", "norm"],
+        "bias": "all",
+    },
     "PiSSA": {"target_modules": [*LINEAR, "up_proj"], "init_lora_weights": "pissa"},
     "PiSSA, ranks": {
         "target_modules": LINEAR,
@@ -94,13 +99,16 @@ TIED: dict[str, dict[str, Any]] = {
     "lm_head": {"target_modules": ["lm_head"]},
     "both ends": {"target_modules": VOCABULARY},
     "both ends, tied adapters": {"target_modules": ["embed_tokens"], "ensure_weight_tying": True},
-    "lm_head trained whole": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
-    "embeddings, lm_head whole": {"target_modules": ["embed_tokens"], "modules_to_save": ["lm_head"]},
+    "lm_head trained": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "embeddings, lm_head trained": {
+        "target_modules": ["embed_tokens"],
+        "modules_to_save": ["lm_head"],
+    },
 }
 
 
 def base(directory: pathlib.Path, dtype: torch.dtype = torch.float32, tied: bool = False) -> pathlib.Path:
-    """A random decoder as a checkpoint, biases and norms random too; written once."""
+    """The checkpoint of a random decoder, biases and norms random too; written once."""
     if directory.exists():
         return directory
     torch.manual_seed(3)
@@ -125,7 +133,7 @@ def save_adapter(
     settings: Mapping[str, Any],
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """What PEFT saves of a trained adapter: all that can be trained, moved at random."""
+    """Saves a trained adapter with PEFT: everything trainable is changed at random."""
     settings = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
     model = peft.get_peft_model(load(source, dtype), peft.LoraConfig(**{"r": 4, "lora_alpha": 10} | settings))
     torch.manual_seed(4)
@@ -136,7 +144,7 @@ def save_adapter(
     model.save_pretrained(target)
 
 
-def merged_by_peft(
+def merge_by_peft(
     source: pathlib.Path, adapter: pathlib.Path, dtype: torch.dtype = torch.float32
 ) -> dict[str, np.ndarray]:
     model = peft.PeftModel.from_pretrained(load(source, dtype), adapter).merge_and_unload()
@@ -144,12 +152,12 @@ def merged_by_peft(
 
 
 def assert_same(source: pathlib.Path, adapter: pathlib.Path, expected: Mapping, tolerance: float) -> None:
-    """Every tensor; those that the adapter leaves alone, bit for bit."""
+    """All tensors agree; those that the adapter does not change, bit for bit."""
     before = read_safetensors(source)
     tied = "lm_head.weight" not in before
     if tied:
         before["lm_head.weight"] = before["model.embed_tokens.weight"]
-    after, _ = adapters.merge(before, adapter, tied)
+    after, _ = fold_adapter(before, adapter, tied)
     assert after.keys() == expected.keys()
     changed = 0
     for key, theirs in expected.items():
@@ -161,14 +169,14 @@ def assert_same(source: pathlib.Path, adapter: pathlib.Path, expected: Mapping, 
             continue
         changed += 1
         largest = np.abs(theirs).max()
-        assert np.abs(theirs - old).max() > 0.05 * largest, key  # so that a tensor left out would show
+        assert np.abs(theirs - old).max() > 0.05 * largest, key  # an unchanged tensor would fail
         np.testing.assert_allclose(ours, theirs, atol=tolerance * largest, rtol=0, err_msg=key)
     assert changed
 
 
 @functools.cache
 def quiet() -> None:
-    """What PEFT says of saving embeddings and of transposed layers; transformers, of loading."""
+    """Suppresses progress bars of transformers."""
     transformers.utils.logging.disable_progress_bar()
 
 
@@ -186,40 +194,40 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_merged_weights_are_those_of_peft(name: str, places: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_folded_weights_are_those_of_peft(name: str, places: pathlib.Path, tmp_path: pathlib.Path) -> None:
     source = base(places / "float32")
     save_adapter(source, tmp_path / "adapter", CASES[name])
     tolerance = DECOMPOSED if "init_lora_weights" in CASES[name] else FLOAT32
-    assert_same(source, tmp_path / "adapter", merged_by_peft(source, tmp_path / "adapter"), tolerance)
+    assert_same(source, tmp_path / "adapter", merge_by_peft(source, tmp_path / "adapter"), tolerance)
 
 
 @pytest.mark.parametrize("name", TIED)
-def test_tied_embeddings_change_as_with_peft(name: str, places: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_tied_embeddings_change_as_in_peft(name: str, places: pathlib.Path, tmp_path: pathlib.Path) -> None:
     source = base(places / "tied", tied=True)
     save_adapter(source, tmp_path / "adapter", TIED[name])
-    assert_same(source, tmp_path / "adapter", merged_by_peft(source, tmp_path / "adapter"), FLOAT32)
+    assert_same(source, tmp_path / "adapter", merge_by_peft(source, tmp_path / "adapter"), FLOAT32)
 
 
 @pytest.mark.parametrize("name", ["LoRA", "DoRA", "embeddings, DoRA", "biases of all", "PiSSA", "OLoRA"])
-def test_merging_into_bfloat16_is_that_of_peft_but_for_rounding(
+def test_weights_folded_into_bfloat16_are_those_of_peft_up_to_rounding(
     name: str, places: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     source = base(places / "bfloat16", torch.bfloat16)
     save_adapter(source, tmp_path / "adapter", CASES[name], torch.bfloat16)
-    expected = merged_by_peft(source, tmp_path / "adapter", torch.bfloat16)
+    expected = merge_by_peft(source, tmp_path / "adapter", torch.bfloat16)
     assert_same(source, tmp_path / "adapter", expected, BFLOAT16)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["DoRA", "both ends", "biases of all"])
-def test_adapters_of_any_dtype_are_merged(
+def test_adapters_of_any_dtype_are_folded_in(
     name: str, dtype: torch.dtype, places: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     source, adapter = base(places / "float32"), tmp_path / "adapter"
     save_adapter(source, adapter, CASES[name])
     file = adapter / "adapter_model.safetensors"
     save_file({key: value.to(dtype) for key, value in load_file(file).items()}, file)
-    assert_same(source, adapter, merged_by_peft(source, adapter), FLOAT32)
+    assert_same(source, adapter, merge_by_peft(source, adapter), FLOAT32)
 
 
 def test_adapter_of_a_resized_vocabulary_follows_the_tokenizer(
@@ -230,28 +238,28 @@ def test_adapter_of_a_resized_vocabulary_follows_the_tokenizer(
     grown = load(source)
     grown.resize_token_embeddings(728)  # the tokenizer's
     grown.save_pretrained(tmp_path / "grown")
-    for number, settings in enumerate([CASES["LoRA"], CASES["modules trained whole"], CASES["both ends"]]):
+    for number, settings in enumerate([CASES["LoRA"], CASES["modules trained"], CASES["both ends"]]):
         adapter = tmp_path / f"adapter{number}"
         save_adapter(tmp_path / "grown", adapter, settings)
-        if number == 0:  # saved whole since their size is not the base's
+        if number == 0:  # saved in full since their size differs from the base's
             model = peft.PeftModel.from_pretrained(load(tmp_path / "grown"), adapter)
             model.save_pretrained(adapter, save_embedding_layers=True)
-        expected = merged_by_peft(tmp_path / "grown", adapter)
-        plan = importer.plan(source, adapter=adapter, vocabulary="tokenizer")
-        assert plan.config.llm.vocab_size == 728
+        expected = merge_by_peft(tmp_path / "grown", adapter)
+        job = prepare_import(source, adapter=adapter, resize_vocabulary=True)
+        assert job.config.llm.vocab_size == 728
         for key, theirs in expected.items():
             atol = FLOAT32 * np.abs(theirs).max()
-            np.testing.assert_allclose(plan.tensors[key].read(), theirs, atol=atol, rtol=0, err_msg=key)
+            np.testing.assert_allclose(job.tensors[key].read(), theirs, atol=atol, rtol=0, err_msg=key)
         with pytest.raises(OlaError, match=r"--vocabulary tokenizer resizes"):
-            adapters.merge(read_safetensors(source), adapter)
+            fold_adapter(read_safetensors(source), adapter)
 
 
 def test_adapter_with_a_name_or_other_prefixes_is_the_same_adapter(
     places: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     source, adapter = base(places / "float32"), tmp_path / "adapter"
-    save_adapter(source, adapter, CASES["blocks trained whole"] | {"use_dora": True})
-    expected = merged_by_peft(source, adapter)
+    save_adapter(source, adapter, CASES["blocks trained"] | {"use_dora": True})
+    expected = merge_by_peft(source, adapter)
     file = adapter / "adapter_model.safetensors"
     tensors = load_file(file)
 
@@ -275,7 +283,7 @@ def test_adapter_with_a_name_or_other_prefixes_is_the_same_adapter(
     }
     save_file(two, file)
     with pytest.raises(OlaError, match=r"several adapters in one file: mine, other"):
-        adapters.merge(read_safetensors(source), adapter)
+        fold_adapter(read_safetensors(source), adapter)
 
 
 def test_converted_pissa_is_a_plain_adapter(places: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -292,13 +300,16 @@ def test_converted_pissa_is_a_plain_adapter(places: pathlib.Path, tmp_path: path
     adapter = tmp_path / "adapter"
     model.save_pretrained(adapter, path_initial_model_for_weight_conversion=str(tmp_path / "start"))
     assert json.loads((adapter / "adapter_config.json").read_text())["init_lora_weights"] is True
-    assert_same(source, adapter, merged_by_peft(source, adapter), DECOMPOSED)
+    assert_same(source, adapter, merge_by_peft(source, adapter), DECOMPOSED)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"init_lora_weights": "pissa_niter_4"}, r"init_lora_weights is 'pissa_niter_4', .* drawn at random"),
+        (
+            {"init_lora_weights": "pissa_niter_4"},
+            r"is 'pissa_niter_4', .* its decomposition was random",
+        ),
         ({"init_lora_weights": "loftq"}, r"init_lora_weights is 'loftq', which changed the base"),
         ({"init_lora_weights": "corda"}, r"init_lora_weights is 'corda', which changed the base"),
         ({"init_lora_weights": "lora_ga"}, r"init_lora_weights is 'lora_ga', .* path_initial_model"),
@@ -310,7 +321,7 @@ def test_converted_pissa_is_a_plain_adapter(places: pathlib.Path, tmp_path: path
         ({"use_qalora": True}, r"use_qalora is on"),
         ({"kasa_config": {"beta": 1}}, r"kasa_config is on"),
         ({"megatron_config": {"a": 1}}, r"megatron_config is on"),
-        ({"use_newest": 1}, r"unknown field 'use_newest', 1: what it changes is not known"),
+        ({"use_newest": 1}, r"unknown field 'use_newest', 1: its effect is not known"),
         ({"bias": "some"}, r"bias: found 'some'"),
         ({"use_dora": "yes"}, r"use_dora: found 'yes', expected true or false"),
         ({"r": 8}, r"lora_A of .* is \[4, \d+\], expected \[8, \d+\] by the base and the rank"),
@@ -322,7 +333,7 @@ def test_converted_pissa_is_a_plain_adapter(places: pathlib.Path, tmp_path: path
         ({"modules_to_save": ["lm_head"]}, r"holds nothing of 'lm_head', which modules_to_save names"),
     ],
 )
-def test_what_is_not_understood_is_refused_by_name(
+def test_unknown_and_unsupported_fields_are_refused_by_name(
     settings: dict, message: str, places: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     source, adapter = base(places / "float32"), tmp_path / "adapter"
@@ -330,27 +341,27 @@ def test_what_is_not_understood_is_refused_by_name(
     file = adapter / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | settings))
     with pytest.raises(OlaError, match=message):
-        adapters.merge(read_safetensors(source), adapter)
+        fold_adapter(read_safetensors(source), adapter)
 
 
 def test_adapter_without_tensors_is_refused(places: pathlib.Path, tmp_path: pathlib.Path) -> None:
     source, adapter = base(places / "float32"), tmp_path / "adapters" / "one"
     save_adapter(source, adapter, CASES["LoRA"])
     with pytest.raises(OlaError, match=r"holds 1 adapters: one; name one of them"):
-        adapters.merge(read_safetensors(source), tmp_path / "adapters")
+        fold_adapter(read_safetensors(source), tmp_path / "adapters")
     save_file({}, adapter / "adapter_model.safetensors")
     with pytest.raises(OlaError, match=r"holds no tensors of LoRA; save the adapter again"):
-        adapters.merge(read_safetensors(source), adapter)
+        fold_adapter(read_safetensors(source), adapter)
     save_file({"base_model.model.lm_head.weight": torch.ones(60, 32)}, adapter / "adapter_model.safetensors")
     with pytest.raises(OlaError, match=r"no tensors of LoRA, but target_modules is \["):
-        adapters.merge(read_safetensors(source), adapter)
+        fold_adapter(read_safetensors(source), adapter)
 
 
-def test_merged_values_beyond_the_range_of_the_base_are_refused(
+def test_folded_values_beyond_the_range_of_the_base_are_refused(
     places: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     source, adapter = base(places / "float16", torch.float16), tmp_path / "adapter"
     save_adapter(source, adapter, {"target_modules": ["q_proj"], "lora_alpha": 10**7}, torch.float16)
-    merged, _ = adapters.merge(read_safetensors(source), adapter)
+    folded, _ = fold_adapter(read_safetensors(source), adapter)
     with pytest.raises(OlaError, match=r"q_proj\.weight has values beyond the range of float16"):
-        merged["model.layers.0.self_attn.q_proj.weight"].read()
+        folded["model.layers.0.self_attn.q_proj.weight"].read()

@@ -27,7 +27,7 @@ BF16 = ml_dtypes.bfloat16
         (1.0, np.float32, np.float32, False),
     ],
 )
-def test_only_what_was_finite_overflows(
+def test_only_finite_values_overflow(
     value: float, before: type, after: type, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(casting, "BLOCK", 5)
@@ -41,9 +41,9 @@ def test_only_what_was_finite_overflows(
     file = pathlib.Path("model.safetensors")
     if expected:
         with pytest.raises(OlaError, match=r"model\.safetensors: norm has values beyond the range of"):
-            cast(values, after, "norm", file)
+            cast(values, after, key="norm", file=file)
     else:
-        assert cast(values, after, "norm", file).dtype == after
+        assert cast(values, after, key="norm", file=file).dtype == after
 
 
 def test_scalars_can_overflow_too() -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints damaged in every way that we know: each is one clear line, status 2, and nothing written."""
+"""Damaged checkpoints: each is reported in one clear line with status 2, and nothing is written."""
 
 import json
 import os
@@ -20,33 +20,34 @@ from safetensors.torch import load_file, save_file
 
 import convert_weights
 from ola_jax import checkpoint, errors
-from ola_jax.convert import importer, store
+from ola_jax.convert import importer, orbax_store
+from ola_jax.convert.import_job import prepare_import
 from tests.convert import checkpoints
 from tests.convert.checkpoints import BEATS_FILE, WHISPER_FILE, write
+from tests.convert.command import run
 
 SHARD = "model-00001-of-00002.safetensors"
 INDEX = "model.safetensors.index.json"
 NORM = "model.norm.weight"
-NOT_WHOLE = r"not a whole safetensors file"
+INCOMPLETE = r"not a complete safetensors file"
 FLAGS = {"whisper.pt": "--whisper", "beats.pt": "--beats"}
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def intact(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A checkpoint in two shards, with its speech files."""
-    directory = write(tmp_path_factory.mktemp("whole") / "hf", checkpoints.without_speech_encoder, shards=2)
+    directory = write(tmp_path_factory.mktemp("intact") / "hf", checkpoints.without_speech_encoder, shards=2)
     shutil.copyfile(WHISPER_FILE, directory / "whisper.pt")
     shutil.copyfile(BEATS_FILE, directory / "beats.pt")
     return directory
 
 
-def run(*arguments: object) -> int:
-    """The exit status."""
-    try:
-        errors.run(lambda: convert_weights.main([*map(str, arguments)]))
-    except SystemExit as stop:
-        return stop.code
-    return 0
+@pytest.fixture(scope="module")
+def imported(intact: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The same checkpoint, imported with the check for NaN."""
+    directory = tmp_path_factory.mktemp("imported") / "ola"
+    assert run_import(intact, directory, "--check-finite") == 0
+    return directory
 
 
 def run_import(source: pathlib.Path, target: pathlib.Path, *options: str) -> int:
@@ -134,7 +135,7 @@ def tensors(change: Callable[[dict], Any]) -> Callable:
     return damage
 
 
-def filled(value: float) -> Callable:
+def spoil_norm(value: float) -> Callable:
     def change(found: dict) -> None:
         found[NORM][3] = value
 
@@ -151,7 +152,7 @@ def saved(name: str, content: Any) -> Callable:
 
 
 class Command:
-    """What unpickles into a call."""
+    """An object that unpickles into a call."""
 
     def __reduce__(self) -> tuple:
         return os.system, ("touch /tmp/never",)
@@ -174,11 +175,11 @@ DAMAGES: dict[str, tuple[Callable, str]] = {
     "config a list": (text("config.json", "[]"), r"config\.json: expected a JSON object, found a list"),
     "config of brackets": (
         text("config.json", '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"),
-        r"config\.json: not readable as JSON \(too many brackets",
+        r"config\.json: not readable as JSON \(brackets are nested too deeply",
     ),
     "config key twice": (
         lambda d: (d / "config.json").write_text('{"hidden_size": 1,' + (d / "config.json").read_text()[1:]),
-        r"config\.json: not readable as JSON \(key 'hidden_size' stands twice\)",
+        r"config\.json: not readable as JSON \(key 'hidden_size' occurs twice\)",
     ),
     "config of another size": (
         edit_json("config.json", lambda values: values.update(intermediate_size=145)),
@@ -198,22 +199,22 @@ DAMAGES: dict[str, tuple[Callable, str]] = {
         r"no weights: found .*, expected model\.safetensors or",
     ),
     "shard missing": (delete(SHARD), rf"{SHARD}: no such file, but {INDEX} lists it"),
-    "shard empty": (cut(SHARD, 0), r"not a whole safetensors file \(.*[Hh]eader"),
-    "shard cut in its header": (cut(SHARD, 0.0002), NOT_WHOLE),
-    "shard cut in its data": (cut(SHARD, 0.9), r"not a whole safetensors file \(.*(ncomplete|not fully)"),
-    "shard longer than its header says": (append(SHARD, bytes(64)), NOT_WHOLE),
-    "shard of another kind": (text(SHARD, "<html>Not found</html>"), NOT_WHOLE),
+    "shard empty": (cut(SHARD, 0), r"not a complete safetensors file \(.*[Hh]eader"),
+    "shard cut in its header": (cut(SHARD, 0.0002), INCOMPLETE),
+    "shard cut in its data": (cut(SHARD, 0.9), r"not a complete safetensors file \(.*(ncomplete|not fully)"),
+    "shard longer than its header says": (append(SHARD, bytes(64)), INCOMPLETE),
+    "shard of another kind": (text(SHARD, "<html>Not found</html>"), INCOMPLETE),
     "header longer than the file": (
         lambda d: (d / SHARD).write_bytes(b"\xff" * 7 + b"\x00" + (d / SHARD).read_bytes()[8:]),
-        NOT_WHOLE,
+        INCOMPLETE,
     ),
-    "header not JSON": (header(lambda v: None, lambda v: "{" + json.dumps(v)), NOT_WHOLE),
-    "header key twice": (header(lambda v: None, twice), NOT_WHOLE),
-    "overlapping offsets": (header(overlap), r"not a whole safetensors file \(.*offset"),
-    "offsets beyond the file": (header(beyond), NOT_WHOLE),
-    "negative shape": (header(lambda v: first(v).update(shape=[-1, 64])), NOT_WHOLE),
-    "dtype of another width": (header(lambda v: first(v).update(dtype="F32")), NOT_WHOLE),
-    "unknown dtype": (header(lambda v: first(v).update(dtype="F7")), r"not a whole safetensors file .*F7"),
+    "header not JSON": (header(lambda v: None, lambda v: "{" + json.dumps(v)), INCOMPLETE),
+    "header key twice": (header(lambda v: None, twice), INCOMPLETE),
+    "overlapping offsets": (header(overlap), r"not a complete safetensors file \(.*offset"),
+    "offsets beyond the file": (header(beyond), INCOMPLETE),
+    "negative shape": (header(lambda v: first(v).update(shape=[-1, 64])), INCOMPLETE),
+    "dtype of another width": (header(lambda v: first(v).update(dtype="F32")), INCOMPLETE),
+    "unknown dtype": (header(lambda v: first(v).update(dtype="F7")), r"not a complete safetensors file .*F7"),
     "dtype of integers": (
         header(lambda v: first(v).update(dtype="I16")),
         r"has dtype I16; expected float32, float16 or bfloat16",
@@ -228,7 +229,7 @@ DAMAGES: dict[str, tuple[Callable, str]] = {
         lambda d: (d / INDEX).write_text(
             (d / INDEX).read_text().replace('"weight_map": {', f'"weight_map": {{"{NORM}": "{SHARD}", ')
         ),
-        r"index\.json: no readable weight_map .*stands twice",
+        r"index\.json: no readable weight_map .*occurs twice",
     ),
     "path that climbs": (mapped(NORM, f"../hf/{SHARD}"), r"shard name '\.\./hf/.* refused"),
     "absolute path": (mapped(NORM, "/etc/passwd"), r"shard name '/etc/passwd' .* refused"),
@@ -243,10 +244,10 @@ DAMAGES: dict[str, tuple[Callable, str]] = {
         tensors(lambda found: found.update({NORM: torch.zeros(65)})),
         r"1 mis-shaped: model\.norm\.weight \[65\], expected \[64\]",
     ),
-    "NaN": (filled(float("nan")), r"model\.norm\.weight holds 1 values that are NaN or infinite, of 64"),
-    "infinity": (filled(-float("inf")), r"model\.norm\.weight holds 1 values that are NaN or infinite"),
+    "NaN": (spoil_norm(float("nan")), r"model\.norm\.weight holds 1 values that are NaN or infinite, of 64"),
+    "infinity": (spoil_norm(-float("inf")), r"model\.norm\.weight holds 1 values that are NaN or infinite"),
     "no Whisper": (delete("whisper.pt"), r"whisper\.pt: no such file"),
-    "Whisper cut": (cut("whisper.pt", 0.7), r"whisper\.pt: not a whole PyTorch file"),
+    "Whisper cut": (cut("whisper.pt", 0.7), r"whisper\.pt: not a complete PyTorch file"),
     "Whisper that runs code": (
         saved("whisper.pt", lambda: {"dims": Command(), "model_state_dict": {}}),
         r"whisper\.pt: refused: .* it asks for \w+\.system; loading such a file can run code",
@@ -257,18 +258,18 @@ DAMAGES: dict[str, tuple[Callable, str]] = {
         r"not a Whisper checkpoint: found cfg, model",
     ),
     "BEATs empty": (saved("beats.pt", {}), r"not a BEATs checkpoint: found nothing"),
-    "BEATs cut": (cut("beats.pt", 0.99), r"beats\.pt: not a whole PyTorch file"),
+    "BEATs cut": (cut("beats.pt", 0.99), r"beats\.pt: not a complete PyTorch file"),
     "BEATs copies that differ": (saved("beats.pt", bias_that_differs), r"differs from .*equal copies"),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_damaged_checkpoint_is_one_line_and_nothing_is_written(
-    name: str, whole: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+    name: str, intact: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
 ) -> None:
     damage, message = DAMAGES[name]
     source = tmp_path / "hf"
-    shutil.copytree(whole, source)
+    shutil.copytree(intact, source)
     damage(source)
     assert run_import(source, tmp_path / "ola", "--check-finite") == 2
     output = capsys.readouterr()
@@ -279,14 +280,12 @@ def test_damaged_checkpoint_is_one_line_and_nothing_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
-def test_whole_checkpoint_is_imported(whole: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    assert run_import(whole, tmp_path / "ola", "--check-finite") == 0
-
-
-def test_damaged_checkpoint_leaves_an_older_one_in_place(whole: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    assert run_import(whole, tmp_path / "ola") == 0
-    shutil.copytree(whole, tmp_path / "hf")
-    filled(float("nan"))(tmp_path / "hf")
+def test_damaged_checkpoint_leaves_an_older_one_in_place(
+    intact: pathlib.Path, imported: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    shutil.copytree(imported, tmp_path / "ola")
+    shutil.copytree(intact, tmp_path / "hf")
+    spoil_norm(float("nan"))(tmp_path / "hf")
     before = np.asarray(checkpoint.load(tmp_path / "ola")[1]["llm"]["norm"]["scale"]).tobytes()
     assert run_import(tmp_path / "hf", tmp_path / "ola", "--check-finite") == 2
     assert np.asarray(checkpoint.load(tmp_path / "ola")[1]["llm"]["norm"]["scale"]).tobytes() == before
@@ -297,8 +296,11 @@ OWN_DAMAGES: dict[str, tuple[Callable, str]] = {
     "no config": (delete("config.json"), r"found .*, expected config\.json"),
     "config cut": (cut("config.json", 0.5), r"config\.json: not readable as JSON"),
     "no tokenizer": (lambda d: shutil.rmtree(d / "tokenizer"), r"found no tokenizer/"),
-    "no parameters": (lambda d: shutil.rmtree(d / "params"), r"not a whole checkpoint: found nothing"),
-    "parameters cut": (cut("params/manifest.ocdbt", 0.5), r"ocdbt: not a whole checkpoint: found \d+ bytes"),
+    "no parameters": (lambda d: shutil.rmtree(d / "params"), r"not a complete checkpoint: found nothing"),
+    "parameters cut": (
+        cut("params/manifest.ocdbt", 0.5),
+        r"ocdbt: not a complete checkpoint: found \d+ bytes",
+    ),
     "released.json cut": (cut("released.json", 0.5), r"released\.json: not readable as JSON"),
     "other sizes": (
         edit_json("config.json", lambda values: values["model"]["llm"].update(vocab_size=700)),
@@ -313,11 +315,10 @@ OWN_DAMAGES: dict[str, tuple[Callable, str]] = {
 
 @pytest.mark.parametrize("name", OWN_DAMAGES)
 def test_damaged_ola_jax_checkpoint_is_one_line_and_nothing_is_written(
-    name: str, whole: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+    name: str, imported: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
 ) -> None:
     damage, message = OWN_DAMAGES[name]
-    assert run_import(whole, tmp_path / "ola") == 0
-    capsys.readouterr()
+    shutil.copytree(imported, tmp_path / "ola")
     damage(tmp_path / "ola")
     assert run("export", "--from", tmp_path / "ola", "--to", tmp_path / "hf") == 2
     output = capsys.readouterr()
@@ -328,48 +329,50 @@ def test_damaged_ola_jax_checkpoint_is_one_line_and_nothing_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["ola"]
 
 
-def test_full_disk_is_told_before_anything_is_written(
-    whole: pathlib.Path,
+def test_full_disk_is_reported_before_anything_is_written(
+    intact: pathlib.Path,
+    imported: pathlib.Path,
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    assert run_import(whole, tmp_path / "ola") == 0
     usage = types.SimpleNamespace(total=10**10, used=10**10, free=10**6)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     for command in (
-        lambda: run_import(whole, tmp_path / "other"),
-        lambda: run("export", "--from", tmp_path / "ola", "--to", tmp_path / "hf"),
+        lambda: run_import(intact, tmp_path / "other"),
+        lambda: run("export", "--from", imported, "--to", tmp_path / "hf"),
     ):
         capsys.readouterr()
         assert command() == 2
         assert re.search(
             r"not enough space: 0\.0 GB free on this disk, 0\.1 GB needed", capsys.readouterr().err
         )
-        assert [path.name for path in tmp_path.iterdir()] == ["ola"]
+        assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_interrupted_conversion_leaves_nothing_and_can_be_run_again(
-    stop: type, whole: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    stop: type,
+    intact: pathlib.Path,
+    imported: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original, calls = store.Writer.write, []
+    original, calls = orbax_store.Writer.write, []
 
-    def interrupted(self: store.Writer, *arguments: Any) -> None:
+    def interrupted(self: orbax_store.Writer, *arguments: Any) -> None:
         calls.append(arguments)
         if len(calls) == 20:
             raise stop
         original(self, *arguments)
 
-    speech = (whole / "whisper.pt", whole / "beats.pt")
-    plan = importer.plan(whole, *speech)
-    monkeypatch.setattr(store.Writer, "write", interrupted)
+    job = prepare_import(intact, whisper=intact / "whisper.pt", beats=intact / "beats.pt")
+    monkeypatch.setattr(orbax_store.Writer, "write", interrupted)
     with pytest.raises((KeyboardInterrupt, OSError, errors.OlaError)):
-        importer.write(plan, tmp_path / "ola")
+        importer.write_checkpoint(job, tmp_path / "ola")
     assert not list(tmp_path.iterdir())
-    importer.write(plan, tmp_path / "ola")
-    importer.write(plan, tmp_path / "undisturbed")
-    again, undisturbed = (store.Reader(tmp_path / name / "params") for name in ("ola", "undisturbed"))
+    importer.write_checkpoint(job, tmp_path / "ola")
+    again, undisturbed = (orbax_store.Reader(path / "params") for path in (tmp_path / "ola", imported))
     assert again.leaves == undisturbed.leaves
     for path in again.leaves:
         bits = [
@@ -378,10 +381,10 @@ def test_interrupted_conversion_leaves_nothing_and_can_be_run_again(
         assert bits[0] == bits[1]
 
 
-def test_killed_conversion_can_be_run_again(whole: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_killed_conversion_can_be_run_again(intact: pathlib.Path, tmp_path: pathlib.Path) -> None:
     target = tmp_path / "ola"
-    command = [sys.executable, convert_weights.__file__, "import", "--from", whole, "--to", target]
-    command += ["--whisper", whole / "whisper.pt", "--beats", whole / "beats.pt"]
+    command = [sys.executable, convert_weights.__file__, "import", "--from", intact, "--to", target]
+    command += ["--whisper", intact / "whisper.pt", "--beats", intact / "beats.pt"]
     process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and not (tmp_path / ".ola.partial" / "params").exists():
         time.sleep(0.001)
@@ -389,6 +392,6 @@ def test_killed_conversion_can_be_run_again(whole: pathlib.Path, tmp_path: pathl
     process.wait()
     assert process.returncode == -signal.SIGKILL
     assert [path.name for path in tmp_path.iterdir()] == [".ola.partial"]
-    assert run_import(whole, target) == 0
+    assert run_import(intact, target) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["ola"]
     checkpoint.load(target)

@@ -12,7 +12,7 @@ def test_directories_are_taken_as_they_are(tmp_path: pathlib.Path, monkeypatch: 
     (tmp_path / "a" / "b").mkdir(parents=True)
     assert hub.fetch("a/b") == pathlib.Path("a/b")
     for name in (str(tmp_path / "none"), "none", "../x/y", "a/b/c", "./x"):
-        assert hub.fetch(name) == pathlib.Path(name)  # no hub id: whoever reads it says what lacks
+        assert hub.fetch(name) == pathlib.Path(name)  # no hub id: its reader reports that it is missing
 
 
 def test_hub_ids_are_downloaded(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,8 +33,8 @@ def test_no_network_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(
-        OlaError, match=r"^THUdyh/Ola-7b: no such directory here, .* hub did not give it "
+        OlaError, match=r"^THUdyh/Ola-7b: no such directory, and the download from the .* hub failed "
     ) as caught:
         hub.fetch("THUdyh/Ola-7b")
-    assert "An error happened); download it where there is network" in str(caught.value)
+    assert "An error happened); download it where there is a network" in str(caught.value)
     assert "\n" not in str(caught.value)

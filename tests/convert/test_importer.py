@@ -7,18 +7,27 @@ import pytest
 import torch
 from flax import traverse_util
 
-from ola_jax.convert.export_config import released_values
-from ola_jax.convert.importer import Released, read_released
+from ola_jax.convert.export_config import make_config_json
 from ola_jax.convert.names import to_torch
 from ola_jax.errors import OlaError
 from tests.convert import checkpoints
-from tests.convert.checkpoints import BEATS, BEATS_FILE, HF, WHISPER, WHISPER_FILE, Tensors, write
+from tests.convert.checkpoints import (
+    BEATS,
+    BEATS_FILE,
+    HF,
+    SPEECH,
+    WHISPER,
+    WHISPER_FILE,
+    Tensors,
+    read_released,
+    write,
+)
 
 BIAS = f"{BEATS}encoder.layers.{{}}.self_attn.relative_attention_bias.weight"
 
 
 def torch_key(path: str, layer: int) -> str:
-    """The released key of a path in our tree, told without the table."""
+    """The released key of a path in our tree, derived without the table."""
     part, _, rest = path.partition("/")
     name = (
         rest.replace("layers/", f"layers/{layer}/").replace("blocks/", f"blocks/{layer}/").replace("/", ".")
@@ -40,7 +49,7 @@ def torch_key(path: str, layer: int) -> str:
 
 
 def in_our_axes(path: str, tensor: torch.Tensor) -> np.ndarray:
-    """A torch tensor as the model wants it: matrices [in, out], convolutions [taps, in, out]."""
+    """A torch tensor in the model's layout: matrices [in, out], convolutions [taps, in, out]."""
     if path.endswith(("patch_embed/kernel", "patch_embedding/kernel")):
         out = tensor.shape[0]
         tensor = torch.stack(
@@ -67,8 +76,8 @@ def expected_tensors(separate: bool) -> Tensors:
 
 @pytest.mark.parametrize("separate", [True, False])
 def test_every_leaf_is_its_torch_tensor(separate: bool) -> None:
-    files = (WHISPER_FILE, BEATS_FILE) if separate else (None, None)
-    released = read_released(HF, *files, vision_heads=4, whisper_heads=2)
+    files = SPEECH if separate else {}
+    released = read_released(HF, **files, vision_heads=4, whisper_heads=2)
     tensors, used = expected_tensors(separate), set()
     for path, leaf in traverse_util.flatten_dict(released.params, sep="/").items():
         stacked = "/layers/" in path or "/blocks/" in path
@@ -82,18 +91,18 @@ def test_every_leaf_is_its_torch_tensor(separate: bool) -> None:
     assert tensors.keys() - used == {BIAS.format(1)}  # the copy of the shared tensor
 
 
-def test_tree_gives_back_the_released_tensors() -> None:
+def test_to_torch_gives_the_released_tensors() -> None:
     released = read_released(HF)
-    back, expected = dict(to_torch(released.config, released.params)), checkpoints.golden_tensors()
-    assert back.keys() == expected.keys()
+    exported, expected = dict(to_torch(released.config, released.params)), checkpoints.golden_tensors()
+    assert exported.keys() == expected.keys()
     for key, tensor in expected.items():
-        assert back[key].dtype == ml_dtypes.bfloat16
-        assert back[key].shape == tuple(tensor.shape)
-        assert back[key].tobytes() == tensor.view(torch.int16).numpy().tobytes(), key
+        assert exported[key].dtype == ml_dtypes.bfloat16
+        assert exported[key].shape == tuple(tensor.shape)
+        assert exported[key].tobytes() == tensor.view(torch.int16).numpy().tobytes(), key
 
 
 def test_configs_are_read_off_the_checkpoint() -> None:
-    released = read_released(HF, WHISPER_FILE, BEATS_FILE)
+    released = read_released(HF, **SPEECH)
     llm, vision = released.config.llm, released.config.vision
     whisper, beats = released.config.whisper, released.config.beats
     assert (llm.hidden_size, llm.num_layers, llm.num_heads, llm.num_kv_heads) == (64, 3, 4, 2)
@@ -121,8 +130,10 @@ def test_a_length_without_limit_stays_one(tmp_path: pathlib.Path) -> None:
     released = read_released(source)
     assert released.processor_config.max_length == 2**31 - 1
     values = {"tokenizer_model_max_length": limit}
-    back = released_values(released.config, released.processor_config, {}, values, "float32", False)
-    assert back["tokenizer_model_max_length"] == limit
+    exported = make_config_json(
+        released.config, released.processor_config, {}, stored=values, dtype="float32", tied=False
+    )
+    assert exported["tokenizer_model_max_length"] == limit
 
 
 def test_rope_theta_is_found_where_newer_configs_put_it(tmp_path: pathlib.Path) -> None:
@@ -130,18 +141,18 @@ def test_rope_theta_is_found_where_newer_configs_put_it(tmp_path: pathlib.Path) 
     assert read_released(write(tmp_path / "hf", config=nested)).config.llm.rope_theta == 5000.0
 
 
-def test_number_of_vision_heads_is_given_or_stored_or_assumed_aloud(tmp_path: pathlib.Path) -> None:
+def test_number_of_vision_heads_is_given_or_stored_or_assumed_with_a_note(tmp_path: pathlib.Path) -> None:
     source = write(tmp_path / "hf", config={"mm_vision_num_heads": 6})
     heads = lambda released: released.config.vision.num_heads
     assert heads(read_released(source)) == 6
     assert heads(read_released(source, vision_heads=3)) == 3
-    assumed = read_released(HF, WHISPER_FILE, BEATS_FILE)
+    assumed = read_released(HF, **SPEECH)
     assert heads(assumed) == 4
     assert "assumed 4 attention heads" in assumed.notes[0]
-    assert not read_released(HF, WHISPER_FILE, BEATS_FILE, vision_heads=4).notes
+    assert not read_released(HF, **SPEECH, vision_heads=4).notes
 
 
-def assert_same_params(a: Released, b: Released) -> None:
+def assert_same_params(a: checkpoints.Released, b: checkpoints.Released) -> None:
     assert jax.tree.structure(a.params) == jax.tree.structure(b.params)
     for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
         assert x.dtype == y.dtype
@@ -156,15 +167,13 @@ def test_shards_read_as_a_single_file(tmp_path: pathlib.Path) -> None:
 def test_separate_speech_files_win_over_copies_inside(tmp_path: pathlib.Path) -> None:
     def spoil(tensors: Tensors) -> None:
         for key in tensors:
-            if key.startswith(checkpoints.SPEECH):
+            if key.startswith(checkpoints.SPEECH_ENCODER):
                 tensors[key] = tensors[key] + 1
 
     spoiled = write(tmp_path / "spoiled", spoil)
     absent = write(tmp_path / "absent", checkpoints.without_speech_encoder)
-    assert_same_params(
-        read_released(spoiled, WHISPER_FILE, BEATS_FILE), read_released(absent, WHISPER_FILE, BEATS_FILE)
-    )
-    only_whisper = read_released(spoiled, WHISPER_FILE)
+    assert_same_params(read_released(spoiled, **SPEECH), read_released(absent, **SPEECH))
+    only_whisper = read_released(spoiled, whisper=WHISPER_FILE)
     kept, given = only_whisper.params["beats"], only_whisper.params["whisper"]
     assert kept["layer_norm"]["bias"].dtype == ml_dtypes.bfloat16
     assert given["ln_post"]["bias"].dtype == np.float16
@@ -182,10 +191,10 @@ def test_checkpoint_without_speech_parts(tmp_path: pathlib.Path) -> None:
     assert released.config.beats is None
     assert set(released.params) == {"llm", "vision", "vision_projector"}
     with pytest.raises(OlaError, match=r"names no speech_encoder.*leave them out"):
-        read_released(source, WHISPER_FILE)
+        read_released(source, whisper=WHISPER_FILE)
 
 
-def test_tied_embeddings_are_copied_and_said(tmp_path: pathlib.Path) -> None:
+def test_tied_embeddings_are_copied_with_a_note(tmp_path: pathlib.Path) -> None:
     source = write(
         tmp_path / "hf", lambda tensors: tensors.pop("lm_head.weight"), {"tie_word_embeddings": True}
     )
@@ -195,7 +204,7 @@ def test_tied_embeddings_are_copied_and_said(tmp_path: pathlib.Path) -> None:
     assert released.notes[0].startswith("lm_head: a copy of the embeddings")
 
 
-def test_head_that_differs_though_it_is_tied_is_refused(tmp_path: pathlib.Path) -> None:
+def test_tied_head_that_differs_is_refused(tmp_path: pathlib.Path) -> None:
     tied = {"tie_word_embeddings": True}
     source = write(tmp_path / "hf", config=tied)
     with pytest.raises(OlaError, match=r"tie_word_embeddings is true, but lm_head\.weight differs"):
@@ -216,10 +225,10 @@ LARGE = {
 def test_values_that_the_dtype_cannot_hold_are_refused(name: str, tmp_path: pathlib.Path) -> None:
     key, value = LARGE[name]
     source = write(tmp_path / "hf", lambda tensors: tensors.__setitem__(key, value))
-    for check in (False, True):
-        message = rf"{key} has values beyond bfloat16's range; choose another --dtype"
+    for check_finite in (False, True):
+        message = rf"{key} has values beyond the range of bfloat16; choose another --dtype"
         with pytest.raises(OlaError, match=message):
-            read_released(source, dtype="bfloat16", check_finite=check)
+            read_released(source, dtype="bfloat16", check_finite=check_finite)
     read_released(source, dtype="float32", check_finite=True)
     read_released(source, check_finite=True)
 
@@ -234,19 +243,19 @@ def test_infinities_are_refused_in_memory_too(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_dtype_of_all_parameters_can_be_set(dtype: str) -> None:
-    released, kept = (read_released(HF, WHISPER_FILE, BEATS_FILE, dtype=d) for d in (dtype, "keep"))
+    released, kept = (read_released(HF, **SPEECH, dtype=d) for d in (dtype, "keep"))
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(released.params)} == {dtype}
     expected = jax.tree.map(lambda leaf: leaf.astype(dtype), kept.params)
     jax.tree.map(np.testing.assert_array_equal, released.params, expected)
 
 
 def test_progress_counts_every_byte() -> None:
-    told = []
-    read_released(HF, progress=lambda done, total: told.append((done, total)))
+    calls = []
+    read_released(HF, progress=lambda done, total: calls.append((done, total)))
     copy = checkpoints.golden_tensors()[BIAS.format(1)]
     total = sum(t.nbytes for t in checkpoints.golden_tensors().values()) - copy.nbytes
-    assert told[-1] == (total, total)
-    assert len(told) > 100
+    assert calls[-1] == (total, total)
+    assert len(calls) > 100
 
 
 def rename(tensors: Tensors, old: str, new: str) -> None:
@@ -287,7 +296,7 @@ def put(key: str, value: torch.Tensor) -> object:
         ),
         (
             lambda t: t.pop("model.vision_tower.vision_tower.pos_embed"),
-            r"vision_tower\.pos_embed is missing, so the model's sizes cannot be told",
+            r"vision_tower\.pos_embed is missing, so the model's sizes are unknown",
         ),
         (
             put("model.vision_tower.vision_tower.pos_embed", torch.zeros(1, 15, 48)),
@@ -340,7 +349,7 @@ def test_many_missing_tensors_are_counted(tmp_path: pathlib.Path) -> None:
         ({"mm_vision_num_heads": 5}, r"--vision-heads.*48 is not a multiple of 5"),
     ],
 )
-def test_config_that_does_not_fit_is_told(config: dict, message: str, tmp_path: pathlib.Path) -> None:
+def test_config_that_does_not_fit_is_refused(config: dict, message: str, tmp_path: pathlib.Path) -> None:
     source = write(tmp_path / "hf", config=config)
     with pytest.raises(OlaError, match=message):
         read_released(source)
@@ -366,17 +375,17 @@ def test_missing_speech_encoder_asks_for_its_flag(
         read_released(source)
 
 
-def test_beats_of_another_make_is_refused(tmp_path: pathlib.Path) -> None:
+def test_beats_with_another_architecture_is_refused(tmp_path: pathlib.Path) -> None:
     content = checkpoints.beats_content()
     file = tmp_path / "beats.pt"
     torch.save(content | {"cfg": content["cfg"] | {"deep_norm": False}}, file)
     with pytest.raises(OlaError, match=r"deep_norm is False; Ola's BEATs has True"):
-        read_released(HF, WHISPER_FILE, file)
+        read_released(HF, whisper=WHISPER_FILE, beats=file)
 
 
-def test_whisper_of_another_size_than_its_dims_is_told(tmp_path: pathlib.Path) -> None:
+def test_whisper_of_another_size_than_its_dims_is_refused(tmp_path: pathlib.Path) -> None:
     content = checkpoints.whisper_content()
     file = tmp_path / "whisper.pt"
     torch.save(content | {"dims": content["dims"] | {"n_mels": 80}}, file)
     with pytest.raises(OlaError, match=r"conv1\.weight \[16, 128, 3\], expected \[16, 80, 3\]"):
-        read_released(HF, file, BEATS_FILE)
+        read_released(HF, whisper=file, beats=BEATS_FILE)

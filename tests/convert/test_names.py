@@ -6,9 +6,10 @@ import pytest
 from flax import traverse_util
 
 from ola_jax.config import BeatsConfig, OlaConfig, OryxViTConfig, Qwen2Config, WhisperConfig
-from ola_jax.convert.matching import abstract_params, match
 from ola_jax.convert.names import BEATS, BY_PATH, TABLE, WHISPER, num_layers, to_jax, to_torch
-from ola_jax.convert.released_config import ola_config
+from ola_jax.convert.parameter_matching import match_parameters
+from ola_jax.convert.released_config import read_ola_config
+from ola_jax.models.ola import parameter_shapes
 
 MANIFEST = json.loads((pathlib.Path(__file__).parents[1] / "goldens" / "ola_7b_manifest.json").read_text())
 SMALL = OlaConfig(
@@ -32,7 +33,7 @@ IMAGE_ONLY = OlaConfig(llm=SMALL.llm, vision=SMALL.vision, whisper=None, beats=N
 def random_tensors(config: OlaConfig, seed: int) -> dict[str, np.ndarray]:
     """Random tensors under all keys of a released checkpoint of this size."""
     rng, tensors = np.random.default_rng(seed), {}
-    for path, leaf in abstract_params(config).items():
+    for path, leaf in parameter_shapes(config).items():
         entry = BY_PATH[path]
         shape, values = entry.torch_shape(leaf.shape), None
         for key in entry.keys(num_layers(config, entry)):
@@ -43,18 +44,18 @@ def random_tensors(config: OlaConfig, seed: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("config", [SMALL, NO_OPTIONS, TEXT_ONLY, IMAGE_ONLY])
-def test_to_torch_undoes_to_jax(config: OlaConfig) -> None:
+def test_to_torch_is_the_inverse_of_to_jax(config: OlaConfig) -> None:
     tensors = random_tensors(config, seed=config.llm.hidden_size)
     params = to_jax(config, tensors)
-    expected = {path: leaf.shape for path, leaf in abstract_params(config).items()}
+    expected = {path: leaf.shape for path, leaf in parameter_shapes(config).items()}
     assert {k: v.shape for k, v in traverse_util.flatten_dict(params, sep="/").items()} == expected
-    back = dict(to_torch(config, params))
-    assert back.keys() == tensors.keys()
+    exported = dict(to_torch(config, params))
+    assert exported.keys() == tensors.keys()
     for key, tensor in tensors.items():
-        np.testing.assert_array_equal(back[key], tensor, err_msg=key)
+        np.testing.assert_array_equal(exported[key], tensor, err_msg=key)
 
 
-def test_no_key_and_no_path_stands_twice_in_the_table() -> None:
+def test_keys_and_paths_of_the_table_are_unique() -> None:
     assert len({entry.path for entry in TABLE}) == len(TABLE)
     assert len({entry.torch for entry in TABLE}) == len(TABLE)
 
@@ -70,13 +71,13 @@ def speech_files() -> dict[str, tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("speech", ["inside", "separate"])
-def test_whole_7b_manifest_maps_onto_the_model(speech: str) -> None:
+def test_all_of_the_7b_manifest_maps_onto_the_model(speech: str) -> None:
     shapes = manifest("llm_vision_projectors")
     if speech == "inside":
         shapes |= manifest("speech_encoder_if_saved_in_checkpoint")
     else:
         shapes |= speech_files()
-    leaves = match(OlaConfig(), shapes, "manifest")
+    leaves = match_parameters(OlaConfig(), shapes, "manifest")
     assert {leaf.entry.path for leaf in leaves} == {entry.path for entry in TABLE}
     used = [key for leaf in leaves for key in (*leaf.keys, *leaf.copies)]
     assert sorted(used) == sorted(shapes)
@@ -92,10 +93,10 @@ def test_sizes_of_the_7b_release_are_recognised() -> None:
     }
     shapes = manifest("llm_vision_projectors", "speech_encoder_if_saved_in_checkpoint")
     dims, cfg = MANIFEST["whisper_dims"], MANIFEST["beats_cfg"]
-    config, notes = ola_config(values, shapes, dims, cfg, None, None, "config.json")
+    config, notes = read_ola_config(values, "config.json", shapes=shapes, dims=dims, cfg=cfg)
     assert config == OlaConfig()
     assert len(notes) == 1
     assert "assumed 16 attention heads" in notes[0]
-    alone, notes = ola_config(values, shapes, None, None, 16, None, "config.json")
+    alone, notes = read_ola_config(values, "config.json", shapes=shapes, vision_heads=16)
     assert alone == OlaConfig()
     assert [note.partition(":")[0] for note in notes] == ["Whisper", "BEATs"]

@@ -1,6 +1,6 @@
 import pytest
 
-from ola_jax.convert import released_fields
+from ola_jax.convert.released_fields import check_fields
 from ola_jax.errors import OlaError
 
 
@@ -30,15 +30,15 @@ from ola_jax.errors import OlaError
 )
 def test_field_of_another_model_is_refused_by_name(values: dict, message: str) -> None:
     with pytest.raises(OlaError, match=r"config\.json: " + message):
-        released_fields.check(values, vision=True, speech=True, where="config.json")
+        check_fields(values, vision=True, speech=True, where="config.json")
 
 
-def test_fields_of_parts_that_are_not_there_do_not_matter() -> None:
+def test_fields_of_absent_parts_do_not_matter() -> None:
     values = {"mm_projector_type": "linear", "speech_projector_type": "qformer"}
-    assert not released_fields.check(values, vision=False, speech=False, where="config.json")
+    assert not check_fields(values, vision=False, speech=False, where="config.json")
 
 
-def test_fields_that_change_no_number_are_accepted_in_silence() -> None:
+def test_fields_that_change_no_number_are_accepted_without_a_note() -> None:
     values = {
         "attention_dropout": 0.1,
         "model_type": "ola_qwen",
@@ -55,10 +55,10 @@ def test_fields_that_change_no_number_are_accepted_in_silence() -> None:
         "transformers_version": "4.43.4",
         "mlp_bias": False,
     }
-    assert not released_fields.check(values, vision=True, speech=True, where="config.json")
+    assert not check_fields(values, vision=True, speech=True, where="config.json")
 
 
-def test_unknown_fields_are_named_unless_they_say_nothing() -> None:
+def test_unknown_fields_are_named_unless_they_are_empty() -> None:
     values = {"new_kind_of_norm": "pre", "other": None, "off": False, "empty": []}
-    [note] = released_fields.check(values, vision=True, speech=True, where="config.json")
-    assert "config.json: fields that ola_jax does not know, left aside: new_kind_of_norm" in note
+    [note] = check_fields(values, vision=True, speech=True, where="config.json")
+    assert "config.json: unknown fields, ignored: new_kind_of_norm" in note

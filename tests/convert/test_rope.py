@@ -7,10 +7,12 @@ import transformers
 
 from ola_jax import checkpoint
 from ola_jax.config import Qwen2Config, YarnConfig
-from ola_jax.convert import exporter, importer, rope
-from ola_jax.convert.importer import read_released
+from ola_jax.convert import exporter, importer
+from ola_jax.convert.export_job import prepare_export
+from ola_jax.convert.import_job import prepare_import
+from ola_jax.convert.rope import read_rope, write_rope
 from ola_jax.errors import OlaError
-from tests.convert.checkpoints import HF, write
+from tests.convert.checkpoints import HF, read_released, write
 
 YARN = {"factor": 4.0, "original_max_position_embeddings": 32768}
 
@@ -33,15 +35,15 @@ YARN = {"factor": 4.0, "original_max_position_embeddings": 32768}
          1e6, YarnConfig(beta_fast=16.0, attention_factor=1.5, mscale=1.0)),
     ],
 )  # fmt: skip
-def test_what_config_json_says_is_read_and_written(
+def test_rotary_positions_are_read_and_written(
     values: dict, theta: float, scaling: YarnConfig | None
 ) -> None:
-    assert rope.read(values, "config.json") == (theta, scaling)
+    assert read_rope(values, "config.json") == (theta, scaling)
     config = Qwen2Config(rope_theta=theta, rope_scaling=scaling)
-    assert rope.write(values, config) == values  # as it was
+    assert write_rope(values, config) == values  # as it was
     for other in (Qwen2Config(rope_theta=5e5, rope_scaling=YarnConfig(2.0, 99, 1.1)), Qwen2Config()):
-        written = json.loads(json.dumps(rope.write(values, other)))
-        assert rope.read(written, "") == (other.rope_theta, other.rope_scaling)
+        written = json.loads(json.dumps(write_rope(values, other)))
+        assert read_rope(written, "") == (other.rope_theta, other.rope_scaling)
         theirs = transformers.Qwen2Config(**written)
         assert theirs.rope_parameters["rope_theta"] == other.rope_theta
         assert theirs.rope_parameters.get("factor") == (other.rope_scaling and other.rope_scaling.factor)
@@ -79,19 +81,19 @@ def test_what_config_json_says_is_read_and_written(
 )  # fmt: skip
 def test_other_rotary_positions_are_refused_by_name(values: dict[str, Any], message: str) -> None:
     with pytest.raises(OlaError, match=message):
-        rope.read({"rope_theta": 1e6} | values, "config.json")
+        read_rope({"rope_theta": 1e6} | values, "config.json")
 
 
-def test_scaling_goes_through_import_and_export(tmp_path: pathlib.Path) -> None:
+def test_scaling_survives_import_and_export(tmp_path: pathlib.Path) -> None:
     scaling = {"type": "yarn", **YARN}
     source = write(tmp_path / "hf", config={"rope_scaling": scaling})
-    plan = importer.plan(source)
-    assert any("YaRN, factor 4, as config.json says" in note for note in plan.notes)
-    importer.write(plan, tmp_path / "ola")
+    job = prepare_import(source)
+    assert any("YaRN, factor 4, as config.json says" in note for note in job.notes)
+    importer.write_checkpoint(job, tmp_path / "ola")
     config, _, _ = checkpoint.load_configs(tmp_path / "ola")
     assert config.llm.rope_scaling == YarnConfig()
     assert read_released(HF).config.llm.rope_scaling is None
-    back = exporter.plan(tmp_path / "ola")
-    assert any("leaves rope_scaling (YaRN) aside" in note for note in back.notes)
-    exporter.write(back, tmp_path / "back")
-    assert json.loads((tmp_path / "back" / "config.json").read_text())["rope_scaling"] == scaling
+    export = prepare_export(tmp_path / "ola")
+    assert any("ignores rope_scaling (YaRN)" in note for note in export.notes)
+    exporter.write_released(export, tmp_path / "exported")
+    assert json.loads((tmp_path / "exported" / "config.json").read_text())["rope_scaling"] == scaling

@@ -1,4 +1,4 @@
-"""Small videos and audio files made on the spot."""
+"""Small videos and audio files, generated for tests."""
 
 import struct
 
@@ -7,9 +7,9 @@ import numpy as np
 
 
 def write_video(path, frames, size=(96, 64), sound_seconds=0.0, rate=10, title="", track=None):
-    """A video whose frame i is all of grey level 10 * i (mod 250), with a 440 Hz sound track if asked.
+    """A video whose frame i is all of grey level 10 * i (mod 250), with a sound track of a 440 Hz tone.
 
-    `track` is an uncompressed one at 16 kHz, float32 [1, samples].
+    `track` is an uncompressed sound track at 16 kHz, float32 [1, samples].
     """
     with av.open(str(path), "w") as container:
         if title:
@@ -18,7 +18,9 @@ def write_video(path, frames, size=(96, 64), sound_seconds=0.0, rate=10, title="
         video.width, video.height = size
         video.pix_fmt = "yuv444p"
         audio = container.add_stream("aac", rate=44_100, layout="mono") if sound_seconds else None
-        sound = None if track is None else container.add_stream("pcm_f32le", rate=16_000, layout="mono")
+        uncompressed = (
+            None if track is None else container.add_stream("pcm_f32le", rate=16_000, layout="mono")
+        )
         for i in range(frames):
             pixels = np.full((size[1], size[0], 3), 10 * i % 250, np.uint8)
             container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
@@ -31,11 +33,11 @@ def write_video(path, frames, size=(96, 64), sound_seconds=0.0, rate=10, title="
             frame.sample_rate = 44_100
             container.mux(audio.encode(frame))
             container.mux(audio.encode())
-        if sound:
+        if uncompressed:
             frame = av.AudioFrame.from_ndarray(track, format="flt", layout="mono")
             frame.sample_rate = 16_000
-            container.mux(sound.encode(frame))
-            container.mux(sound.encode())
+            container.mux(uncompressed.encode(frame))
+            container.mux(uncompressed.encode())
 
 
 def tone(rate, seconds, channels=1, pitch=440):
@@ -64,7 +66,7 @@ def write_tracks(path, tracks, form, codec, rates):
 
 
 def damage(data, start, end):
-    """The bytes with every seventh between two shares of the length inverted."""
+    """The bytes, with every seventh inverted between two fractions of the length."""
     data = bytearray(data)
     for place in range(int(len(data) * start), int(len(data) * end), 7):
         data[place] ^= 0xFF

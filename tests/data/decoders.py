@@ -1,4 +1,4 @@
-"""Functions to be called in a decoding process: good and bad ones. They import next to nothing."""
+"""Functions for a decoding process to call, good and bad ones; they import no more than it does."""
 
 import ctypes
 import os
@@ -6,6 +6,7 @@ import pathlib
 import re
 import time
 
+from ola_jax.data.decoding import decode_images
 from ola_jax.data.media import MissingFileError
 
 
@@ -33,9 +34,30 @@ def hang_noting_pid(file):
 
 
 def hang_with_the_lock(file):
-    """Busy in C for ages, with no other Python thread allowed to run."""
+    """Keeps C code busy with the GIL held."""
     pathlib.Path(file).write_text(str(os.getpid()))
     re.match(r"(a+)+$", "a" * 60 + "b")
+
+
+def hang_at_image_3(refs, root, settings):
+    """As `decode_images`, but hangs at one image of `made_up.write_records`."""
+    if refs == ("records.json3.png",):
+        hang(refs)
+    return decode_images(refs, root, settings)
+
+
+def leave_at_image_3(refs, root, settings):
+    if refs == ("records.json3.png",):
+        leave(refs)
+    return decode_images(refs, root, settings)
+
+
+def hang_if_armed(refs, root, settings):
+    """As `decode_images`, until there is a file `armed` in the folder of the images."""
+    if (pathlib.Path(root) / "armed").exists():
+        (pathlib.Path(root) / "hanging").touch()
+        hang(refs)
+    return decode_images(refs, root, settings)
 
 
 def crash(value):

@@ -33,6 +33,20 @@ def tiny_processor(**changes):
     return Processor(TINY, ProcessorConfig(limits, limits, **changes), load_tokenizer(VISIBLE / "hf"))
 
 
+def conversation(*messages, **keys):
+    """A record of these messages, of the human and of the assistant in turn."""
+    speakers = ("human", "gpt")
+    turns = [{"from": speakers[i % 2], "value": text} for i, text in enumerate(messages)]
+    return {"conversations": turns, **keys}
+
+
+def write_json(folder, name, records):
+    """A file of records, JSON Lines if it is named so; returns its path."""
+    text = "\n".join(map(json.dumps, records)) if name.endswith("l") else json.dumps(records)
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
 def made_up_sample(rng, length, grids, chunks, name="made up"):
     """Random content; `source` points at random into the sample's table, at every feature it can."""
     features = sum(map(pooled_size, grids)) + chunks * TINY.chunk_tokens + len(MARKS)
@@ -50,20 +64,13 @@ def made_up_sample(rng, length, grids, chunks, name="made up"):
 
 
 def write_records(folder, count, name="records.json", bad=()):
-    """A file of records, every third with an image; those in `bad` name a missing file."""
+    """A file of records, every third with an image; those in `bad` name a missing file. Returns its path."""
     records = []
     for i in range(count):
-        record = {
-            "id": f"r{i}",
-            "conversations": [
-                {"from": "human", "value": f"Number {i} of {name}?"},
-                {"from": "gpt", "value": "yes " * (i % 7 + 1)},
-            ],
-        }
+        record = conversation(f"Number {i} of {name}?", "yes " * (i % 7 + 1), id=f"r{i}")
         if i % 3 == 0 or i in bad:
             Image.new("RGB", (10 + i, 12), (i % 256, 3, 7)).save(folder / f"{name}{i}.png")
             record["image"] = "missing.png" if i in bad else f"{name}{i}.png"
             record["conversations"][0]["value"] = f"<image>\nNumber {i} of {name}?"
         records.append(record)
-    (folder / name).write_text(json.dumps(records))
-    return str(folder / name)
+    return write_json(folder, name, records)

@@ -1,4 +1,4 @@
-"""Damaged media: small files of each kind, and what readers make of them after random changes."""
+"""Damaged media: small files of each kind, and the outcome of reading them after random changes."""
 
 import io
 import pathlib
@@ -13,7 +13,7 @@ from PIL import Image
 from ola_jax.config import MediaLimits, PixelLimits
 from ola_jax.data.audio import read_audio, read_sound_track
 from ola_jax.data.image import image_views, read_image, video_frame
-from ola_jax.data.media import Media
+from ola_jax.data.media import MediaBytes
 from ola_jax.data.video import read_frames
 from ola_jax.errors import OlaError
 from tests.data.clips import tone
@@ -24,7 +24,7 @@ EXTREMES = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFF
 
 
 def seeds():
-    """By kind: encoded images, audio files, and containers of both."""
+    """Encoded images, audio files and containers of both, by kind."""
     rng = np.random.default_rng(0)
     files = {}
     picture = Image.fromarray(rng.integers(0, 256, (24, 40, 3), np.uint8))
@@ -76,7 +76,7 @@ def saved(image, kind, **options):
 def recorded(kind, video, audio):
     file = io.BytesIO()
     with av.open(file, "w", format=kind) as container:
-        sound = container.add_stream(audio, rate=48_000, layout="mono")
+        track = container.add_stream(audio, rate=48_000, layout="mono")
         if video:
             pictures = container.add_stream(video, rate=25)
             pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
@@ -84,19 +84,19 @@ def recorded(kind, video, audio):
                 pixels = np.full((48, 64, 3), 40 * i, np.uint8)
                 container.mux(pictures.encode(av.VideoFrame.from_ndarray(pixels)))
             container.mux(pictures.encode())
-        resampler = av.AudioResampler(sound.format.name, "mono", 48_000)
+        resampler = av.AudioResampler(track.format.name, "mono", 48_000)
         for start in range(0, 9600, 960):
             block = tone(48_000, 0.2)[:, start : start + 960]
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout="mono")
             frame.sample_rate = 48_000
             for part in resampler.resample(frame):
-                container.mux(sound.encode(part))
-        container.mux(sound.encode())
+                container.mux(track.encode(part))
+        container.mux(track.encode())
     return file.getvalue()
 
 
 def mutant(data, other, rng):
-    """The bytes after one to four random changes; `other` is what may be spliced in."""
+    """The bytes after one to four random changes; bytes of `other` may be spliced in."""
     data = bytearray(data)
     for _ in range(rng.integers(1, 5)):
         length = max(len(data), 1)
@@ -128,8 +128,8 @@ def mutant(data, other, rng):
 
 
 def read_all(data):
-    """Read the bytes as an image, a video, audio, and the track of a video; how often that succeeded."""
-    media, read = Media("mutant", data=data), 0
+    """Reads the bytes as an image, a video, audio, and the track of a video; returns the successes."""
+    media, read = MediaBytes("mutant", data), 0
     for reader in (
         lambda: image_views(read_image(media, True, LIMITS), PIXELS),
         lambda: image_views(read_image(media, False, LIMITS), PIXELS),
@@ -146,7 +146,7 @@ def read_all(data):
 
 
 def read_mutants(files, seed, count):
-    """Read mutants: how often that succeeded, what went wrong, seconds of the slowest, peak in MB."""
+    """Reads mutants; returns the successes, the faults, seconds of the slowest, and the peak in MB."""
     warnings.simplefilter("ignore")
     names, read, faults, slowest = sorted(files), 0, [], 0.0
     for number in range(seed, seed + count):
@@ -163,6 +163,6 @@ def read_mutants(files, seed, count):
 
 
 def peak_memory():
-    """MB that this process had at most; getrusage counts what its parent had, too."""
+    """The peak memory of this process in MB; getrusage would include that of its parent."""
     (line,) = [x for x in pathlib.Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x]
     return int(line.split()[1]) // 1024

@@ -6,11 +6,10 @@ from ola_jax.batch import IGNORE
 from ola_jax.data.chat import (
     AUDIO_ID,
     IMAGE_ID,
-    encode_conversation,
+    add_newline_after_audio,
     encode_prompt,
     encode_training,
-    media_first,
-    newline_after_audio,
+    move_placeholders_first,
 )
 from ola_jax.data.tokenizer import load_tokenizer
 from ola_jax.errors import OlaError
@@ -28,9 +27,10 @@ START, END, NEWLINE = ids("<|im_start|>")[0], ids("<|im_end|>")[0], ids("\n")[0]
 
 def message(text, has_image=True, has_audio=True):
     """The ids between the head and the end of a lone human message."""
-    encoded, _ = encode_conversation([("human", text)], TOKENIZER, "s", has_image, has_audio)
+    turns = [("human", text)]
+    made = encode_training(turns, TOKENIZER, "s", has_image=has_image, has_audio=has_audio)
     head = len([*ids("<|im_start|>system\ns<|im_end|>\n"), *ids("<|im_start|>user"), NEWLINE])
-    return encoded[head:-2].tolist()
+    return made.ids[head:-2].tolist()
 
 
 @pytest.mark.parametrize("case", json.loads((VISIBLE / "tokenizer_cases.json").read_text()))
@@ -58,18 +58,24 @@ def test_a_tokenizer_of_vocabulary_and_merges_alone_gives_the_same_ids(tmp_path)
     ],
 )
 def test_training_moves_placeholders_to_the_front(text, moved):
-    assert media_first(text) == moved
+    assert move_placeholders_first(text) == moved
 
 
-def test_marks_of_media_that_are_not_there_stay_where_they_are():
-    assert media_first("a <speech> b <image>", has_image=True, has_audio=False) == "<image>\na <speech> b"
-    assert media_first("a <speech> b <image>", has_image=False, has_audio=True) == "<speech>\na  b <image>"
-    assert media_first(" a <speech> ", has_image=True, has_audio=False) == " a <speech> "
+def test_placeholders_without_media_stay_where_they_are():
+    assert (
+        move_placeholders_first("a <speech> b <image>", has_image=True, has_audio=False)
+        == "<image>\na <speech> b"
+    )
+    assert (
+        move_placeholders_first("a <speech> b <image>", has_image=False, has_audio=True)
+        == "<speech>\na  b <image>"
+    )
+    assert move_placeholders_first(" a <speech> ", has_image=True, has_audio=False) == " a <speech> "
 
 
 def test_a_spoken_question_only_gets_its_newline():
-    assert newline_after_audio("<image>\nasked: <speech>") == "<image>\nasked: <speech>\n"
-    assert newline_after_audio("<speech>\nx") == "<speech>\nx"
+    assert add_newline_after_audio("<image>\nasked: <speech>") == "<image>\nasked: <speech>\n"
+    assert add_newline_after_audio("<speech>\nx") == "<speech>\nx"
 
 
 def test_audio_in_front_is_followed_by_two_newlines_in_training():
@@ -79,7 +85,7 @@ def test_audio_in_front_is_followed_by_two_newlines_in_training():
     assert message("<image>\nasked: <speech>\n") == [IMAGE_ID, NEWLINE, *ids("asked: "), AUDIO_ID, NEWLINE]
 
 
-def test_several_images_and_audio_are_all_found():
+def test_all_of_several_images_and_audio_are_found():
     first = [AUDIO_ID, NEWLINE, IMAGE_ID, NEWLINE, *ids("\n"), IMAGE_ID, NEWLINE, *ids("X")]
     assert message("<speech><image>\n<image>\nX") == first
     last = [IMAGE_ID, NEWLINE, IMAGE_ID, NEWLINE, *ids("ask "), AUDIO_ID, NEWLINE]
@@ -91,17 +97,17 @@ def test_several_images_and_audio_are_all_found():
 @pytest.mark.parametrize(
     "text", ["<image> X", "<image>\n<image> X", "<speech>\n <speech>X", "<speech> <image>X"]
 )
-def test_a_mark_is_never_learned_as_text(text):
+def test_a_placeholder_is_never_learned_as_text(text):
     with pytest.raises(OlaError, match="placeholder is not followed by a line end"):
         message(text)
 
 
-def test_the_tokens_of_answers_are_known():
+def test_the_tokens_of_answers_are_marked():
     turns = [("human", "<image>\nhi"), ("gpt", "yo"), ("human", "x"), ("gpt", "<image>\nz"), ("human", "y")]
-    made = encode_training(turns, TOKENIZER, "s", True, False)
+    made = encode_training(turns, TOKENIZER, "s", has_image=True, has_audio=False)
     assert made.ids[made.answers].tolist() == [*ids("yo"), NEWLINE, *ids("z")]
     assert (made.labels[made.answers] == made.ids[made.answers]).all()
-    silent = encode_training([("human", "x"), ("gpt", "")], TOKENIZER, "s", False, False)
+    silent = encode_training([("human", "x"), ("gpt", "")], TOKENIZER, "s", has_image=False, has_audio=False)
     assert not silent.answers.any()
 
 
@@ -110,14 +116,14 @@ def test_an_image_that_ends_a_message_is_kept():
     assert message("<image>\n<image>") == [IMAGE_ID, NEWLINE] * 2
 
 
-def test_placeholders_of_media_that_are_not_there_are_text():
+def test_placeholders_without_media_are_text():
     assert message("<image>\nX", has_image=False) == ids("<image>\nX")
     assert message("<speech>\nX", has_audio=False) == ids("<speech>\nX")
 
 
 def test_the_loss_covers_answers_and_the_marks_of_every_turn():
     turns = [("human", "<image>\nhi"), ("gpt", "yo")]
-    encoded, labels = encode_conversation(turns, TOKENIZER, "s", True, False)
+    made = encode_training(turns, TOKENIZER, "s", has_image=True, has_audio=False)
     answer = ids("yo")
     expected = []
     for head, body, learned in (
@@ -127,8 +133,8 @@ def test_the_loss_covers_answers_and_the_marks_of_every_turn():
     ):
         inside = body if learned else [IGNORE] * len(body)
         expected += [START, *[IGNORE] * (len(head) - 1), *inside, END, NEWLINE]
-    assert labels.tolist() == expected
-    assert len(encoded) == len(labels)
+    assert made.labels.tolist() == expected
+    assert len(made.ids) == len(made.labels)
 
 
 def test_a_prompt_opens_the_assistants_turn():
@@ -139,4 +145,4 @@ def test_a_prompt_opens_the_assistants_turn():
         *ids("\nhi<|im_end|>\n<|im_start|>assistant\nyo<|im_end|>\n"),
         *ids("<|im_start|>user\nmore<|im_end|>\n<|im_start|>assistant\n"),
     ]
-    assert encode_prompt(turns, TOKENIZER, "s", True, True).tolist() == expected
+    assert encode_prompt(turns, TOKENIZER, "s", has_image=True, has_audio=True).tolist() == expected

@@ -24,7 +24,7 @@ def with_media(processor, **changes):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_the_own_track_of_a_video_is_checked_as_an_audio_file_is(tmp_path, value):
+def test_the_sound_track_of_a_video_is_checked_like_an_audio_file(tmp_path, value):
     samples = tone(16_000, 1.0)
     samples[0, 8000] = value
     write_video(tmp_path / "v.mkv", frames=3, track=samples)
@@ -34,24 +34,26 @@ def test_the_own_track_of_a_video_is_checked_as_an_audio_file_is(tmp_path, value
             golden_processor().sample(record, str(tmp_path))
 
 
-def test_audio_that_leaves_no_room_is_refused_before_it_is_decoded_to_the_end(tmp_path):
+def test_decoding_stops_when_audio_leaves_no_room_for_text(tmp_path):
     processor = tiny_processor(max_length=10 * (TINY.chunk_tokens + 1))
     chunk = TINY.chunk_samples
     for chunks in (10, 11):
         soundfile.write(tmp_path / f"{chunks}.wav", np.full(chunks * chunk, 0.25), 16_000)
     assert processor.settings.max_seconds == 10 * chunk / 16_000
     assert len(processor.sample(training("<speech>\nx", audio="10.wav"), str(tmp_path)).audio) == 10
-    with pytest.raises(BadMediaError, match=r"11\.wav: the sound is longer than 4 seconds"):
+    with pytest.raises(BadMediaError, match=r"11\.wav: the audio is longer than 4 seconds"):
         processor.sample(training("<speech>\nx", audio="11.wav"), str(tmp_path))
     write_tracks(tmp_path / "v.mkv", [tone(16_000, 5.0)], "matroska", "pcm_s16le", [16_000])
     data = (tmp_path / "10.wav").read_bytes()
     (tmp_path / "patch").write_bytes(data * 2)
     joined = {"patch": "patch", "start_num": 0, "size": [len(data)] * 2}
-    with pytest.raises(BadMediaError, match=r"patch \[bytes .*: all 2 sounds are longer than 4 seconds"):
+    with pytest.raises(
+        BadMediaError, match=r"patch \[bytes .*: the 2 audio items up to here are longer than 4"
+    ):
         processor.sample(training("<speech>\nx", audio=joined), str(tmp_path))
 
 
-def test_a_video_is_seen_upright(tmp_path):
+def test_a_video_is_decoded_upright(tmp_path):
     write_video(tmp_path / "plain.mp4", frames=3, size=(96, 64))
     turned = display_matrix((tmp_path / "plain.mp4").read_bytes(), (0, 1, -1, 0))
     (tmp_path / "turned.mp4").write_bytes(turned)
@@ -63,7 +65,7 @@ def test_a_video_is_seen_upright(tmp_path):
     assert grids[0][0] < grids[0][1]
 
 
-def test_one_frame_is_a_video_where_frames_are_listed(tmp_path):
+def test_one_frame_is_a_video_if_frames_are_listed(tmp_path):
     Image.new("RGB", (96, 64)).save(tmp_path / "f.png")
     data = (tmp_path / "f.png").read_bytes()
     refs = [["f.png"], {"img_path": "f.png"}, {"img_path": ["f.png"]}]
@@ -85,7 +87,7 @@ def test_an_animated_image_is_a_silent_video(tmp_path):
         assert not len(sample.audio)
 
 
-def test_limits_of_the_config_hold(tmp_path):
+def test_the_limits_of_the_config_apply(tmp_path):
     Image.new("RGB", (96, 64)).save(tmp_path / "f.png")
     write_video(tmp_path / "v.mp4", frames=3)
     soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
@@ -102,7 +104,7 @@ def test_limits_of_the_config_hold(tmp_path):
             with_media(processor, **changes).sample(record, str(tmp_path))
 
 
-def test_media_go_through_the_function_that_decodes(tmp_path):
+def test_media_are_decoded_by_the_given_function(tmp_path):
     calls = []
 
     def decode(function, *arguments):

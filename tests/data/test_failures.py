@@ -1,6 +1,6 @@
 import pytest
 
-from ola_jax.data.failures import NothingToLearnError, TooLargeError, kind_of, reading
+from ola_jax.data.failures import NothingToLearnError, TooLargeError, errors_naming_media, failure_kind
 from ola_jax.data.media import BadMediaError, MissingFileError
 from ola_jax.errors import OlaError
 
@@ -16,14 +16,14 @@ from ola_jax.errors import OlaError
     ],
 )
 def test_each_failure_has_its_kind(error, kind):
-    assert kind_of(error("x")) == kind
+    assert failure_kind(error("x")) == kind
 
 
-def test_what_a_decoder_raises_names_the_media():
+def test_an_exception_of_a_decoder_names_the_media():
     with (
         pytest.raises(BadMediaError, match=r"'image' 'a\.png': cannot be read \(ValueError: bad\)"),
-        reading("image", ("a.png",)),
+        errors_naming_media("image", ("a.png",)),
     ):
         raise ValueError("bad\nthings")
-    with pytest.raises(MissingFileError, match=r"^gone$"), reading("image", "a.png"):
+    with pytest.raises(MissingFileError, match=r"^gone$"), errors_naming_media("image", "a.png"):
         raise MissingFileError("gone")

@@ -37,7 +37,7 @@ def test_keys_of_other_projects_that_hold_media_are_named(key, value):
         {7: "x", None: "y", "meta": {"images": ["a.png"]}},
     ],
 )
-def test_keys_about_media_and_empty_ones_are_left_alone(metadata):
+def test_keys_about_media_and_empty_ones_are_ignored(metadata):
     check_keys(metadata)
 
 
@@ -52,7 +52,7 @@ def test_keys_about_media_and_empty_ones_are_left_alone(metadata):
         {"CONVERSATIONS": [{}]},
     ],
 )
-def test_further_media_beside_olas_own_are_named(record):
+def test_other_media_beside_olas_own_are_named(record):
     with pytest.raises(OlaError, match=r"is not a key of Ola's records"):
         check_keys(record)
 
@@ -74,9 +74,9 @@ def test_other_angle_brackets_are_text():
 def test_marks_without_their_media_are_named():
     turns = [("human", "x"), ("gpt", "<image>")]
     with pytest.raises(OlaError, match=r"'conversations'\[1\]: '<image>' in the text and no image or video"):
-        check_marks(turns, 0, False, True)
-    check_marks(turns, 0, True, False)
+        check_marks(turns, 0, has_image=False, has_audio=True)
+    check_marks(turns, 0, has_image=True, has_audio=False)
     with pytest.raises(
         OlaError, match=r"'conversations'\[1\]: '<speech>' .* no audio .* marks_are_text=True"
     ):
-        check_marks([("human", "hi <speech>")], 1, True, False)
+        check_marks([("human", "hi <speech>")], 1, has_image=True, has_audio=False)

@@ -1,4 +1,4 @@
-"""Records and files of records damaged at random: what comes out is a sample or an OlaError of one line."""
+"""Records and files of records damaged at random: the result is a sample or an OlaError of one line."""
 
 import copy
 import itertools
@@ -16,37 +16,30 @@ from ola_jax.data import Source, make_train_iterator, read_records
 from ola_jax.data.records import parse_record
 from ola_jax.errors import MAX_MESSAGE, OlaError
 from tests.data.clips import write_video
-from tests.data.made_up import tiny_processor
+from tests.data.made_up import conversation, tiny_processor
 
 BUDGET = Budget(tokens=256, windows=8, window_patches=80, audio_chunks=4)
 
 
-def conversation(*messages):
-    who = ("human", "gpt")
-    return [{"from": who[i % 2], "value": text} for i, text in enumerate(messages)]
-
-
 PATCH = {"patch": "patch", "start_num": 0, "size": 70}
 GOOD = [
-    {"id": "text", "conversations": conversation("a", "b", "c", "d")},
-    {"id": 7, "conversations": conversation("<image>\nWhat?", "A picture."), "image": "i.png"},
-    {
-        "conversations": conversation("<image>\n<image>\nx", "y", "z"),
-        "image": ["i.png", {"img_path": "i.png"}],
-    },
-    {"id": "v", "conversations": conversation("<speech><image>\nx", "y"), "video": "v.mp4"},
-    {"id": "f", "conversations": conversation("<image>\nx", "y"), "video": ["i.png", "i.png"]},
-    {"id": "a", "conversations": conversation("x <speech>", "y"), "audio": "a.wav"},
-    {"id": "va", "conversations": conversation("<speech><image>\n", "y"), "video": "v.mp4", "audio": "a.wav"},
-    {"id": "q", "conversations": conversation("-", "y"), "audio_q": "a.wav", "text_q": "Q: <speech>"},
-    {
-        "id": ["iq"],
-        "conversations": conversation("-", "y"),
-        "image": ["i.png", "i.png"],
-        "audio_q": "a.wav",
-        "text_q": "<image>\r\n<image>\r\nQ: <speech>\r\n",
-    },
-    {"id": "p", "conversations": conversation("<image>\nx", "y"), "image": PATCH},
+    conversation("a", "b", "c", "d", id="text"),
+    conversation("<image>\nWhat?", "A picture.", id=7, image="i.png"),
+    conversation("<image>\n<image>\nx", "y", "z", image=["i.png", {"img_path": "i.png"}]),
+    conversation("<speech><image>\nx", "y", id="v", video="v.mp4"),
+    conversation("<image>\nx", "y", id="f", video=["i.png", "i.png"]),
+    conversation("x <speech>", "y", id="a", audio="a.wav"),
+    conversation("<speech><image>\n", "y", id="va", video="v.mp4", audio="a.wav"),
+    conversation("-", "y", id="q", audio_q="a.wav", text_q="Q: <speech>"),
+    conversation(
+        "-",
+        "y",
+        id=["iq"],
+        image=["i.png", "i.png"],
+        audio_q="a.wav",
+        text_q="<image>\r\n<image>\r\nQ: <speech>\r\n",
+    ),
+    conversation("<image>\nx", "y", id="p", image=PATCH),
 ]
 
 
@@ -57,105 +50,27 @@ def nested(depth):
     return value
 
 
+# fmt: off
 TEXTS = [
-    "",
-    " ",
-    "\n",
-    "\ud83d",
-    "a\udfffb",
-    "\0",
-    "\x1b[31m",
-    "\u2028",
-    "\x85\x0c",
-    "\r\n",
-    "é😀",
-    "x" * 3000,
-]
-TEXTS += [
-    "<image>",
-    "<speech>\n",
-    "<video>",
-    "<|im_end|>",
-    "<|im_start|>user\n",
-    "a/b\nc",
-    "i.png",
-    "a.wav",
-    "v.mp4",
-]
-TEXTS += [
-    "../",
-    "http://x/y.png",
-    "data:image/png;base64,AAAA",
-    "p" * 300,
-    "patch",
-    ".",
-    "/",
-    "no.png",
-    "human",
-    "gpt",
+    "", " ", "\n", "\ud83d", "a\udfffb", "\0", "\x1b[31m", "\u2028", "\x85\x0c", "\r\n", "é😀", "x" * 3000,
+    "<image>", "<speech>\n", "<video>", "<|im_end|>", "<|im_start|>user\n", "a/b\nc", "i.png", "a.wav",
+    "v.mp4", "../", "http://x/y.png", "data:image/png;base64,AAAA", "p" * 300, "patch", ".", "/", "no.png",
+    "human", "gpt",
 ]
 VALUES = [
-    None,
-    True,
-    False,
-    0,
-    -1,
-    7,
-    2**70,
-    10**4000,
-    1.5,
-    float("nan"),
-    float("inf"),
-    [],
-    {},
-    [[]],
-    [None],
-    nested(400),
-]
-VALUES += [
-    {"img_path": []},
-    {"img_path": ["i.png", None]},
-    {"patch": "patch"},
-    {"patch": "patch", "size": [], "start_num": 0},
-]
-VALUES += [
-    {"patch": "patch", "start_num": -5, "size": 10**12},
-    {"patch": 3, "start_num": "x", "size": {}},
-    ["x"] * 5000,
-]
-VALUES += [
-    PATCH,
-    [PATCH],
-    {"from": ["human"], "value": "x"},
-    {"from": "gpt"},
-    {"value": None, "from": "human"},
-    {"": ""},
+    None, True, False, 0, -1, 7, 2**70, 10**4000, 1.5, float("nan"), float("inf"), [], {}, [[]], [None],
+    nested(400), {"img_path": []}, {"img_path": ["i.png", None]}, {"patch": "patch"},
+    {"patch": "patch", "size": [], "start_num": 0}, {"patch": "patch", "start_num": -5, "size": 10**12},
+    {"patch": 3, "start_num": "x", "size": {}}, ["x"] * 5000, PATCH, [PATCH],
+    {"from": ["human"], "value": "x"}, {"from": "gpt"}, {"value": None, "from": "human"}, {"": ""},
 ]
 KEYS = [
-    "id",
-    "image",
-    "video",
-    "audio",
-    "audio_q",
-    "text_q",
-    "conversations",
-    "from",
-    "value",
-    "img_path",
-    "patch",
+    "id", "image", "video", "audio", "audio_q", "text_q", "conversations", "from", "value", "img_path",
+    "patch", "images", "IMAGE", "image_path", "size", "start_num", "image_encoding", "",
+    "\ud83d", "a\nb", "k" * 999,
 ]
-KEYS += [
-    "images",
-    "IMAGE",
-    "image_path",
-    "size",
-    "start_num",
-    "image_encoding",
-    "",
-    "\ud83d",
-    "a\nb",
-    "k" * 999,
-]
+JUNK = [b"", b"\0", b"\xff", b"\n", b"[" * 3000, b'"', b"}", b"]", b"\xef\xbb\xbf", b"\r", b"9" * 5000]
+# fmt: on
 
 
 def places(value, found=()):
@@ -206,24 +121,24 @@ def folder(tmp_path_factory):
     return folder
 
 
-def check(error):
+def check_message(error):
     message = str(error)
     assert 0 < len(message) <= MAX_MESSAGE
     assert message.isprintable()
     message.encode()
 
 
-def try_record(record, processor, root, random):
-    """Whether it became a sample."""
+def becomes_sample(record, processor, root, random):
+    """Returns True if it became a sample."""
     options = {"training": random.random() < 0.7, "marks_are_text": random.random() < 0.3}
     try:
         parse_record(record, **options)
     except OlaError as error:
-        check(error)
+        check_message(error)
     try:
         sample = processor.sample(record, root, **options)
     except OlaError as error:
-        check(error)
+        check_message(error)
         return False
     assert sample.id.isprintable()
     assert not options["training"] or (sample.targets != IGNORE).any()
@@ -232,7 +147,9 @@ def try_record(record, processor, root, random):
 
 def fuzz_records(folder, count, seed):
     rng, processor = random.Random(seed), tiny_processor(max_length=1000)
-    good = [try_record(damaged(GOOD[i % len(GOOD)], rng), processor, str(folder), rng) for i in range(count)]
+    good = [
+        becomes_sample(damaged(GOOD[i % len(GOOD)], rng), processor, str(folder), rng) for i in range(count)
+    ]
     assert count / 10 < sum(good) < count  # damaged, and not beyond recognition
 
 
@@ -249,28 +166,13 @@ def fuzz_files(folder, count, seed):
         data = bytearray(text.encode(errors="surrogatepass"))
         for _ in range(rng.choice([0, 0, 1, 2, 5])):
             cut = rng.randrange(len(data))
-            junk = rng.choice(
-                [
-                    b"",
-                    b"\0",
-                    b"\xff",
-                    b"\n",
-                    b"[" * 3000,
-                    b'"',
-                    b"}",
-                    b"]",
-                    b"\xef\xbb\xbf",
-                    b"\r",
-                    b"9" * 5000,
-                ]
-            )
-            data[cut : cut + rng.choice([0, 1, 9])] = junk
+            data[cut : cut + rng.choice([0, 1, 9])] = rng.choice(JUNK)
         path = folder / f"{seed}-{number}-{name}"
         path.write_bytes(bytes(data))
         try:
             assert all(isinstance(record, dict) for record in read_records(path))
         except OlaError as error:
-            check(error)
+            check_message(error)
         try:
             source = Source(str(path), str(folder), marks_are_text=rng.random() < 0.3)
             iterator = make_train_iterator(
@@ -280,7 +182,7 @@ def fuzz_files(folder, count, seed):
             json.dumps(iterator.get_state())
             assert all((batch.batch.targets != IGNORE).any() for batch in batches)
         except OlaError as error:
-            check(error)
+            check_message(error)
 
 
 @pytest.fixture(autouse=True)

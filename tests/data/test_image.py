@@ -9,7 +9,7 @@ from PIL import Image
 
 from ola_jax.config import MediaLimits, PixelLimits, ProcessorConfig
 from ola_jax.data.image import image_views, patchify, read_image, video_frame
-from ola_jax.data.media import Media
+from ola_jax.data.media import MediaBytes, MediaFile
 from ola_jax.errors import OlaError
 from tests.golden import VISIBLE, arrays, stage
 
@@ -18,7 +18,7 @@ PRESETS = {"train": ProcessorConfig().train, "infer": ProcessorConfig().infer}
 
 
 def media(file):
-    return Media(file, path=str(VISIBLE / "inputs" / file))
+    return MediaFile(file, str(VISIBLE / "inputs" / file))
 
 
 def sha256(image):
@@ -26,7 +26,7 @@ def sha256(image):
 
 
 def stored(pixels, name, golden):
-    """The golden's array of that name, and the same selection of rows and columns of ours."""
+    """The golden array of that name, and the same selection of rows and columns of our pixels."""
     full = name + "_u8"
     key = next(key for key in golden if key == full or key.startswith(full + "_s"))
     step = int(key.removeprefix(full).removeprefix("_s") or 1)
@@ -34,7 +34,7 @@ def stored(pixels, name, golden):
 
 
 @pytest.mark.parametrize("name", [n for n in META if n.startswith("img_")])
-def test_image_views_are_the_originals_to_the_last_bit(name):
+def test_image_views_are_the_originals_bit_for_bit(name):
     meta, preset = META[name], name.rsplit("_", 1)[1]
     image = read_image(media(meta["file"]), to_rgb=preset == "train")
     assert image.mode == meta["pil_mode"]
@@ -48,7 +48,7 @@ def test_image_views_are_the_originals_to_the_last_bit(name):
 
 
 @pytest.mark.parametrize("name", [n for n in META if n.startswith("vframe")])
-def test_video_frames_are_the_originals_to_the_last_bit(name):
+def test_video_frames_are_the_originals_bit_for_bit(name):
     frame_name, preset = name.rsplit("_", 1)
     image = read_image(media(f"{frame_name}.png"), to_rgb=True)
     frame = video_frame(image, PRESETS[preset])
@@ -75,7 +75,7 @@ def test_patches_lie_in_blocks_of_two_by_two(height, width, patch_size):
                 number += 1
 
 
-def test_a_frame_whose_side_would_vanish_is_an_error():
+def test_a_frame_too_narrow_to_resize_is_an_error():
     with pytest.raises(OlaError, match=r"clip\.mp4: 2x400 pixels is too narrow"):
         video_frame(Image.new("RGB", (2, 400)), PixelLimits(), "clip.mp4")
 
@@ -103,10 +103,10 @@ def test_a_truncated_image_is_an_error_naming_the_file(tmp_path, keep):
         file = tmp_path / name
         file.write_bytes(data[: int(len(data) * keep)])
         with pytest.raises(OlaError, match=f"{name}: cannot be read as an image"):
-            read_image(Media(str(file), path=str(file)), to_rgb=True)
+            read_image(MediaFile(str(file), str(file)), to_rgb=True)
 
 
-def test_a_file_that_is_no_image_is_an_error():
+def test_a_file_that_is_not_an_image_is_an_error():
     with pytest.raises(OlaError, match=r"a_short\.wav: cannot be read as an image \(not an image\)"):
         read_image(media("a_short.wav"), to_rgb=True)
 
@@ -114,7 +114,7 @@ def test_a_file_that_is_no_image_is_an_error():
 def encoded(image, kind, **options):
     file = io.BytesIO()
     image.save(file, kind, **options)
-    return Media(f"a {kind}", data=file.getvalue())
+    return MediaBytes(f"a {kind}", file.getvalue())
 
 
 GREYS = np.arange(0, 65_536, 256, dtype=np.uint16).reshape(16, 16) + 77
@@ -148,7 +148,10 @@ def test_more_than_8_bits_are_scaled_to_8(samples, kind, to_rgb):
 
 def test_a_dark_16_bit_image_stays_dark():
     for kind, samples in (("PNG", GREYS // 512), ("PPM", (GREYS // 512).astype(np.int32))):
-        assert np.asarray(read_image(encoded(Image.fromarray(samples), kind), to_rgb=True)).max() == 0
+        media = encoded(Image.fromarray(samples), kind)
+        for turned in (False, True):
+            image = read_image(media, to_rgb=True, limits=MediaLimits(exif_orientation=turned))
+            assert np.asarray(image).max() == 0
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e9])
@@ -193,11 +196,11 @@ def test_transparent_palettes_do_not_warn():
 
 
 def claim_of_size(width, height):
-    """A file that claims this size, and holds nothing."""
-    return Media("claim.ppm", data=f"P6 {width} {height} 255\n".encode() + bytes(100))
+    """A file whose header claims this size, with no pixels."""
+    return MediaBytes("claim.ppm", f"P6 {width} {height} 255\n".encode() + bytes(100))
 
 
-def test_the_size_is_checked_before_memory_is_taken():
+def test_the_size_is_checked_before_memory_is_allocated():
     with pytest.raises(OlaError, match=r"claim\.ppm: 5000x5000 pixels, at most 10000 are .*image_pixels"):
         read_image(claim_of_size(5000, 5000), True, MediaLimits(image_pixels=10_000))
     for side in (12_000, 100_000, 2**31 - 1, 10**9):
@@ -205,23 +208,24 @@ def test_the_size_is_checked_before_memory_is_taken():
             read_image(claim_of_size(side, side), True)
 
 
-def test_an_image_of_more_pixels_than_pillow_warns_of_is_read():
+def test_an_image_large_enough_for_pillows_warning_is_read():
     image = Image.new("1", (10_000, 9_000))
     assert read_image(encoded(image, "PNG"), to_rgb=False).size == (10_000, 9_000)
 
 
-def test_the_orientation_in_exif_is_followed_only_if_asked():
-    image = Image.fromarray(np.arange(6 * 9 * 3, dtype=np.uint8).reshape(6, 9, 3))
+def test_the_exif_orientation_is_applied_only_if_asked():
     exif = Image.Exif()
     exif[0x0112] = 6  # the top is at the right
-    media = encoded(image, "PNG", exif=exif)
-    for to_rgb in (True, False):
-        np.testing.assert_array_equal(np.asarray(read_image(media, to_rgb)), np.asarray(image))
-        turned = read_image(media, to_rgb, MediaLimits(exif_orientation=True))
-        np.testing.assert_array_equal(np.asarray(turned), np.rot90(np.asarray(image), -1))
+    for samples in (np.arange(6 * 9 * 3, dtype=np.uint8).reshape(6, 9, 3), GREYS[:6, :9]):
+        media = encoded(Image.fromarray(samples), "PNG", exif=exif)
+        for to_rgb in (True, False):
+            plain = read_image(media, to_rgb)
+            assert plain.size == (9, 6)
+            turned = read_image(media, to_rgb, MediaLimits(exif_orientation=True))
+            np.testing.assert_array_equal(np.asarray(turned), np.rot90(np.asarray(plain), -1))
 
 
-def test_of_several_pictures_the_first_is_read():
+def test_the_first_of_several_pictures_is_read():
     pictures = [Image.new("RGB", (8, 8), (40 * i,) * 3) for i in range(1, 4)]
     for kind in ("GIF", "PNG", "TIFF", "MPO"):
         media = encoded(pictures[0], kind, save_all=True, append_images=pictures[1:])

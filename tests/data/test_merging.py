@@ -21,7 +21,7 @@ def test_a_video_is_frames_of_lines():
     assert rows.tolist() == [BEGIN, *frame(0), *frame(0), *frame(2), END]
 
 
-def test_a_sound_is_chunks_with_newlines():
+def test_audio_is_chunks_with_newlines():
     rows = audio_rows(10, 2, 3, marks=100)
     assert rows.tolist() == [SPEECH_BEGIN, 10, 11, 12, SPEECH_NEWLINE, 13, 14, 15, SPEECH_NEWLINE, SPEECH_END]
 
@@ -35,8 +35,10 @@ def test_patches_of_a_block_are_neighbours():
 def test_visuals_take_the_first_placeholders_whatever_their_kind():
     ids = np.array([7, AUDIO_ID, 8, IMAGE_ID, 9], np.int32)
     labels = np.array([7, IGNORE, 8, IGNORE, 9], np.int32)
-    video, sound = np.array([0, 1], np.int32), np.array([2, 3, 4], np.int32)
-    tokens, merged, source, modality = merge(ids, labels, [video], [sound], "video")
+    video, audio = np.array([0, 1], np.int32), np.array([2, 3, 4], np.int32)
+    tokens, merged, source, modality = merge(
+        ids, labels, visuals=[video], audio=[audio], visual_modality="video"
+    )
     assert source.tolist() == [TEXT, 0, 1, TEXT, 2, 3, 4, TEXT]
     assert tokens[source == TEXT].tolist() == [7, 8, 9]
     assert merged.tolist() == [7, IGNORE, IGNORE, 8, IGNORE, IGNORE, IGNORE, 9]
@@ -46,6 +48,6 @@ def test_visuals_take_the_first_placeholders_whatever_their_kind():
 def test_placeholders_must_match_the_media():
     ids = np.array([1, IMAGE_ID, 2], np.int32)
     with pytest.raises(OlaError, match="1 '<image>' placeholders for 0 of image"):
-        merge(ids, ids, [], [], "image")
+        merge(ids, ids, visuals=[], audio=[], visual_modality="image")
     with pytest.raises(OlaError, match="0 '<speech>' placeholders for 1 of audio"):
-        merge(ids[:1], ids[:1], [], [ids], "image")
+        merge(ids[:1], ids[:1], visuals=[], audio=[ids], visual_modality="image")

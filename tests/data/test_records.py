@@ -50,7 +50,7 @@ def test_a_last_question_without_an_answer_is_a_prompt_but_not_in_training():
         {"conversations": [{"from": "gpt", "value": "x"}, {"from": "human", "value": "y"}]},
     ],
 )
-def test_a_record_without_an_answer_is_nothing_to_learn_from(nothing):
+def test_a_record_without_an_answer_is_refused_in_training(nothing):
     with pytest.raises(NothingToLearnError, match="no answer of 'gpt' to learn from"):
         parse_record(nothing, training=True)
     parse_record(nothing)
@@ -86,7 +86,7 @@ def test_marks_without_their_media_are_refused(wrong, message, training):
 @pytest.mark.parametrize("wrong", [wrong for wrong, _ in MARKS])
 def test_marks_without_their_media_may_be_text(wrong):
     parsed = parse_record(wrong, training=True, marks_are_text=True)
-    assert parsed.hears == (parsed.audio is not None)
+    assert parsed.has_audio == (parsed.audio is not None)
     if not parsed.images and not parsed.video and not parsed.audio:
         assert [text for _, text in parsed.turns] == [m["value"] for m in wrong["conversations"]]
 
@@ -95,7 +95,7 @@ def test_marks_of_the_records_own_media_are_marks_even_where_others_are_text():
     made = record("What is <speech>? <image>", "a", image="i.png")
     parsed = parse_record(made, training=True, marks_are_text=True)
     assert parsed.turns[0][1] == "<image>\nWhat is <speech>?"
-    assert not parsed.hears
+    assert not parsed.has_audio
     with pytest.raises(OlaError, match="2 '<image>' placeholders for 1 of image"):
         parse_record(record("<image> <image>", "a", image="i.png"), marks_are_text=True)
 
@@ -116,7 +116,7 @@ def test_marks_of_the_records_own_media_are_marks_even_where_others_are_text():
     ],
 )
 @pytest.mark.parametrize("marks_are_text", [False, True])
-def test_each_medium_has_its_mark(wrong, message, marks_are_text):
+def test_each_medium_needs_its_mark(wrong, message, marks_are_text):
     with pytest.raises(OlaError, match=message):
         parse_record(wrong, marks_are_text=marks_are_text)
     with pytest.raises(OlaError, match=message):
@@ -129,7 +129,7 @@ def test_all_images_and_the_audio_move_to_the_front():
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\r", "\n"])
-def test_line_ends_after_marks_may_be_those_of_windows(end):
+def test_marks_may_end_with_windows_line_ends(end):
     spoken = f"<image>{end}Asked: <speech>{end}b\r\nc"
     made = record("x", "a", image="i.png", audio_q="q.wav", text_q=spoken)
     assert parse_record(made).turns[0][1] == "<image>\nAsked: <speech>\nb\r\nc"
@@ -182,18 +182,18 @@ def test_prompts_are_worded_as_the_originals(media, front):
         ({}, "'conversations': expected a list"),
         ({"conversations": []}, "'conversations': expected a list"),
         ({"conversations": [{"from": "human"}]}, r"'conversations'\[0\]: expected an object with"),
-        ({"conversations": [{"from": "user", "value": "x"}]}, "'from' is 'user', expected 'human' or 'gpt'"),
+        ({"conversations": [{"from": "user", "value": "x"}]}, "'from' is 'user'; expected 'human' or 'gpt'"),
         ({"conversations": [{"from": "gpt", "value": "x"}]}, "expected a message from 'human'"),
         (record("x", image=3), "'image': expected a path or a patch object, found 3"),
-        (record("x", video=[]), "'video': the list of frames is empty"),
+        (record("x", video=[]), "'video' is an empty list"),
         (record("x", image="a", video="b"), "both 'image' and 'video'"),
         (record("x", audio="a", audio_q="b"), "both 'audio' and 'audio_q'"),
-        (record("x", audio_q="b", text_q=1), "'text_q': expected text, found 1"),
+        (record("x", audio_q="b", text_q=1), "'text_q': expected a string, found 1"),
         ({"conversations": {"from": "human"}}, "'conversations': expected a list"),
         ({"conversations": "human"}, "'conversations': expected a list"),
         ({"conversations": ["x"]}, r"'conversations'\[0\]: expected an object with"),
-        ({"conversations": [{"from": ["human"], "value": "x"}]}, r"'from' is \['human'\], expected"),
-        ({"conversations": [{"from": {}, "value": "x"}]}, "'from' is {}, expected"),
+        ({"conversations": [{"from": ["human"], "value": "x"}]}, r"'from' is \['human'\]; expected"),
+        ({"conversations": [{"from": {}, "value": "x"}]}, "'from' is {}; expected"),
         ({"conversations": [{"from": "human", "value": ["x"] * 99_999}]}, r"\[0\]: expected an object with"),
         (record("x", "half \ud83d"), r"\[1\]: 'value': character 5 is half of a surrogate pair \(U\+D83D\)"),
         (record("x", audio_q="b", text_q="\udfff"), "'text_q': character 0 is half of a surrogate pair"),
@@ -221,7 +221,7 @@ def test_json_and_json_lines_are_read(tmp_path):
     assert read_records(tmp_path / "a.json") == read_records(tmp_path / "a.jsonl") == records
 
 
-def test_an_element_that_is_no_record_is_an_error_that_says_where(tmp_path):
+def test_an_element_that_is_not_a_record_is_an_error_with_its_place(tmp_path):
     (tmp_path / "a.json").write_text('[{"id": 1}, 2]')
     with pytest.raises(OlaError, match=r"a\.json: record 1 \(from 0\): expected a JSON object, found int"):
         read_records(tmp_path / "a.json")

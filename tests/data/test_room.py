@@ -5,7 +5,7 @@ from PIL import Image
 from ola_jax.config import PixelLimits
 from ola_jax.data.decoding import image_sizes
 from ola_jax.data.image import image_views
-from ola_jax.data.room import image_tokens, may_fill
+from ola_jax.data.room import image_tokens, may_exceed
 from tests.data.golden_processor import golden_processor
 
 SMALL = PixelLimits(64, 160, 32)
@@ -15,7 +15,7 @@ SMALL = PixelLimits(64, 160, 32)
     "size", [(1, 1), (33, 31), (160, 160), (161, 160), (300, 20), (20, 300), (999, 5), (64, 700)]
 )
 @pytest.mark.parametrize("limits", [SMALL, PixelLimits()])
-def test_tokens_known_from_the_size_are_those_of_the_image(size, limits):
+def test_the_size_gives_the_tokens_of_the_image(size, limits):
     def tokens(image):
         low, high = image_views(image, limits)
         return 3 + sum(view.height // 32 * (view.width // 32 + 1) for view in (low, high))
@@ -24,7 +24,7 @@ def test_tokens_known_from_the_size_are_those_of_the_image(size, limits):
     assert image_tokens([size], limits, 16) == [min(both)]
 
 
-def test_they_are_those_of_the_sample(tmp_path):
+def test_the_header_gives_the_tokens_of_the_sample(tmp_path):
     path = str(tmp_path / "i.png")
     Image.new("RGB", (300, 300)).save(path)
     processor = golden_processor()
@@ -34,14 +34,14 @@ def test_they_are_those_of_the_sample(tmp_path):
     assert image_tokens(sizes, processor.limits, 16) == [processor.sample(record).counts["image"]]
 
 
-def test_of_images_that_cannot_be_read_nothing_is_known(tmp_path):
+def test_unreadable_images_have_no_known_size(tmp_path):
     (tmp_path / "i.png").write_bytes(b"no image")
     assert image_sizes((str(tmp_path / "i.png"),), None, golden_processor().settings) == []
 
 
-def test_few_ordinary_images_are_not_looked_at():
+def test_few_ordinary_images_never_exceed_a_sample():
     largest = np.zeros((1536, 1536, 3), np.uint8)
     low, high = image_views(Image.fromarray(largest), PixelLimits())
     tokens = 3 + sum(view.height // 32 * (view.width // 32 + 1) for view in (low, high))
-    assert not may_fill(1, PixelLimits(), 16_384)
-    assert all(may_fill(count, PixelLimits(), count * tokens) for count in (1, 2, 5))
+    assert not may_exceed(1, PixelLimits(), 16_384)
+    assert all(may_exceed(count, PixelLimits(), count * tokens) for count in (1, 2, 5))

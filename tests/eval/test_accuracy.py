@@ -8,7 +8,7 @@ from ola_jax.errors import OlaError
 from ola_jax.eval.accuracy import exact_match, read_questions
 from ola_jax.eval.tasks import read_tasks
 from ola_jax.generate.sampling import SamplingConfig
-from ola_jax.training.config import Task
+from ola_jax.training.config import EvalTask
 from tests.generate import small
 
 GREEDY = SamplingConfig(vocab_size=728)
@@ -30,8 +30,8 @@ def test_an_answer_counts_if_it_is_the_expected_one(tmp_path: pathlib.Path) -> N
         small.params(),
         processor,
         read_questions(written(tmp_path, list(map(record, texts, answers))), "", processor),
-        GREEDY,
-        rows=2,  # the last batch is filled up
+        sampling=GREEDY,
+        rows=2,  # the last batch is incomplete
     )
     all_wrong = score(["no"] * 5)
     assert (all_wrong["accuracy"], all_wrong["questions"], len(all_wrong["wrong"])) == (0.0, 5, 5)
@@ -75,13 +75,13 @@ def test_limits_and_rows_below_one_and_no_questions_are_refused(tmp_path: pathli
         read_questions(file, "", small.processor(), limit=0)
     model = small.MODEL, small.params(), small.processor()
     with pytest.raises(OlaError, match="0 questions"):
-        exact_match(*model, [], GREEDY, rows=2)
+        exact_match(*model, [], sampling=GREEDY, rows=2)
     with pytest.raises(OlaError, match="0 rows"):
-        exact_match(*model, read_questions(file, "", small.processor()), GREEDY, rows=0)
+        exact_match(*model, read_questions(file, "", small.processor()), sampling=GREEDY, rows=0)
 
 
 def test_tasks_of_one_name_are_refused(tmp_path: pathlib.Path) -> None:
-    task = Task("a", "a", written(tmp_path, [record("Hi", "Ho")]), "")
+    task = EvalTask("a", "a", written(tmp_path, [record("Hi", "Ho")]), "")
     with pytest.raises(OlaError, match="'a' is the name of several"):
         read_tasks([task, task], small.processor())
 

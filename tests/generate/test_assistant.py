@@ -43,7 +43,12 @@ def small_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     directory = tmp_path_factory.mktemp("small") / "model"
     processor = small.processor().processor_config
     checkpoint.save(
-        directory, small.CONFIG, processor, small.params(), golden.VISIBLE / "hf", {"do_sample": False}
+        directory,
+        config=small.CONFIG,
+        processor_config=processor,
+        params=small.params(),
+        tokenizer_dir=golden.VISIBLE / "hf",
+        generation_config={"do_sample": False},
     )
     return directory
 
@@ -274,7 +279,12 @@ def test_what_cannot_be_asked_is_one_line_and_no_parameter_is_read(
 def test_media_are_decoded_in_a_process_that_is_kept(assistant: Assistant, tmp_path: pathlib.Path) -> None:
     r, directory = released(), tmp_path / "model"
     checkpoint.save(
-        directory, r.config, r.processor_config, r.params, golden.VISIBLE / "hf", r.generation_config
+        directory,
+        config=r.config,
+        processor_config=r.processor_config,
+        params=r.params,
+        tokenizer_dir=golden.VISIBLE / "hf",
+        generation_config=r.generation_config,
     )
     soundfile.write(tmp_path / "a.wav", np.sin(np.arange(8000) / 9).astype(np.float32), 16000)
     stored = Assistant.from_pretrained(directory)

@@ -1,4 +1,4 @@
-"""Inputs and the formula in float64, for the tests of the pooling kernels."""
+"""Inputs, and the formula in float64, for the tests of the pooling kernels."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,9 @@ from scipy.special import erf
 from ola_jax.kernels.local_global_pool import PoolParams, local_global_pool
 
 
-def inputs(groups: int, members: int, width: int, dtype: str = "float32", scale: float = 1.0, seed: int = 0):
+def inputs(
+    groups: int, members: int, width: int, dtype: str = "float32", *, scale: float = 1.0, seed: int = 0
+):
     """x, parameters, and a gradient of the output."""
     rng = np.random.default_rng(seed)
     draw = lambda *shape, scale: jnp.asarray(rng.normal(scale=scale, size=shape), dtype)
@@ -21,7 +23,7 @@ def inputs(groups: int, members: int, width: int, dtype: str = "float32", scale:
 
 
 def with_raised_scores(params: PoolParams, by: float) -> PoolParams:
-    """All scores higher by as much, through a unit of the hidden layer that is constant."""
+    """Parameters whose scores are all higher by `by`, through a constant unit of the hidden layer."""
     return PoolParams(
         params.kernel1.at[:, 0].set(0),
         params.bias1.at[0].set(8),  # gelu(8) = 8
@@ -30,22 +32,25 @@ def with_raised_scores(params: PoolParams, by: float) -> PoolParams:
 
 
 def in_float64(x, params):
-    """The formula as the original writes it, in float64."""
+    """The formula in the form of the original, in float64."""
     x, kernel1, bias1, kernel2 = (np.asarray(a, np.float64) for a in (x, *params))
     pairs = np.concatenate([x, np.broadcast_to(x.mean(axis=1, keepdims=True), x.shape)], axis=-1)
-    before = pairs @ kernel1 + bias1
-    scores = (0.5 * before * (1 + erf(before / np.sqrt(2)))) @ kernel2
-    raised = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return (x * raised).sum(axis=1) / raised.sum(axis=1)
+    hidden = pairs @ kernel1 + bias1
+    scores = (0.5 * hidden * (1 + erf(hidden / np.sqrt(2)))) @ kernel2
+    exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return (x * exponentials).sum(axis=1) / exponentials.sum(axis=1)
 
 
 def distance(actual, expected) -> float:
+    """Norm of the difference, relative to that of `expected`."""
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     return float(np.linalg.norm(actual - expected) / max(np.linalg.norm(expected), 1e-30))
 
 
 def with_gradients(x, params, grad, implementation, kernels="tpu"):
     """Output, gradient of x, gradients of the parameters."""
-    pool = lambda x, params: local_global_pool(x, params, implementation, interpret=True, kernels=kernels)
+    pool = lambda x, params: local_global_pool(
+        x, params, implementation=implementation, interpret=True, kernels=kernels
+    )
     out, pull = jax.vjp(pool, x, params)
     return (out, *jax.tree.leaves(pull(grad)))

@@ -1,8 +1,13 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ola_jax.kernels.biased_attention import QUERY_BLOCK, biased_attention
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, gate: jax.Array, bias: jax.Array) -> jax.Array:
+    return biased_attention(q, k, v, gate=gate, bias=bias)
 
 
 def inputs(length: int, scale: float = 1.0) -> tuple[np.ndarray, ...]:
@@ -13,7 +18,7 @@ def inputs(length: int, scale: float = 1.0) -> tuple[np.ndarray, ...]:
 
 
 def definition(q: np.ndarray, k: np.ndarray, v: np.ndarray, gate: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """In the dtype of its inputs, all scores at once."""
+    """The formula with all scores at once, in the dtype of its inputs."""
     scores = (
         np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(q.shape[-1]) + np.moveaxis(gate, 2, 1)[..., None] * bias
     )
@@ -23,17 +28,18 @@ def definition(q: np.ndarray, k: np.ndarray, v: np.ndarray, gate: np.ndarray, bi
 
 @pytest.mark.parametrize("scale", [1.0, 100.0], ids=["ordinary", "large_scores"])
 @pytest.mark.parametrize("length", [5, QUERY_BLOCK, 2 * QUERY_BLOCK + 21])
-def test_it_is_the_definition(length: int, scale: float) -> None:
+def test_it_equals_the_definition(length: int, scale: float) -> None:
     arrays = inputs(length, scale)
     expected = definition(*(x.astype(np.float64) for x in arrays))
-    np.testing.assert_allclose(biased_attention(*arrays), expected, atol=2e-6 * max(1.0, scale / 3))
+    actual = attend(*map(jnp.asarray, arrays))
+    np.testing.assert_allclose(actual, expected, atol=2e-6 * max(1.0, scale / 3))
 
 
-def test_gradients_are_those_of_whole_scores() -> None:
-    """By finite differences of the definition in float64, along one direction of each input."""
+def test_gradients_equal_differences_of_the_definition() -> None:
+    """In float64, along one direction of each input."""
     arrays = [x.astype(np.float64) for x in inputs(QUERY_BLOCK + 9)]
     weights = np.cos(np.arange(arrays[0].size)).reshape(arrays[0].shape)
-    total = lambda *x: (biased_attention(*x) * weights).sum()
+    total = lambda *x: (attend(*x) * weights).sum()
     gradients = jax.jit(jax.grad(total, range(5)))(*(x.astype(np.float32) for x in arrays))
     for number, gradient in enumerate(gradients):
         step = np.random.default_rng(number).normal(size=gradient.shape) * 1e-4
@@ -48,6 +54,6 @@ def test_gradients_are_those_of_whole_scores() -> None:
 def test_long_inputs_never_have_all_their_scores_in_memory() -> None:
     length = 2 * QUERY_BLOCK
     arrays = inputs(length)
-    text = jax.jit(jax.grad(lambda *x: biased_attention(*x).sum())).lower(*arrays).as_text()
+    text = jax.jit(jax.grad(lambda *x: attend(*x).sum())).lower(*arrays).as_text()
     assert f"2x3x{QUERY_BLOCK}x{length}xf32" in text
     assert f"2x3x{length}x{length}" not in text

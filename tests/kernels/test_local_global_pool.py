@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ola_jax.kernels import local_global_pool_tpu as tpu
-from ola_jax.kernels.local_global_pool import local_global_pool
+from ola_jax.kernels.local_global_pool import SplitParams, local_global_pool
 from tests.kernels.pooling import distance, in_float64, inputs, with_gradients
 
 
@@ -34,9 +34,8 @@ def test_the_kernels_equal_the_reference_at_any_size(groups, members, width, see
 @pytest.mark.parametrize("implementation", ["pallas", "xla"])
 def test_both_forms_equal_the_formula_in_float64(implementation):
     x, params, _ = inputs(50, 4, 96)
-    assert (
-        distance(local_global_pool(x, params, implementation, interpret=True), in_float64(x, params)) < 1e-6
-    )
+    pooled = local_global_pool(x, params, implementation=implementation, interpret=True)
+    assert distance(pooled, in_float64(x, params)) < 1e-6
 
 
 def test_gradients_equal_differences_of_the_formula_in_float64():
@@ -73,24 +72,27 @@ def test_bfloat16_sums_in_float32():
 
 
 @pytest.mark.parametrize("groups", [8, 24])
-def test_several_blocks_and_a_last_one_that_is_not_full(groups):
+def test_several_blocks_with_a_partial_last_one_equal_the_reference(groups):
     x, params, grad = inputs(53, 4, 256)
-    members, padded = jnp.swapaxes(x, 0, 1), (*jnp.split(params.kernel1, 2), params.bias1, params.kernel2)
+    members = jnp.swapaxes(x, 0, 1)
+    split = SplitParams(*jnp.split(params.kernel1, 2), params.bias1, params.kernel2)
     blocks = tpu.Blocks(groups=groups, hidden=128, vmem_bytes=2**24)
     expected = with_gradients(x, params, grad, "xla")
-    assert distance(tpu.pool(members, *padded, interpret=True, blocks=blocks), expected[0]) < 1e-5
-    of_x, local, of_mean, bias1, kernel2 = tpu.pool_backward(
-        members, *padded, grad, interpret=True, blocks=blocks
-    )
-    actual = jnp.swapaxes(of_x, 0, 1), jnp.concatenate([local, of_mean]), bias1, kernel2
+    assert distance(tpu.pool(members, split, interpret=True, blocks=blocks), expected[0]) < 1e-5
+    x_grad, grads = tpu.pool_backward(members, split, grad, interpret=True, blocks=blocks)
+    kernel1_grad = jnp.concatenate([grads.local_kernel, grads.mean_kernel])
+    actual = jnp.swapaxes(x_grad, 0, 1), kernel1_grad, grads.bias1, grads.kernel2
     assert all(distance(a, b) < 1e-5 for a, b in zip(actual, expected[1:], strict=True))
 
 
 @pytest.mark.parametrize("vmem", [16, 64, 128])
 @pytest.mark.parametrize("width", [1152, 3584])
-def test_blocks_grow_with_the_memory_there_is(vmem, width):
-    chosen = [tpu.choose_blocks((4, 4096, width), "bfloat16", back, vmem * 2**20) for back in (False, True)]
-    smallest = [tpu.choose_blocks((4, 4096, width), "bfloat16", back, 2**20) for back in (False, True)]
+def test_blocks_grow_with_the_available_memory(vmem, width):
+    choose = lambda mib: [
+        tpu.choose_blocks((4, 4096, width), "bfloat16", backward=backward, vmem_bytes=mib * 2**20)
+        for backward in (False, True)
+    ]
+    chosen, smallest = choose(vmem), choose(1)
     for blocks, least in zip(chosen, smallest, strict=True):
         assert width % blocks.hidden == 0
         assert blocks.groups >= least.groups == 16

@@ -1,4 +1,4 @@
-"""The TPU's own compiler takes the pooling kernels, for every generation, without a TPU."""
+"""The TPU compiler accepts the pooling kernels for every generation, without a TPU."""
 
 import functools
 import importlib.util
@@ -35,14 +35,14 @@ def mesh(generation: str) -> Mesh:
 
 
 def compiled(generation: str, groups: int, width: int, dtype: str = "bfloat16"):
-    """Forward and backward."""
-    here = NamedSharding(mesh(generation), PartitionSpec())
-    of = lambda *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=here)
-    total = lambda x, params: local_global_pool(x, params, "pallas").astype(jnp.float32).sum()
+    """The program of forward and backward."""
+    replicated = NamedSharding(mesh(generation), PartitionSpec())
+    abstract = lambda *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=replicated)
+    total = lambda x, params: local_global_pool(x, params, implementation="pallas").astype(jnp.float32).sum()
     with jax.sharding.use_abstract_mesh(mesh(generation).abstract_mesh):
-        params = PoolParams(of(2 * width, width), of(width), of(width, width))
+        params = PoolParams(abstract(2 * width, width), abstract(width), abstract(width, width))
         step = jax.jit(jax.value_and_grad(total, (0, 1)))
-        return step.lower(of(groups, 4, width), params).compile()
+        return step.lower(abstract(groups, 4, width), params).compile()
 
 
 @pytest.mark.parametrize("generation", TOPOLOGIES)
@@ -51,7 +51,7 @@ def test_forward_and_backward_compile_for(generation: str) -> None:
     assert text.count("tpu_custom_call") >= 3
 
 
-def test_float32_and_channels_that_are_no_whole_lanes_compile() -> None:
+def test_float32_and_channels_that_are_no_multiple_of_lanes_compile() -> None:
     compiled("v5e", groups=50, width=200, dtype="float32")
 
 

@@ -1,8 +1,8 @@
 """The pooling kernels for Hopper GPUs: their mathematics in plain JAX, the kernel itself in interpret mode.
 
-What they are made of is checked apart: all that surrounds the one kernel, epilogues included, with a plain
-product in the kernel's place (fast: any size, float32), and the kernel against that plain product.
-Interpret mode knows neither tiling nor limits of memory: test_local_global_pool_compiles_gpu.py does.
+The two are tested apart: everything around the one kernel, epilogues included, with a plain product in
+place of the kernel (fast, at any size, in float32), and the kernel against that plain product.
+Interpret mode has neither tiling nor limits of memory: test_local_global_pool_compiles_gpu.py has.
 """
 
 import jax
@@ -20,8 +20,8 @@ from ola_jax.kernels.local_global_pool import local_global_pool
 from tests.kernels.pooling import distance, in_float64, inputs, with_gradients, with_raised_scores
 
 
-def plain_product(a, b, by_group, by_member, outputs, epilogue, members, name, interpret):
-    """What hopper_product.product gives, with whole arrays for tiles."""
+def plain_product(a, b, *, by_group=(), by_member=(), outputs, epilogue, members, name, interpret):
+    """hopper_product.product with whole arrays as tiles."""
     blocked = lambda x, n: x.astype(jnp.float32).reshape(len(x), -1, n, hopper_product.BLOCK)
     read = [*(blocked(x, 1) for x in by_group), *(blocked(x, members) for x in by_member)]
     written = [{} for _ in outputs]
@@ -41,7 +41,7 @@ def plain_product(a, b, by_group, by_member, outputs, epilogue, members, name, i
 def without_the_kernel(patch, x, params, grad):
     """The kernels' path in float32, with a plain product in the kernel's place."""
     patch.setattr(hopper, "product", plain_product)
-    patch.setattr(hopper, "check", lambda *_: None)
+    patch.setattr(hopper, "check_supported", lambda *_: None)
     return with_gradients(x, params, grad, "pallas", "gpu")
 
 
@@ -74,43 +74,44 @@ def test_the_mathematics_equals_the_formula_in_float64(monkeypatch):
 
 def test_the_tail_of_the_normal_distribution_is_exact_to_2e_7():
     x = jnp.linspace(-40, 40, 400_001)
-    tail = np.asarray(hopper._normal_tail(x), np.float64)
+    tail = np.asarray(hopper.normal_tail(x), np.float64)
     exact = ndtr(-np.abs(np.asarray(x, np.float64)))
     assert np.abs(tail - exact).max() < 2e-7
-    assert np.abs((tail - exact) * np.asarray(x)).max() < 5e-7  # what GELU sees
-    assert float(hopper._normal_tail(jnp.float32(jnp.inf))) == 0
+    assert np.abs((tail - exact) * np.asarray(x)).max() < 5e-7  # the error of GELU
+    assert float(hopper.normal_tail(jnp.float32(jnp.inf))) == 0
 
 
 EPILOGUES = {  # epilogue: inputs by group, inputs by member, outputs
-    hopper._hidden: (1, 0, (True, True)),
-    hopper._pooled: (0, 1, (False, True)),
-    hopper._of_before: (0, 1, (True, True, False)),
-    hopper._of_x: (2, 1, (True,)),
+    hopper.hidden_epilogue: (1, 0, (True, True)),
+    hopper.pooled_epilogue: (0, 1, (False, True)),
+    hopper.pre_gelu_gradient_epilogue: (0, 1, (True, True, False)),
+    hopper.x_gradient_epilogue: (2, 1, (True,)),
 }
 
 
-@pytest.mark.parametrize("epilogue", EPILOGUES, ids=lambda f: f.__name__.strip("_"))
+@pytest.mark.parametrize("epilogue", EPILOGUES, ids=lambda f: f.__name__)
 def test_the_kernel_equals_a_plain_product_with_its_epilogue(epilogue):
     """Two tiles by two blocks, and more steps than there are stages."""
     rng = np.random.default_rng(1)
     draw = lambda *shape, scale=1.0: jnp.asarray(rng.normal(scale=scale, size=shape), jnp.bfloat16)
-    of_group, of_member, outputs = EPILOGUES[epilogue]
+    by_group, by_member, outputs = EPILOGUES[epilogue]
     rows, depth, members, groups = 256, 320, 4, 128
-    arguments = (
-        draw(rows, depth, scale=depth**-0.5),
-        draw(depth, members * groups),
-        tuple(draw(rows, groups) for _ in range(of_group)),
-        tuple(draw(rows, members * groups) for _ in range(of_member)),
-        outputs,
-        epilogue,
-        members,
-        "kernel",
-        True,
-    )
-    for actual, expected in zip(hopper_product.product(*arguments), plain_product(*arguments), strict=True):
+    a, b = draw(rows, depth, scale=depth**-0.5), draw(depth, members * groups)
+    others = {
+        "by_group": tuple(draw(rows, groups) for _ in range(by_group)),
+        "by_member": tuple(draw(rows, members * groups) for _ in range(by_member)),
+        "outputs": outputs,
+        "epilogue": epilogue,
+        "members": members,
+        "name": "kernel",
+        "interpret": True,
+    }
+    for actual, expected in zip(
+        hopper_product.product(a, b, **others), plain_product(a, b, **others), strict=True
+    ):
         assert actual.dtype == expected.dtype == jnp.bfloat16
         assert actual.shape == expected.shape
-        assert distance(actual, expected) < 5e-4  # few differ in the last bit: sums in another order
+        assert distance(actual, expected) < 5e-4  # a few differ in the last bit, as sums have another order
 
 
 def close_to_float32(x, params, grad) -> None:
@@ -142,16 +143,16 @@ def test_forward_and_backward_equal_the_reference_at_any_size(groups, members, w
 @pytest.mark.parametrize(
     ("members", "dtype", "found"), [(4, "float32", "float32"), (5, "bfloat16", "groups of 5")]
 )
-def test_what_the_kernels_cannot_do_is_refused(members, dtype, found):
+def test_unsupported_inputs_are_refused(members, dtype, found):
     x, params, _ = inputs(2, members, 8, dtype)
     with pytest.raises(OlaError, match=f'{found}, expected .*use implementation="xla"'):
-        local_global_pool(x, params, "pallas", interpret=True, kernels="gpu")
+        local_global_pool(x, params, implementation="pallas", interpret=True, kernels="gpu")
 
 
-def test_a_device_that_is_no_hopper_gpu_is_refused():
+def test_a_device_that_is_not_a_hopper_gpu_is_refused():
     x, params, _ = inputs(2, 4, 8, "bfloat16")
     with pytest.raises(OlaError, match="found cpu, expected a Hopper GPU"):
-        local_global_pool(x, params, "pallas", kernels="gpu")
+        local_global_pool(x, params, implementation="pallas", kernels="gpu")
 
 
 @pytest.mark.parametrize("members", [1, 2, 3, 4])
@@ -165,10 +166,19 @@ def test_buffers_fill_the_shared_memory_and_no_more(members, reads):
     assert buffers.stages == 4 or hopper_product.shared_bytes(members, more) > limit
 
 
-def test_an_epilogue_that_reads_out_of_turn_is_found_while_it_is_traced():
-    def out_of_turn(products, read, write):
+def test_an_epilogue_that_reads_out_of_order_fails_when_it_is_traced():
+    def out_of_order(products, read, write):
         write(0, 0, products[0] + read(0, 1) + read(0, 0))
 
     a, b = jnp.ones((128, 128), jnp.bfloat16), jnp.ones((128, 128), jnp.bfloat16)
     with pytest.raises(AssertionError, match=r"\(0, 1\) is read where \(0, 0\) is fetched"):
-        hopper_product.product(a, b, (), (b,), (False,), out_of_turn, 2, "kernel", interpret=True)
+        hopper_product.product(
+            a,
+            b,
+            by_member=(b,),
+            outputs=(False,),
+            epilogue=out_of_order,
+            members=2,
+            name="kernel",
+            interpret=True,
+        )

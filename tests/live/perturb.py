@@ -1,10 +1,10 @@
-"""Random weights for PyTorch modules: ones and zeros too, so that no part goes untested."""
+"""Random weights for PyTorch modules, in place of ones and zeros too, so that every part is tested."""
 
 import torch
 
 
 def perturb(module: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """The module in evaluation mode, every parameter moved by seeded noise that suits its size."""
+    """The module in evaluation mode, with seeded noise, scaled to its size, in every parameter."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():

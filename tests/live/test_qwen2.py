@@ -69,27 +69,29 @@ def random_tokens(config: Qwen2Config) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("config", SIZES)
-def test_packed_samples_give_the_logits_of_pytorch(config: Qwen2Config) -> None:
+def test_packed_samples_have_the_logits_of_pytorch(config: Qwen2Config) -> None:
     model, samples = torch_model(config), random_tokens(config)
     params = our_params(config, model)
     tokens = np.concatenate(samples)[None]
     positions = np.concatenate([np.arange(n, dtype=np.int32) for n in LENGTHS])[None]
     segments = np.repeat(np.arange(1, 3, dtype=np.int32), LENGTHS)[None]
 
-    def forward(ours: Qwen2) -> tuple[jax.Array, jax.Array]:
+    def forward(ours: Qwen2, tokens: jax.Array, positions: jax.Array, segments: jax.Array) -> tuple:
         hidden = ours(ours.embed(tokens), positions, segments)
         return hidden, ours.logits(hidden)
 
-    (hidden, logits), seen = jax.jit(
-        lambda p: Qwen2(config).apply({"params": p}, method=forward, mutable="intermediates")
-    )(params)
-    layers = seen["intermediates"]["layers"]["output"][0]
+    (hidden, logits), sown = jax.jit(
+        lambda p, *inputs: Qwen2(config).apply(
+            {"params": p}, *inputs, method=forward, mutable="intermediates"
+        )
+    )(params, tokens, positions, segments)
+    layers = sown["intermediates"]["layers"]["output"][0]
     start = 0
     for tokens_of_one in samples:
         end = start + len(tokens_of_one)
         with torch.no_grad():
             expected = model(torch.from_numpy(tokens_of_one).long()[None], output_hidden_states=True)
-        for i in range(config.num_layers - 1):  # the last one is given after the final norm
+        for i in range(config.num_layers - 1):  # PyTorch returns the last one after the final norm
             assert_close(layers[i, :, start:end], expected.hidden_states[i + 1], None, f"layer {i}")
         assert_close(hidden[:, start:end], expected.hidden_states[-1], None, "hidden")
         assert_close(logits[:, start:end], expected.logits, None, "logits")
@@ -97,7 +99,7 @@ def test_packed_samples_give_the_logits_of_pytorch(config: Qwen2Config) -> None:
 
 
 @pytest.mark.parametrize("config", SIZES)
-def test_decoding_with_a_cache_gives_the_logits_of_pytorch(config: Qwen2Config) -> None:
+def test_decoding_with_a_cache_has_the_logits_of_pytorch(config: Qwen2Config) -> None:
     model, (tokens, _) = torch_model(config), random_tokens(config)
     with torch.no_grad():
         expected = model(torch.from_numpy(tokens).long()[None]).logits
@@ -122,25 +124,27 @@ def logits_with_a_cache(config: Qwen2Config, params: Params, tokens: np.ndarray)
 
 
 @pytest.mark.parametrize("name", YARN)
-def test_scaled_positions_of_a_long_text_give_the_logits_of_pytorch(name: str) -> None:
+def test_scaled_positions_of_a_long_text_have_the_logits_of_pytorch(name: str) -> None:
     base = SIZES[0]
     config = dataclasses.replace(base, rope_scaling=YarnConfig(**YARN[name]))
     model = torch_model(config, {"rope_type": "yarn", **YARN[name]})
     params, (tokens, _) = our_params(config, model), random_tokens(config)
     # The first tokens of a text and its last: distances of all lengths.
-    places = np.concatenate([np.arange(7), 101_000 + 2_500 * np.arange(12)]).astype(np.int32)
+    positions = np.concatenate([np.arange(7), 101_000 + 2_500 * np.arange(12)]).astype(np.int32)
     with torch.no_grad():
         expected = model(
-            torch.from_numpy(tokens).long()[None], position_ids=torch.from_numpy(places).long()[None]
+            torch.from_numpy(tokens).long()[None], position_ids=torch.from_numpy(positions).long()[None]
         ).logits
 
-    def whole(ours: Qwen2) -> jax.Array:
-        return ours.logits(ours(ours.embed(tokens[None]), places[None], np.ones_like(places)[None]))
+    def forward(ours: Qwen2, tokens: jax.Array, positions: jax.Array) -> jax.Array:
+        return ours.logits(ours(ours.embed(tokens), positions, jnp.ones_like(positions)))
 
-    logits = jax.jit(lambda p: Qwen2(config).apply({"params": p}, method=whole))(params)
+    run = lambda config: jax.jit(
+        lambda p, *inputs: Qwen2(config).apply({"params": p}, *inputs, method=forward)
+    )(params, tokens[None], positions[None])
+    logits, plain = run(config), run(base)
     assert_close(logits, expected, None, "logits")
-    plain = jax.jit(lambda p: Qwen2(base).apply({"params": p}, method=whole))(params)
-    assert np.abs(plain - logits).max() > 0.01 * np.abs(logits).max()  # the scaling is seen
+    assert np.abs(plain - logits).max() > 0.01 * np.abs(logits).max()  # the scaling matters
 
     with torch.no_grad():
         expected = model(torch.from_numpy(tokens).long()[None]).logits

@@ -7,6 +7,7 @@ import transformers
 from ola_jax.config import OlaConfig, OryxViTConfig, Qwen2Config
 from ola_jax.convert.names import VISION, to_jax
 from ola_jax.models.oryx_vit import OryxViT, normalize
+from ola_jax.typing import Params
 from tests.golden import assert_close
 from tests.live.perturb import perturb
 
@@ -15,7 +16,7 @@ SIZES = [
     OryxViTConfig(36, 4, 2, 135, 8, 5),
     OryxViTConfig(64, 3, 8, 64, 4, 9),
 ]
-RELEASED_NAMES = {  # of transformers' names
+RELEASED_NAMES = {  # by transformers' names
     "vision_model.": "",
     "embeddings.patch_embedding": "patch_embed.proj",
     "encoder.layers": "blocks",
@@ -25,7 +26,7 @@ RELEASED_NAMES = {  # of transformers' names
 
 
 def released_tensors(model: torch.nn.Module) -> dict[str, np.ndarray]:
-    """The state dict in OryxViT's names: q, k and v in one matrix; without SigLIP's last norm and head."""
+    """The state dict with OryxViT's names, q, k and v in one matrix, without SigLIP's last norm and head."""
     tensors = {}
     for key, value in model.state_dict().items():
         for old, new in RELEASED_NAMES.items():
@@ -40,7 +41,7 @@ def released_tensors(model: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("config", SIZES)
-def test_every_block_is_that_of_pytorch(config: OryxViTConfig) -> None:
+def test_every_block_equals_pytorch(config: OryxViTConfig) -> None:
     patch, grid = config.patch_size, config.position_grid
     torch_config = transformers.SiglipVisionConfig(
         hidden_size=config.hidden_size,
@@ -54,8 +55,8 @@ def test_every_block_is_that_of_pytorch(config: OryxViTConfig) -> None:
         attn_implementation="eager",
     )
     model = perturb(transformers.SiglipVisionModel(torch_config), seed=config.hidden_size)
-    whole = OlaConfig(llm=Qwen2Config(), vision=config, whisper=None, beats=None)
-    params = to_jax(whole, released_tensors(model))["vision"]
+    ola_config = OlaConfig(llm=Qwen2Config(), vision=config, whisper=None, beats=None)
+    params = to_jax(ola_config, released_tensors(model))["vision"]
 
     rng = np.random.default_rng(config.hidden_size)
     images = rng.integers(0, 256, (3, grid * patch, grid * patch, 3), np.uint8)
@@ -68,24 +69,24 @@ def test_every_block_is_that_of_pytorch(config: OryxViTConfig) -> None:
     patches = images.reshape(3, grid, patch, grid, patch, 3).swapaxes(2, 3).reshape(3, grid**2, -1)
     window = np.zeros((2, 2 * grid**2 + 3, patches.shape[-1]), np.uint8)
     number = np.zeros(window.shape[:2], np.int32)
-    place = np.zeros((*window.shape[:2], 4), np.int32)
+    position = np.zeros((*window.shape[:2], 4), np.int32)
     order = rng.permutation(2 * grid**2)
-    places = np.stack([*np.divmod(np.arange(grid**2), grid), *[np.full(grid**2, grid)] * 2], -1)
+    positions = np.stack([*np.divmod(np.arange(grid**2), grid), *[np.full(grid**2, grid)] * 2], -1)
     window[0, : len(order)] = patches[:2].reshape(len(order), -1)[order]
     number[0, : len(order)] = 1 + order // grid**2
-    place[0, : len(order)] = np.tile(places, (2, 1))[order]
-    window[1, : grid**2], number[1, : grid**2], place[1, : grid**2] = patches[2], 1, places
+    position[0, : len(order)] = np.tile(positions, (2, 1))[order]
+    window[1, : grid**2], number[1, : grid**2], position[1, : grid**2] = patches[2], 1, positions
 
-    forward = jax.jit(
-        lambda p: OryxViT(config).apply(
-            {"params": p}, normalize(window), number, place, mutable="intermediates"
-        )
-    )
-    features, seen = forward(params)
-    blocks = seen["intermediates"]["blocks"]["output"][0]
-    for i, (actual, wanted) in enumerate(
+    @jax.jit
+    def forward(params: Params, window: jax.Array, *layout: jax.Array) -> tuple:
+        pixels = normalize(window)
+        return OryxViT(config).apply({"params": params}, pixels, *layout, mutable="intermediates")
+
+    features, sown = forward(params, window, number, position)
+    blocks = sown["intermediates"]["blocks"]["output"][0]
+    for i, (actual, reference) in enumerate(
         zip([*blocks, features], [*expected[1:], expected[-1]], strict=True)
     ):
-        both = wanted[:2].reshape(len(order), -1)[order]
+        both = reference[:2].reshape(len(order), -1)[order]
         assert_close(actual[0, : len(order)], both, None, f"block {i} of packed images")
-        assert_close(actual[1, : grid**2], wanted[2], None, f"block {i} of a lone image")
+        assert_close(actual[1, : grid**2], reference[2], None, f"block {i} of a single image")

@@ -12,7 +12,7 @@ from tests.golden import assert_close
 from tests.live.perturb import perturb
 
 SIZES = [WhisperConfig(128, 30, 48, 2, 3), WhisperConfig(80, 75, 40, 4, 2), WhisperConfig(20, 51, 64, 3, 8)]
-OPENAI_NAMES = {  # of transformers' names
+OPENAI_NAMES = {  # by transformers' names
     "embed_positions.weight": "positional_embedding",
     "self_attn_layer_norm": "attn_ln",
     "final_layer_norm": "mlp_ln",
@@ -34,7 +34,7 @@ def openai_name(name: str) -> str:
 
 
 @pytest.mark.parametrize("config", SIZES)
-def test_every_layer_is_that_of_pytorch(config: WhisperConfig) -> None:
+def test_every_layer_equals_pytorch(config: WhisperConfig) -> None:
     torch_config = transformers.WhisperConfig(
         num_mel_bins=config.num_mels,
         max_source_positions=config.num_positions,
@@ -46,16 +46,16 @@ def test_every_layer_is_that_of_pytorch(config: WhisperConfig) -> None:
     )
     model = perturb(WhisperEncoder(torch_config), seed=config.hidden_size)
     tensors = {WHISPER + openai_name(key): value.numpy() for key, value in model.state_dict().items()}
-    whole = OlaConfig(llm=Qwen2Config(), vision=None, whisper=config, beats=None)
-    params = to_jax(whole, tensors)["whisper"]
+    ola_config = OlaConfig(llm=Qwen2Config(), vision=None, whisper=config, beats=None)
+    params = to_jax(ola_config, tensors)["whisper"]
 
     rng = np.random.default_rng(config.num_mels)
     mel = rng.normal(size=(2, 2 * config.num_positions, config.num_mels)).astype(np.float32)
     with torch.no_grad():
         expected = model(torch.from_numpy(mel.swapaxes(1, 2)), output_hidden_states=True)
-    forward = jax.jit(lambda p: Whisper(config).apply({"params": p}, mel, mutable="intermediates"))
-    actual, seen = forward(params)
-    blocks = seen["intermediates"]["blocks"]["output"][0]
-    for i in range(config.num_layers - 1):  # the last one is given after the final norm
+    forward = jax.jit(lambda p, mel: Whisper(config).apply({"params": p}, mel, mutable="intermediates"))
+    actual, sown = forward(params, mel)
+    blocks = sown["intermediates"]["blocks"]["output"][0]
+    for i in range(config.num_layers - 1):  # PyTorch returns the last one after the final norm
         assert_close(blocks[i], expected.hidden_states[i + 1], None, f"block {i}")
     assert_close(actual, expected.last_hidden_state, None, "output")

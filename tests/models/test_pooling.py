@@ -1,4 +1,4 @@
-"""The pooling kernel within the model: on one device and shared out over a mesh, in interpret mode."""
+"""The pooling kernel within the model, in interpret mode: on one device and on a mesh."""
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,7 @@ from ola_jax.sharding import MeshConfig
 
 
 @pytest.mark.parametrize("mesh", [MeshConfig(), MeshConfig(data=2, fsdp=2)], ids=["one", "four"])
-def test_the_kernel_gives_the_gradients_of_the_reference(mesh: MeshConfig) -> None:
+def test_the_kernel_has_the_gradients_of_the_reference(mesh: MeshConfig) -> None:
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(8, 3, 4, 32)), jnp.float32)
     weight = jnp.asarray(rng.normal(size=(8, 3, 32)), jnp.float32)

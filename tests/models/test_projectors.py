@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -23,9 +24,9 @@ def blocks(x: np.ndarray, side: int) -> np.ndarray:
 def test_pooling_equals_the_original(side: int, implementation: str) -> None:
     p = released().params["vision_projector"]["pooler"]
     first, second = p["predictor_0"], p["predictor_2"]
-    params = PoolParams(first["kernel"], first["bias"], second["kernel"])
-    x = blocks(EXPECTED["pool_in"], side)
-    actual = local_global_pool(x, params, implementation, interpret=True)
+    params = PoolParams(*map(jnp.asarray, (first["kernel"], first["bias"], second["kernel"])))
+    x = jnp.asarray(blocks(EXPECTED["pool_in"], side))
+    actual = local_global_pool(x, params, implementation=implementation, interpret=True)
     name = f"pool_{side}x"
     golden.assert_close(actual, EXPECTED[name], TOLERANCE[name], name)
 
@@ -34,7 +35,8 @@ def test_pooling_survives_scores_that_overflow_a_naive_softmax() -> None:
     x = np.array([[1e4, 1e3], [2e4, 2.0], [0.0, 0.0], [3.0, 4.0]], np.float32)
     one = np.eye(2, dtype=np.float32)
     kernel = np.concatenate([one, one])
-    pooled = local_global_pool(x, PoolParams(kernel, np.zeros(2, np.float32), one))
+    params = jax.tree.map(jnp.asarray, PoolParams(kernel, np.zeros(2, np.float32), one))
+    pooled = local_global_pool(jnp.asarray(x), params)
     np.testing.assert_allclose(pooled, [2e4, 1e3], rtol=1e-6)
 
 
@@ -44,12 +46,12 @@ def project(patches: np.ndarray, height: int, width: int) -> np.ndarray:
     model = VisionProjector(released().config.llm.hidden_size)
     ordered = blocks(patches.reshape(-1, height, width, patches.shape[-1]), 2)
     ordered = ordered.reshape(len(patches), -1, patches.shape[-1])
-    tokens = jax.jit(lambda p: model.apply({"params": p}, ordered))(params)
+    tokens = jax.jit(lambda p, x: model.apply({"params": p}, x))(params, ordered)
     return np.asarray(tokens).reshape(-1, height // 2, width // 2, tokens.shape[-1])
 
 
 def with_newlines(tokens: np.ndarray) -> np.ndarray:
-    """A newline mark behind each row, flattened."""
+    """Tokens with a newline mark after each row, flattened."""
     newline = np.asarray(released().params["vision_projector"]["image_newline"])
     rows = [np.concatenate([row, newline[None]]) for image in tokens for row in image]
     return np.concatenate(rows)
@@ -81,7 +83,8 @@ def test_video_tokens_equal_the_original() -> None:
 def test_speech_tokens_equal_the_original_and_drop_the_last_frames() -> None:
     config, params = released().config, released().params["speech_projector"]
     model = SpeechProjector(config.llm.hidden_size, config.speech_hidden_size, config.speech_stack)
-    tokens = np.asarray(model.apply({"params": params}, EXPECTED["sproj_in"]))
+    apply = jax.jit(lambda p, x: model.apply({"params": p}, x))
+    tokens = np.asarray(apply(params, EXPECTED["sproj_in"]))
     assert tokens.shape[1] == 15  # of 157 frames, seven are dropped
     newline = params["speech_newline"][None]
     body = [part for chunk in tokens for part in (chunk, newline)]

@@ -1,3 +1,6 @@
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,14 +16,20 @@ IDS = EXPECTED["input_ids"].astype(np.int32)
 POSITIONS = np.broadcast_to(np.arange(IDS.shape[1], dtype=np.int32), IDS.shape)
 
 
-def forward(model: Qwen2, ids: np.ndarray, positions: np.ndarray, segments: np.ndarray) -> dict:
-    def run(m: Qwen2) -> tuple:
+@functools.cache
+def compiled(model: Qwen2) -> Callable:
+    def run(m: Qwen2, ids: jax.Array, positions: jax.Array, segments: jax.Array) -> tuple:
         x = m.embed(ids)
         hidden = m(x, positions, segments)
         return x, hidden, m.logits(hidden)
 
-    apply = jax.jit(lambda p: model.apply({"params": p}, method=run, mutable="intermediates"))
-    (x, hidden, logits), sown = apply(released().params["llm"])
+    return jax.jit(
+        lambda p, *inputs: model.apply({"params": p}, *inputs, method=run, mutable="intermediates")
+    )
+
+
+def forward(model: Qwen2, ids: np.ndarray, positions: np.ndarray, segments: np.ndarray) -> dict:
+    (x, hidden, logits), sown = compiled(model)(released().params["llm"], ids, positions, segments)
     blocks = sown["intermediates"]["layers"]["output"][0]
     return {"embedded": x, "blocks": blocks, "hidden": hidden, "logits": logits}
 
@@ -36,7 +45,7 @@ def test_every_layer_equals_the_original() -> None:
     golden.assert_close(logits, EXPECTED["logits"] * MASK[:, kept, None], TOLERANCE["logits"], "logits")
 
 
-def test_two_samples_packed_in_a_row_get_what_they_get_alone() -> None:
+def test_two_samples_packed_in_a_row_have_the_logits_of_each_alone() -> None:
     model = Qwen2(released().config.llm)
     a, b = IDS[0, :13], IDS[1, :17]
     row = np.concatenate([a, b, np.zeros(2, np.int32)])[None]
@@ -54,7 +63,7 @@ def test_two_samples_packed_in_a_row_get_what_they_get_alone() -> None:
     np.testing.assert_array_equal(other[13:30], packed[13:30])
 
 
-def test_a_cache_filled_in_pieces_gives_the_logits_of_one_pass() -> None:
+def test_a_cache_filled_in_pieces_has_the_hidden_states_of_one_pass() -> None:
     config, params = released().config.llm, released().params["llm"]
     model, ids = Qwen2(config), IDS[:1]
     whole = forward(model, ids, POSITIONS[:1], MASK[:1])["hidden"]
@@ -69,13 +78,14 @@ def test_a_cache_filled_in_pieces_gives_the_logits_of_one_pass() -> None:
     np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, atol=2e-5)
 
 
-def test_rematerialisation_changes_no_gradient() -> None:
+def test_remat_changes_no_gradient() -> None:
     params = released().params["llm"]
 
     def grad(remat: str) -> dict:
         model = Qwen2(released().config.llm, remat=remat)
-        run = lambda m: m(m.embed(IDS), POSITIONS, MASK).sum()
-        return jax.jit(jax.grad(lambda p: model.apply({"params": p}, method=run)))(params)
+        run = lambda m, ids, *layout: m(m.embed(ids), *layout).sum()
+        total = lambda p, *inputs: model.apply({"params": p}, *inputs, method=run)
+        return jax.jit(jax.grad(total))(params, IDS, POSITIONS, MASK)
 
     plain = grad("none")
     for remat in ("full", "dots"):

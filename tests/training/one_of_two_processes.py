@@ -20,7 +20,7 @@ from ola_jax.training.step import make_train_step
 from tests import tiny
 
 TRAINABLE = ("llm/", "vision_projector/", "speech_projector/")
-STEPS = 3
+STEPS = 5  # as many as the test compares with
 
 
 def main(port: str, process: int, folder: pathlib.Path) -> None:
@@ -29,9 +29,9 @@ def main(port: str, process: int, folder: pathlib.Path) -> None:
     jax.distributed.initialize(f"localhost:{port}", 2, process)
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     tx = optimizer.build(OptimizerConfig(learning_rate=1e-3, warmup_ratio=0.0, eps=1e-4), steps=10)
-    abstract, shardings = state.shard(tiny.CONFIG, TRAINABLE, tx, mesh)
-    train_state = state.create(tiny.params(), TRAINABLE, tx, shardings)
-    step = make_train_step(Ola(tiny.CONFIG), tx, 1, shardings)
+    abstract, shardings = state.abstract_state(tiny.CONFIG, TRAINABLE, tx, mesh)
+    train_state = state.create(tiny.params(), TRAINABLE, tx, shardings=shardings)
+    step = make_train_step(Ola(tiny.CONFIG), tx, shardings=shardings)
     part, parts = sharding.rows_of_process(mesh, process)
     assert (part, parts) == (process, 2)
     losses = []
@@ -64,7 +64,14 @@ def main(port: str, process: int, folder: pathlib.Path) -> None:
             np.testing.assert_array_equal(mine.data, saved.data)
 
     tokenizer = pathlib.Path(__file__).parents[1] / "goldens" / "visible" / "hf"
-    checkpoint.save(folder / "model", tiny.CONFIG, ProcessorConfig(), train_state.params, tokenizer, {})
+    checkpoint.save(
+        folder / "model",
+        config=tiny.CONFIG,
+        processor_config=ProcessorConfig(),
+        params=train_state.params,
+        tokenizer_dir=tokenizer,
+        generation_config={},
+    )
     (folder / f"losses{process}.json").write_text(json.dumps(losses))
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import functools
 import logging
 import pathlib
 import resource
@@ -17,6 +18,7 @@ from ola_jax.models.ola import abstract_params
 from ola_jax.sharding import MeshConfig
 from ola_jax.training import optimizer, state
 from ola_jax.training.checkpoint import TrainCheckpoints, is_training_checkpoint, restore_params
+from ola_jax.training.lora import Adapter
 from ola_jax.training.optimizer import OptimizerConfig
 from ola_jax.training.state import TrainState
 from tests import tiny
@@ -26,15 +28,21 @@ TX = optimizer.build(OptimizerConfig(momentum_dtype="bfloat16"), steps=10)
 TRAINABLE = ("vision_projector/",)
 
 
+@functools.cache
 def sharded(config: MeshConfig) -> tuple[TrainState, TrainState]:
-    return state.shard(tiny.CONFIG, TRAINABLE, TX, sharding.make_mesh(config))
+    return state.abstract_state(tiny.CONFIG, TRAINABLE, TX, sharding.make_mesh(config))
+
+
+@functools.cache
+def first_state() -> TrainState:
+    shardings = sharded(MeshConfig(fsdp=4, tensor=2))[1]
+    return state.create(tiny.params(), TRAINABLE, TX, shardings=shardings)
 
 
 def saved(folder: pathlib.Path, steps: int, keep: int = 2) -> TrainState:
-    """Checkpoints of steps 1 to `steps`, whose parameters tell the step."""
-    shardings = sharded(MeshConfig(fsdp=4, tensor=2))[1]
-    train_state = state.create(tiny.params(), TRAINABLE, TX, shardings)
-    checkpoints = TrainCheckpoints(folder, keep)
+    """Checkpoints of steps 1 to `steps`, whose parameters have the value of the step."""
+    train_state = first_state()
+    checkpoints = TrainCheckpoints(folder, keep=keep)
     for step in range(1, steps + 1):
         trainable = {path: x * 0 + step for path, x in train_state.trainable.items()}
         train_state = train_state.replace(step=jax.numpy.int32(step), trainable=trainable)
@@ -66,7 +74,7 @@ def damage(folder: pathlib.Path) -> None:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_taken(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     saved(tmp_path, 3)
@@ -146,8 +154,8 @@ def test_what_is_no_damage_is_raised_and_nothing_is_set_aside(
     checkpoints = TrainCheckpoints(tmp_path)
     with pytest.raises(OlaError) as raised:
         checkpoints.restore(*sharded(MeshConfig()))
-    message = f"{tmp_path}/2: cannot be read now ({reason}); it is not changed: see to that and start again"
-    assert str(raised.value) == message
+    message = f"{tmp_path}/2: cannot be read now ({reason}); it is not changed: fix that, and run the same"
+    assert str(raised.value) == f"{message} command again"
     assert raised.value.__cause__ is error
     assert names(tmp_path) == {"1", "2"}
 
@@ -193,7 +201,7 @@ def test_a_state_of_another_kind_is_no_damage_and_its_first_difference_is_named(
     saved(tmp_path, 2)
     config, trainable, of_optimizer, message = OTHERS[name]
     mesh = sharding.make_mesh(MeshConfig())
-    like = state.shard(config, trainable, optimizer.build(of_optimizer, steps=10), mesh)
+    like = state.abstract_state(config, trainable, optimizer.build(of_optimizer, steps=10), mesh)
     with pytest.raises(OlaError, match=rf"^{tmp_path}/2: {message}"):
         TrainCheckpoints(tmp_path).restore(*like)
     assert names(tmp_path) == {"1", "2"}
@@ -282,8 +290,7 @@ def test_without_checkpoints_there_is_nothing_to_restore(tmp_path: pathlib.Path)
 
 
 def test_the_best_are_kept_beside_the_newest(tmp_path: pathlib.Path) -> None:
-    shardings = sharded(MeshConfig())[1]
-    train_state = state.create(tiny.params(), TRAINABLE, TX, shardings)
+    train_state = first_state()
     checkpoints = TrainCheckpoints(tmp_path, keep=1, keep_best=2)
     assert checkpoints.best_step is None
     with pytest.raises(OlaError, match="no checkpoint has 'eval/loss'"):
@@ -296,7 +303,7 @@ def test_the_best_are_kept_beside_the_newest(tmp_path: pathlib.Path) -> None:
     assert sorted(int(f.name) for f in tmp_path.iterdir()) == [2, 4, 7]
     checkpoints.close()
 
-    again = TrainCheckpoints(tmp_path, keep=1, keep_best=2)  # as a run that goes on
+    again = TrainCheckpoints(tmp_path, keep=1, keep_best=2)  # as a run that is resumed
     assert again.best_step == 2
     assert int(again.restore_best(*sharded(MeshConfig())).step) == 2
     assert int(again.restore(*sharded(MeshConfig()))[0].step) == 7
@@ -316,13 +323,13 @@ def test_parameters_alone_come_back_whatever_was_trained(tmp_path: pathlib.Path)
     jax.tree.map(np.testing.assert_array_equal, params, expected.params)
     for leaf, place in zip(jax.tree.leaves(params), jax.tree.leaves(places), strict=True):
         assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
-    older = state.split(restore_params(tmp_path / "1", nn.unbox(boxed), places), TRAINABLE)[0]
+    older = state.split_params(restore_params(tmp_path / "1", nn.unbox(boxed), places), TRAINABLE)[0]
     assert all((np.asarray(x) == 1).all() for x in older.values())
     # Another model, and adapters that are not part of it yet.
     other = dataclasses.replace(tiny.CONFIG, speech_hidden_size=32)
     with pytest.raises(OlaError, match=r"speech_projector/\S+ has shape \(\d+.*, the config's model \("):
         restore_params(tmp_path, nn.unbox(abstract_params(other)), places)
-    adapted = expected.replace(trainable=expected.trainable | {"lora/x/a": np.zeros(2)})
+    adapted = expected.replace(adapters={"x": Adapter(np.zeros(2), np.zeros(2))})
     checkpoints = TrainCheckpoints(tmp_path / "lora")
     checkpoints.save(adapted, {})
     checkpoints.close()

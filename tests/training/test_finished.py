@@ -1,4 +1,4 @@
-"""Whole runs, once more: what is finished stays, what is not whole is written again, and nothing pretends."""
+"""Whole runs that are run again: what is finished stays, what is incomplete is written again."""
 
 import dataclasses
 import errno
@@ -17,7 +17,7 @@ from ola_jax.errors import OlaError
 from ola_jax.run import loop, scores, stages
 from ola_jax.run.stages import train
 from ola_jax.training import stage_settings
-from ola_jax.training.config import TrainConfig
+from ola_jax.training.config import CheckpointConfig, EvaluationConfig, TrainConfig
 from ola_jax.training.finished import is_finished
 from ola_jax.training.start import stage_folder
 from tests.training import tiny_run
@@ -42,7 +42,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     config = tiny_run.get_config(str(tmp_path_factory.mktemp("done")))
     (stage,) = config.stages
     stages = [dataclasses.replace(stage, name=name, steps=STEPS) for name in ("one", "two")]
-    config = dataclasses.replace(config, stages=tuple(stages), save_every=100)
+    config = dataclasses.replace(config, stages=tuple(stages), checkpoint=CheckpointConfig(save_every=100))
     train(config)
     return config
 
@@ -67,7 +67,7 @@ def steps_of(config: TrainConfig, number: int) -> list[int]:
     return [json.loads(line)["step"] for line in file.read_text().splitlines()]
 
 
-def said(capsys: pytest.CaptureFixture) -> str:
+def printed(capsys: pytest.CaptureFixture) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
@@ -83,12 +83,12 @@ def test_a_finished_run_says_that_nothing_was_trained(
     config: TrainConfig, capsys: pytest.CaptureFixture
 ) -> None:
     train(config)
-    out = said(capsys)
+    out = printed(capsys)
     assert "nothing was trained: finished before this run: one, two" in out
     assert "has no effect" not in out
 
 
-def test_a_finished_stage_stays_where_its_rate_is_changed_and_the_next_goes_on_with_a_new_one(
+def test_a_finished_stage_stays_where_its_rate_is_changed_and_the_next_is_resumed_with_a_new_one(
     config: TrainConfig, capsys: pytest.CaptureFixture
 ) -> None:
     """The second stage is not finished: it has a checkpoint, and steps left."""
@@ -97,7 +97,7 @@ def test_a_finished_stage_stays_where_its_rate_is_changed_and_the_next_goes_on_w
         config = changed(config, f"stages.{number}.optimizer.learning_rate", rate)
     config = changed(config, "stages.1.steps", STEPS + 2)
     train(config)
-    out = said(capsys)
+    out = printed(capsys)
     assert "optimizer.learning_rate: 0.003 -> 0.005 has no effect: the stage is finished" in out
     assert f"optimizer.learning_rate: 0.003 -> 0.007, from step {STEPS + 1} on" in out
     assert f"steps: {STEPS} -> {STEPS + 2}, from step {STEPS + 1} on" in out
@@ -143,13 +143,13 @@ def test_a_model_written_again_is_what_the_next_stage_began_with(
     """Also where the rate was changed since: it has no effect."""
     shutil.rmtree(model(config, 0))
     train(changed(config, "stages.0.optimizer.learning_rate", 1e-9))
-    out = said(capsys)
+    out = printed(capsys)
     assert "optimizer.learning_rate: 0.003 -> 1e-09 has no effect: all steps are done" in out
     assert "finished before this run: two" in out
 
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "no config", "cut off", "no tokenizer"])
-def test_a_model_that_is_not_whole_is_written_again_from_the_checkpoint(
+def test_an_incomplete_model_is_written_again_from_the_checkpoint(
     config: TrainConfig, done: TrainConfig, damage: str
 ) -> None:
     folder = model(config, 1)
@@ -169,7 +169,7 @@ def test_a_model_that_is_not_whole_is_written_again_from_the_checkpoint(
     assert steps_of(config, 1) == list(range(1, STEPS + 1))  # nothing was trained again
 
 
-def test_a_model_that_is_not_whole_and_cannot_be_written_again_is_an_error(config: TrainConfig) -> None:
+def test_an_incomplete_model_that_cannot_be_written_again_is_an_error(config: TrainConfig) -> None:
     folder = stage_folder(config, 1)
     (folder / "model" / "config.json").unlink()
     shutil.rmtree(folder / "checkpoints")
@@ -209,7 +209,7 @@ def test_a_full_disk_at_the_model_loses_nothing(
         with pytest.raises(OlaError, match=r"No space left on device\); the trained state is saved"):
             train(config)
     assert stage_settings.last_step(stage_folder(config, 1)) == STEPS
-    monkeypatch.setattr(loop, "make_train_step", lambda *_: None)  # no step is left
+    monkeypatch.setattr(loop, "make_train_step", lambda *_, **__: None)  # no step is left
     train(config)
     same(model(config, 1), model(done, 1))
 
@@ -218,7 +218,10 @@ def test_the_best_model_is_written_again_from_the_best_checkpoint(
     config: TrainConfig, capsys: pytest.CaptureFixture
 ) -> None:
     best = dataclasses.replace(
-        config, keep=1, keep_best=1, final_model="best", eval_every=1, output=config.output + "/best"
+        config,
+        checkpoint=CheckpointConfig(keep=1, keep_best=1, final_model="best"),
+        evaluation=EvaluationConfig(every=1),
+        output=config.output + "/best",
     )
     best = dataclasses.replace(best, stages=best.stages[:1])
     train(best)
@@ -227,7 +230,7 @@ def test_the_best_model_is_written_again_from_the_best_checkpoint(
     (model(best, 0) / "config.json").unlink()
     capsys.readouterr()
     train(best)
-    assert "the model is that of step" in said(capsys)
+    assert "the model is that of step" in printed(capsys)
     same(model(best, 0), first)
 
 
@@ -243,7 +246,7 @@ def test_what_was_opened_is_closed_where_the_next_thing_fails(
         monkeypatch.setattr(iterator, "close", lambda: (closed.append("data"), close()))
         return iterator
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OlaError("cannot be opened")
 
     monkeypatch.setattr(loop, "make_train_iterator", make)

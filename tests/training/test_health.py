@@ -1,4 +1,4 @@
-"""Bad steps within the compiled step: nothing of them stays but their count."""
+"""Bad steps within the compiled step: nothing of them remains but their count."""
 
 import functools
 
@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import Mesh
 
 from ola_jax import sharding
-from ola_jax.batch import IGNORE, OlaBatch
+from ola_jax.batch import IGNORE, OlaBatch, feature_table
 from ola_jax.models.ola import Ola
 from ola_jax.sharding import MeshConfig
 from ola_jax.training import health, optimizer, state
@@ -23,11 +23,11 @@ TRAINABLE = ("speech_projector/", "llm/norm")
 
 
 def poisoned(batch: OlaBatch) -> OlaBatch:
-    """The batch with a sound that is not finite in one row."""
+    """The batch with audio that is not finite in one row."""
     audio = batch.audio.copy()
     audio[3, 1, 100] = np.inf
     source = batch.source.copy()
-    source[3] = tiny.BUDGET.windows * tiny.BUDGET.window_patches // 4 + tiny.CONFIG.chunk_tokens
+    source[3] = feature_table(tiny.CONFIG, tiny.BUDGET).start("audio") + tiny.CONFIG.chunk_tokens
     return batch.replace(audio=audio, source=source)
 
 
@@ -37,15 +37,15 @@ TX = optimizer.build(OptimizerConfig(learning_rate=1e-3, warmup_ratio=0.0, weigh
 @functools.cache
 def compiled(mesh: Mesh) -> tuple[TrainState, TrainStep]:
     """Shardings and step."""
-    _, shardings = state.shard(tiny.CONFIG, TRAINABLE, TX, mesh)
-    return shardings, make_train_step(Ola(tiny.CONFIG), TX, 1, shardings)
+    _, shardings = state.abstract_state(tiny.CONFIG, TRAINABLE, TX, mesh)
+    return shardings, make_train_step(Ola(tiny.CONFIG), TX, shardings=shardings)
 
 
 def run(batches: list[OlaBatch], mesh_config: MeshConfig) -> tuple[TrainState, list[dict]]:
     mesh = sharding.make_mesh(mesh_config)
     shardings, step = compiled(mesh)
     with jax.set_mesh(mesh):
-        train_state = state.create(tiny.params(), TRAINABLE, TX, shardings)
+        train_state = state.create(tiny.params(), TRAINABLE, TX, shardings=shardings)
         found = []
         for batch in batches:
             train_state, metrics = step(train_state, sharding.global_batch(batch, mesh))
@@ -80,10 +80,10 @@ def test_a_batch_without_labelled_tokens_changes_nothing_and_has_no_loss(mesh: M
     jax.tree.map(np.testing.assert_array_equal, kept(with_empty), kept(without))
 
 
-def test_the_reason_of_a_bad_step_is_what_it_is() -> None:
-    assert health.reason(np.nan, 0.0, 0) == "no labelled token in the batch"
-    assert health.reason(np.nan, 0.5, 3) == "loss nan, gradient norm 0.5"
-    assert health.reason(9.0, 0.5, 3) == "loss 9, gradient norm 0.5 (a spike)"
+def test_a_bad_step_has_its_reason() -> None:
+    assert health.describe_bad_step(np.nan, 0.0, 0) == "no labelled token in the batch"
+    assert health.describe_bad_step(np.nan, 0.5, 3) == "loss nan, gradient norm 0.5"
+    assert health.describe_bad_step(9.0, 0.5, 3) == "loss 9, gradient norm 0.5 (a spike)"
 
 
 def test_the_norms_of_parts_make_up_the_norm_of_all() -> None:
@@ -97,7 +97,7 @@ def test_the_norms_of_parts_make_up_the_norm_of_all() -> None:
 def judged(losses: list[float], factor: float | None) -> tuple[list[bool], health.Health]:
     now, good = health.start(), []
     for loss in losses:
-        one, now = health.judge(now, jnp.float32(loss), jnp.float32(1), factor)
+        one, now = health.judge(now, jnp.float32(loss), jnp.float32(1), spike_factor=factor)
         good.append(bool(one))
     return good, now
 
@@ -119,6 +119,6 @@ def test_no_loss_is_a_spike_before_enough_steps_or_without_a_factor() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_not_finite_is_always_bad(value: float) -> None:
     assert judged([1.0, value, 2.0], factor=None)[0] == [True, False, True]
-    norm_bad, now = health.judge(health.start(), jnp.float32(1), jnp.float32(value), None)
+    norm_bad, now = health.judge(health.start(), jnp.float32(1), jnp.float32(value), spike_factor=None)
     assert not norm_bad
     assert int(now.bad_steps) == 1

@@ -10,18 +10,21 @@ import pytest
 import train
 from ola_jax.errors import OlaError
 from ola_jax.training.load_config import is_help, load_config
+from ola_jax.training.renamed import RENAMED
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 DEMO = str(REPOSITORY / "configs" / "digits_omni.py")
 
 
 def test_values_may_follow_a_blank_or_an_equals_sign() -> None:
-    one = load_config([f"--config={DEMO}:runs/x", "--config.mesh.fsdp=-1", "--config.profile", "20", "25"])
+    one = load_config(
+        [f"--config={DEMO}:runs/x", "--config.mesh.fsdp=-1", "--config.logging.profile", "20", "25"]
+    )
     other = load_config(
-        ["--config", f"{DEMO}:runs/x", "--config.mesh.fsdp", "-1", "--config.profile", "20", "25"]
+        ["--config", f"{DEMO}:runs/x", "--config.mesh.fsdp", "-1", "--config.logging.profile", "20", "25"]
     )
     assert one.config == other.config
-    assert (one.config.mesh.fsdp, one.config.profile, one.config.output) == (-1, (20, 25), "runs/x")
+    assert (one.config.mesh.fsdp, one.config.logging.profile, one.config.output) == (-1, (20, 25), "runs/x")
     assert load_config(["--config", DEMO, "--config.stages.0.optimizer.eps", "1e-3"]).config.stages[
         0
     ].optimizer.eps == pytest.approx(1e-3)
@@ -39,6 +42,17 @@ def test_values_may_follow_a_blank_or_an_equals_sign() -> None:
 def test_other_options_are_refused(arguments: list[str], expected: str) -> None:
     with pytest.raises(OlaError, match=expected):
         load_config(arguments)
+
+
+def test_a_field_that_has_moved_into_a_group_is_an_error_that_names_it_as_it_is_now() -> None:
+    config = load_config([f"--config={DEMO}"]).config
+    for name, now in RENAMED.items():
+        for flag in ([f"--config.{name}=3"], [f"--config.{name.replace('_', '-')}", "3"]):
+            with pytest.raises(OlaError, match=rf"^--config\.{name}: is now --config\.{now}$"):
+                load_config([f"--config={DEMO}", *flag])
+        group, field = now.split(".")
+        assert hasattr(getattr(config, group), field)
+        assert not hasattr(config, name)
 
 
 def test_help_alone_shows_the_usage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -60,38 +74,47 @@ def test_help_with_a_config_shows_its_fields(
         train.main()
     assert ended.value.code in (0, None)
     shown = capsys.readouterr().out
-    for expected in ("--save-every", "runs/x", "--stages.0.optimizer.learning-rate", "--config.FIELD=VALUE"):
+    for expected in (
+        "--checkpoint.save-every",
+        "runs/x",
+        "--stages.0.optimizer.learning-rate",
+        "--config.FIELD=VALUE",
+    ):
         assert expected in shown
 
 
-@pytest.mark.parametrize(
-    ("returned", "expected"),
-    [
-        ("None", r"get_config\(\) returned None, expected a TrainConfig"),
-        ("dataclasses.replace(config, stages=list(config.stages))", r"stages: \[.*, expected a tuple"),
-        ("dataclasses.replace(config, seed=1.5)", r"seed: 1\.5, expected a whole number"),
-    ],
-)
-def test_a_config_of_other_types_is_one_line(tmp_path: pathlib.Path, returned: str, expected: str) -> None:
+RETURNED = {  # by get_config(): what its error is
+    "None": r"get_config\(\) returned None, expected a TrainConfig$",
+    "dataclasses.replace(config, stages=list(config.stages))": r"stages: \[.*, expected a tuple$",
+    "dataclasses.replace(config, seed=1.5)": r"seed: 1\.5, expected a whole number$",
+    "dataclasses.replace(config, eval_every=3)": r"eval_every is now every of TrainConfig\.evaluation$",
+}
+
+
+def test_a_config_of_other_types_or_fields_is_one_line(tmp_path: pathlib.Path) -> None:
     """As train.py reads it, without the types that the tests check."""
-    file = tmp_path / "config.py"
-    file.write_text(
-        "import dataclasses, runpy\ndef get_config():\n"
-        f"    config = runpy.run_path({DEMO!r})['get_config']()\n    return {returned}\n"
-    )
+    files = [tmp_path / f"config{number}.py" for number in range(len(RETURNED))]
+    for file, returned in zip(files, RETURNED, strict=True):
+        file.write_text(
+            "import dataclasses, runpy\ndef get_config():\n"
+            f"    config = runpy.run_path({DEMO!r})['get_config']()\n    return {returned}\n"
+        )
     script = (
         "import sys\nfrom ola_jax.errors import run\nfrom ola_jax.training.load_config import load_config\n"
-        "run(lambda: load_config(sys.argv[1:]))"
+        "for file in sys.argv[1:]:\n"
+        "    try:\n        run(lambda: load_config([f'--config={file}']))\n"
+        "    except SystemExit as end:\n        print(end.code)"
     )
     out = subprocess.run(
-        [sys.executable, "-c", script, f"--config={file}"],
+        [sys.executable, "-c", script, *map(str, files)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (out.returncode, out.stderr.count("\n")) == (2, 1), out.stderr
-    assert re.search(expected, out.stderr), out.stderr
+    assert out.stdout.split() == ["2"] * len(RETURNED), out.stdout + out.stderr
+    for line, expected in zip(out.stderr.splitlines(), RETURNED.values(), strict=True):
+        assert re.search(expected, line), line
 
 
 def test_a_config_that_needs_an_argument_says_so(tmp_path: pathlib.Path) -> None:

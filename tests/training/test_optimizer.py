@@ -67,7 +67,8 @@ def test_adapters_decay_as_in_pytorchs_trainer() -> None:
     theirs = Trainer.get_decay_parameter_names(None, Layer())
     assert {names[name] for name in theirs} == {"a", "b", "magnitude"}
     config = LoraConfig(rank=2, dora=True, pattern="llm/mlp/kernel")
-    adapters = lora.init({"llm/mlp/kernel": np.ones((3, 3), np.float32)}, config)
+    kernels = {"llm/mlp/kernel": np.ones((3, 3), np.float32)}
+    adapters = lora.name_trained({}, lora.init_adapters(kernels, config))
     assert optimizer.decays(adapters) == dict.fromkeys(
         (f"lora/llm/mlp/kernel/{n}" for n in names.values()), True
     )
@@ -110,7 +111,7 @@ def test_frozen_parameters_keep_their_dtype_and_have_no_optimizer_state() -> Non
 
 def test_a_pattern_that_matches_nothing_is_an_error_that_names_the_parts() -> None:
     with pytest.raises(OlaError, match=r"'visoin/' matches no parameter; the model has llm, vision, whisper"):
-        state.split(PARAMS, ("visoin/",))
+        state.split_params(PARAMS, ("visoin/",))
 
 
 def test_muon_makes_the_steps_of_each_layers_kernel_orthogonal_and_leaves_the_rest_to_adam() -> None:

@@ -27,7 +27,7 @@ def batch(name: str) -> OlaBatch:
 
 
 def torch_names(flat: dict) -> dict[str, np.ndarray]:
-    return dict(to_torch(parity.config(), state.join(flat, {})))
+    return dict(to_torch(parity.config(), state.join_params(flat, {})))
 
 
 def at_a_kink(name: str) -> np.ndarray:
@@ -38,7 +38,7 @@ def at_a_kink(name: str) -> np.ndarray:
     """
     audio = batch(name).audio
     model = Ola(parity.config())
-    hear = jax.jit(lambda p, a: model.apply({"params": p}, a, method="hear", mutable="intermediates"))
+    hear = jax.jit(lambda p, a: model.apply({"params": p}, a, method="encode_audio", mutable="intermediates"))
     frames = hear(released().params, audio.reshape(-1, audio.shape[-1]))[1]["intermediates"]
     frames = np.asarray(frames["speech_encoder"][0], np.float64)
     layer = jax.tree.map(np.float64, released().params["speech_projector"]["linear1"])
@@ -49,8 +49,8 @@ def at_a_kink(name: str) -> np.ndarray:
 def test_gradients_of_all_trainable_parameters_equal_the_original() -> None:
     expected, stage = golden.arrays("grads.npz"), golden.stage("grads")
     model = Ola(parity.config())
-    trainable, frozen = state.split(released().params, TRAINABLE)
-    value, grads = jax.jit(jax.value_and_grad(lambda t, b: loss(model, state.join(t, frozen), b)[0]))(
+    trainable, frozen = state.split_params(released().params, TRAINABLE)
+    value, grads = jax.jit(jax.value_and_grad(lambda t, b: loss(model, state.join_params(t, frozen), b)[0]))(
         trainable, batch("train_mixed")
     )
     golden.assert_close(value, expected["__loss__"], stage["tolerance"]["__loss__"], "loss")

@@ -10,13 +10,10 @@ import jax
 import numpy as np
 
 from ola_jax import checkpoint, sharding
-from ola_jax.models.ola import Ola
 from ola_jax.sharding import MeshConfig
-from ola_jax.training import optimizer, state
-from ola_jax.training.optimizer import OptimizerConfig
-from ola_jax.training.step import make_train_step
+from ola_jax.training import state
 from tests import tiny
-from tests.training.one_of_two_processes import STEPS, TRAINABLE
+from tests.training.test_sharded_step import five_steps
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
@@ -39,23 +36,16 @@ def test_two_processes_train_and_save_what_one_would(tmp_path: pathlib.Path) -> 
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
 
-    tx = optimizer.build(OptimizerConfig(learning_rate=1e-3, warmup_ratio=0.0, eps=1e-4), steps=10)
-    mesh = sharding.make_mesh(MeshConfig())
-    _, shardings = state.shard(tiny.CONFIG, TRAINABLE, tx, mesh)
-    train_state = state.create(tiny.params(), TRAINABLE, tx, shardings)
-    step = make_train_step(Ola(tiny.CONFIG), tx, 1, shardings)
-    expected = []
-    for seed in range(STEPS):
-        train_state, metrics = step(train_state, sharding.global_batch(tiny.make_batch(8, seed), mesh))
-        expected.append(float(metrics["loss"]))
+    figures, trainable = five_steps(MeshConfig())
     for number in range(2):
         losses = json.loads((tmp_path / f"losses{number}.json").read_text())
-        np.testing.assert_allclose(losses, expected, rtol=1e-5)
+        np.testing.assert_allclose(losses, figures[:, 0], rtol=1e-5)
 
     config, params = checkpoint.load(tmp_path / "model")
     assert config == tiny.CONFIG
-    for path, value in state.split(params, (".*",))[0].items():
-        one = np.asarray((train_state.trainable | train_state.frozen)[path])
+    before = state.split_params(tiny.params(), (".*",))[0]
+    for path, value in state.split_params(params, (".*",))[0].items():
+        one = np.asarray((before | trainable)[path])
         np.testing.assert_allclose(value, one, atol=1e-5 * np.abs(one).max(), rtol=0, err_msg=path)
     assert not list(tmp_path.glob(".model*"))
 

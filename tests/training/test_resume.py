@@ -3,10 +3,13 @@
 import dataclasses
 import functools
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from flax import struct
 
 from ola_jax import sharding
 from ola_jax.batch import Budget
@@ -15,6 +18,7 @@ from ola_jax.models.ola import Ola, init_params
 from ola_jax.sharding import MeshConfig
 from ola_jax.training import lora, optimizer, state
 from ola_jax.training.checkpoint import TrainCheckpoints, restore_params
+from ola_jax.training.health import Health
 from ola_jax.training.lora import LoraConfig
 from ola_jax.training.optimizer import OptimizerConfig
 from ola_jax.training.state import HOST, TrainState
@@ -64,11 +68,15 @@ class Run:
         trainable, config, adapters, microbatches = RUNS[name]
         self.adapters, self.tx = adapters, optimizer.build(config, steps=4)
         self.mesh = sharding.make_mesh(MeshConfig())
-        self.like = state.shard(CONFIG, trainable, self.tx, self.mesh, adapters, config.offload)
-        self.begin = lambda: state.create(mixed_params(), trainable, self.tx, self.like[1], adapters, seed=3)
+        self.like = state.abstract_state(
+            CONFIG, trainable, self.tx, self.mesh, adapters=adapters, offload=config.offload
+        )
+        self.begin = lambda: state.create(
+            mixed_params(), trainable, self.tx, shardings=self.like[1], adapters=adapters, seed=3
+        )
         with jax.set_mesh(self.mesh):
             self.train_step: TrainStep = make_train_step(
-                Ola(CONFIG), self.tx, microbatches, self.like[1], adapters
+                Ola(CONFIG), self.tx, microbatches=microbatches, shardings=self.like[1], adapters=adapters
             )
 
     def steps(self, train_state: TrainState, numbers: range) -> tuple[TrainState, list[float]]:
@@ -94,7 +102,8 @@ def test_a_resumed_run_is_the_run_without_a_stop(tmp_path: pathlib.Path, name: s
     run = Run(name)
     begin = run.begin()
     assert {str(x.dtype) for x in begin.frozen.values()} == set(DTYPES)
-    dtypes = lambda now: jax.tree.map(lambda x: str(x.dtype), lora.merge(now.params, run.adapters))
+    model = lambda now: lora.apply_adapters(now.params, now.adapters, run.adapters)
+    dtypes = lambda now: jax.tree.map(lambda x: str(x.dtype), model(now))
     begin_dtypes = dtypes(begin)
     half, first = run.steps(begin, range(2))
     checkpoints = TrainCheckpoints(tmp_path, keep_best=1)
@@ -118,6 +127,53 @@ def test_a_resumed_run_is_the_run_without_a_stop(tmp_path: pathlib.Path, name: s
     kinds = {x.sharding.memory_kind for x in jax.tree.leaves(newest.opt_state) if x.ndim}
     assert kinds == {HOST if "offload" in name else "device"}
     assert dtypes(newest) == begin_dtypes
+
+
+@struct.dataclass
+class OlderState:
+    """The state before adapters had a field: they were among the trainable parameters."""
+
+    step: Any
+    trainable: dict[str, Any]
+    frozen: dict[str, Any]
+    opt_state: Any
+    health: Health
+
+
+def test_a_state_that_was_saved_with_adapters_among_the_parameters_is_restored(
+    tmp_path: pathlib.Path,
+) -> None:
+    run = Run("adamw_dora")
+    now = run.begin()
+    trainable = dict(now.trainable)
+    for path, adapter in now.adapters.items():
+        fields = {"a": adapter.a, "b": adapter.b + 1, "magnitude": adapter.magnitude}
+        trainable |= {f"lora/{path}/{name}": value for name, value in fields.items()}
+    opt_state = jax.tree.map(lambda x: x + 2, run.tx.init(trainable))
+    older = OlderState(jax.numpy.int32(7), trainable, now.frozen, opt_state, now.health)
+    with ocp.CheckpointManager(tmp_path) as manager:
+        data = ocp.args.JsonSave({"processes": [{"at": 7}]})
+        manager.save(7, args=ocp.args.Composite(state=ocp.args.PyTreeSave(older), data=data))
+
+    checkpoints = TrainCheckpoints(tmp_path)
+    restored, data_state = checkpoints.restore(*run.like)
+    assert (int(restored.step), data_state) == (7, {"at": 7})
+    assert restored.trainable.keys() == now.trainable.keys()
+    assert len(restored.adapters) == 7
+    for path, adapter in restored.adapters.items():
+        np.testing.assert_array_equal(adapter.a, trainable[f"lora/{path}/a"])
+        np.testing.assert_array_equal(adapter.b, trainable[f"lora/{path}/b"])
+        np.testing.assert_array_equal(adapter.magnitude, trainable[f"lora/{path}/magnitude"])
+        assert adapter.a.sharding == run.like[1].adapters[path].a
+    jax.tree.map(np.testing.assert_array_equal, restored.opt_state, opt_state)
+
+    # What is saved now has the same layout.
+    checkpoints.save(restored.replace(step=restored.step + 1), {"at": 8})
+    checkpoints.close()
+    names = lambda step: jax.tree_util.tree_structure(
+        ocp.PyTreeCheckpointHandler().metadata(tmp_path / step / "state").tree
+    )
+    assert names("8") == names("7")
 
 
 def test_parameters_alone_keep_the_dtypes_they_are_stored_in(tmp_path: pathlib.Path) -> None:

@@ -15,8 +15,9 @@ from ola_jax.batch import Budget
 from ola_jax.config import BeatsConfig, MediaLimits, OlaConfig, ProcessorConfig, Qwen2Config, WhisperConfig
 from ola_jax.data.pipeline import Source
 from ola_jax.errors import OlaError
-from ola_jax.training import config as training_config
-from ola_jax.training.config import Stage, Task, TrainConfig, check
+from ola_jax.training import check_config as checks
+from ola_jax.training.check_config import check_config
+from ola_jax.training.config import EvalTask, Stage, TrainConfig
 from ola_jax.training.load_config import load_config
 from ola_jax.training.optimizer import PartRate
 from tests import tiny
@@ -31,7 +32,7 @@ STAGE = Stage(
     held_out=(Source("c.json"),),
 )
 CONFIG = TrainConfig(
-    "runs/none", tiny.CONFIG, ProcessorConfig(), (STAGE,), tasks=(Task("t", "T", "t.json", "."),)
+    "runs/none", tiny.CONFIG, ProcessorConfig(), (STAGE,), tasks=(EvalTask("t", "T", "t.json", "."),)
 )
 
 
@@ -51,7 +52,7 @@ def changed(config: Any, path: str, value: Any) -> Any:
 
 def message(config: TrainConfig) -> str:
     with pytest.raises(OlaError) as caught:
-        check(config)
+        check_config(config)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -64,28 +65,28 @@ WRONG: list[tuple[str, Any, str]] = [
     ("seed", 2**32, "0 to 4294967295"),
     ("seed", True, "a whole number"),
     ("seed", 1.5, "a whole number"),
-    ("save_every", 0, "1 or more"),
-    ("save_every", -3, "1 or more"),
-    ("keep", 0, "1 or more"),
-    ("keep_best", -1, "0 or more"),
-    ("log_every", 0, "1 or more"),
-    ("max_bad_steps", -1, "0 or more"),
-    ("max_skipped", -1, "0 or more"),
-    ("spike_factor", 1.0, "more than 1"),
-    ("spike_factor", math.nan, "a finite number"),
-    ("eval_every", -1, "0 or more"),
-    ("eval_batches", 0, "1 or more"),
-    ("eval_rows", 0, "1 or more"),
-    ("eval_limit", 0, "1 or more"),
-    ("data_threads", -1, "0 or more"),
-    ("prefetch", -1, "0 or more"),
-    ("profile", (0, 3), "1 or more"),
-    ("profile", (30, 40), "no stage has so many steps"),
-    ("wandb", "", "not empty"),
+    ("checkpoint.save_every", 0, "1 or more"),
+    ("checkpoint.save_every", -3, "1 or more"),
+    ("checkpoint.keep", 0, "1 or more"),
+    ("checkpoint.keep_best", -1, "0 or more"),
+    ("logging.log_every", 0, "1 or more"),
+    ("bad_steps.max_skipped", -1, "0 or more"),
+    ("data.max_skipped", -1, "0 or more"),
+    ("bad_steps.spike_factor", 1.0, "more than 1"),
+    ("bad_steps.spike_factor", math.nan, "a finite number"),
+    ("evaluation.every", -1, "0 or more"),
+    ("evaluation.batches", 0, "1 or more"),
+    ("evaluation.rows", 0, "1 or more"),
+    ("evaluation.limit", 0, "1 or more"),
+    ("data.threads", -1, "0 or more"),
+    ("data.prefetch", -1, "0 or more"),
+    ("logging.profile", (0, 3), "1 or more"),
+    ("logging.profile", (30, 40), "no stage has so many steps"),
+    ("logging.wandb", "", "not empty"),
     ("tokenizer", "", "not empty"),
     ("init_from", "", "not empty"),
-    ("bad_step", "halt", "one of 'stop', 'skip'"),
-    ("best", None, "one of 'loss', 'accuracy'"),
+    ("bad_steps.action", "halt", "one of 'stop', 'skip'"),
+    ("checkpoint.best", None, "one of 'loss', 'accuracy'"),
     ("stages", (), "expected at least one"),
     ("stages", (STAGE, STAGE), "2 are named 'tune'"),
     ("tasks", CONFIG.tasks * 2, "2 are named 't'"),
@@ -154,22 +155,26 @@ def test_an_impossible_setting_is_named(path: str, value: Any, expected: str) ->
     said = message(changed(CONFIG, path, value))
     assert expected in said
     part = path.split(".")[-1]
-    assert part in said or path.startswith(("profile", "model"))
+    assert part in said or path.startswith(("logging.profile", "model"))
 
 
 def test_what_is_right_passes() -> None:
-    check(CONFIG)
+    check_config(CONFIG)
     files = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
     assert files
     for file in files:
-        check(load_config([f"--config={file}"]).config)
-    check(changed(CONFIG, "stages.0.sources", ()), to_train=False)  # a step can be compiled without data
-    check(changed(CONFIG, "stages.0.optimizer.learning_rate", 1))  # a whole number is a number
-    check(changed(CONFIG, "mesh.fsdp", -1))
+        check_config(load_config([f"--config={file}"]).config)
+    check_config(
+        changed(CONFIG, "stages.0.sources", ()), to_train=False
+    )  # a step can be compiled without data
+    check_config(changed(CONFIG, "stages.0.optimizer.learning_rate", 1))  # a whole number is a number
+    check_config(changed(CONFIG, "mesh.fsdp", -1))
 
 
 def test_several_are_named_in_one_message_those_that_depend_on_others_too() -> None:
-    config = changed(changed(changed(CONFIG, "seed", -1), "stages.0.microbatches", 3), "keep_best", 1)
+    config = changed(
+        changed(changed(CONFIG, "seed", -1), "stages.0.microbatches", 3), "checkpoint.keep_best", 1
+    )
     said = message(config)
     for expected in ("seed: -1", "stages.0.rows: 4, expected a multiple", "keep_best is 1"):
         assert expected in said
@@ -177,8 +182,16 @@ def test_several_are_named_in_one_message_those_that_depend_on_others_too() -> N
 
 def test_all_that_is_wrong_is_named_up_to_a_number_that_can_be_read() -> None:
     config = CONFIG
-    names = ["seed", "save_every", "keep", "keep_best", "log_every", "max_bad_steps", "max_skipped"]
-    names += ["eval_every", "eval_rows", "eval_batches"]
+    names = [
+        "seed",
+        "checkpoint.save_every",
+        "checkpoint.keep",
+        "checkpoint.keep_best",
+        "logging.log_every",
+        "bad_steps.max_skipped",
+        "data.max_skipped",
+    ]
+    names += ["evaluation.every", "evaluation.rows", "evaluation.batches"]
     for name in names:
         config = changed(config, name, -1)
     said = message(config)
@@ -189,7 +202,7 @@ def test_all_that_is_wrong_is_named_up_to_a_number_that_can_be_read() -> None:
         for name in ("rows", "steps"):
             many = changed(many, f"stages.{number}.{name}", -1)
     said = message(many)
-    assert said.count(", expected ") == training_config.SHOWN
+    assert said.count(", expected ") == checks.SHOWN
     assert re.search(r"; and \d+ more$", said)
     assert len(message(changed(CONFIG, "output", ["x" * 500]))) < 120
 
@@ -205,11 +218,11 @@ def test_every_number_has_a_rule() -> None:
                 if dataclasses.is_dataclass(each):
                     fields(each)
                 elif each in (int, float, str):
-                    assert name in training_config.RULES[cls], f"{cls.__name__}.{name}"
+                    assert name in checks.RULES[cls], f"{cls.__name__}.{name}"
 
     fields(TrainConfig)
 
 
 def test_the_model_without_a_part_passes() -> None:
     small = Qwen2Config(vocab_size=8, hidden_size=8, num_layers=1, num_heads=2, num_kv_heads=1)
-    check(changed(CONFIG, "model", OlaConfig(small, None, None, None)))
+    check_config(changed(CONFIG, "model", OlaConfig(small, None, None, None)))

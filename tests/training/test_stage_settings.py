@@ -1,4 +1,4 @@
-"""What a stage began with, and what becomes of a change: refused, reported, or of no interest."""
+"""The settings that a stage began with, and changes of them: refused, reported, or ignored."""
 
 import dataclasses
 import json
@@ -11,6 +11,7 @@ import pytest
 from ola_jax.errors import OlaError
 from ola_jax.training import changes, stage_settings
 from ola_jax.training.config import TrainConfig
+from ola_jax.training.renamed import RENAMED
 from ola_jax.training.start import stage_folder
 from tests.golden import VISIBLE
 from tests.training import tiny_run
@@ -28,14 +29,16 @@ def config(tmp_path: pathlib.Path) -> TrainConfig:
 
 
 def described(config: TrainConfig, number: int = 0) -> dict[str, Any]:
-    return stage_settings.describe(config, number, pathlib.Path(config.tokenizer), GENERATION)
+    return stage_settings.describe(
+        config, number, tokenizer=pathlib.Path(config.tokenizer), generation=GENERATION
+    )
 
 
 def begun(config: TrainConfig, step: int = STEP) -> pathlib.Path:
     """The folder of a stage that has a record and a checkpoint."""
     folder = stage_folder(config, 0)
     folder.mkdir(parents=True)
-    assert stage_settings.keep(folder, described(config), changes.Changes({}, {}), 0, 10) == []
+    assert stage_settings.record(folder, described(config), changes.Changes({}, {}), step=0, steps=10) == []
     (folder / "checkpoints" / str(step) / "state").mkdir(parents=True)
     return folder
 
@@ -43,7 +46,7 @@ def begun(config: TrainConfig, step: int = STEP) -> pathlib.Path:
 def resumed(folder: pathlib.Path, config: TrainConfig) -> list[str]:
     steps = config.stages[0].steps
     found = stage_settings.check_resumed(folder, described(config), steps)
-    return stage_settings.keep(folder, described(config), found, STEP, steps)
+    return stage_settings.record(folder, described(config), found, step=STEP, steps=steps)
 
 
 REFUSED = [
@@ -79,8 +82,17 @@ REPORTED = [
     ("model.remat", "full", "model.remat"),
     ("mesh.fsdp", 2, "run.mesh.fsdp: 1 -> 2"),
     ("processor.media.video_frames", 5, "processor.media.video_frames"),
+    ("bad_steps.action", "skip", "run.bad_steps.action: 'stop' -> 'skip'"),
+    ("data.max_skipped", 3, "run.data.max_skipped: 0 -> 3"),
+    ("checkpoint.best", "accuracy", "run.checkpoint.best: 'loss' -> 'accuracy'"),
 ]
-IGNORED = [("log_every", 7), ("save_every", 7), ("keep", 9), ("wandb", "x"), ("cache_samples", True)]
+IGNORED = [
+    ("logging.log_every", 7),
+    ("checkpoint.save_every", 7),
+    ("checkpoint.keep", 9),
+    ("logging.wandb", "x"),
+    ("data.cache_samples", True),
+]
 
 
 @pytest.mark.parametrize(("path", "value", "expected"), REFUSED, ids=[path for path, *_ in REFUSED])
@@ -112,7 +124,7 @@ def test_what_may_change_is_reported_once_and_kept(
 
 
 @pytest.mark.parametrize(("path", "value"), IGNORED)
-def test_what_changes_nothing_is_not_told(config: TrainConfig, path: str, value: Any) -> None:
+def test_what_changes_nothing_is_not_reported(config: TrainConfig, path: str, value: Any) -> None:
     assert resumed(begun(config), changed(config, path, value)) == []
 
 
@@ -184,7 +196,7 @@ def test_a_stage_without_checkpoints_begins_with_what_is_asked(config: TrainConf
     shutil.rmtree(folder / "checkpoints")
     other = changed(config, "model.llm.rope_theta", 1e4)
     found = stage_settings.check_resumed(folder, described(other), 10)
-    assert stage_settings.keep(folder, described(other), found, 0, 10) == []
+    assert stage_settings.record(folder, described(other), found, step=0, steps=10) == []
     assert stage_settings.read(folder)["model"]["llm"]["rope_theta"] == 1e4
 
 
@@ -198,6 +210,22 @@ def test_a_setting_that_an_older_version_did_not_know_is_no_change(config: Train
     values["settings"]["processor"]["gone"] = 3
     file.write_text(json.dumps(values))
     assert resumed(folder, config) == []
+
+
+def test_a_record_with_former_names_is_compared_by_the_present_ones(config: TrainConfig) -> None:
+    folder = begun(config)
+    file = folder / stage_settings.FILE
+    values = json.loads(file.read_text())
+    run = values["settings"]["run"]
+    flat = {old: run[new.split(".")[0]][new.split(".")[1]] for old, new in RENAMED.items()}
+    groups = {new.split(".")[0] for new in RENAMED.values()}
+    values["settings"]["run"] = {k: v for k, v in run.items() if k not in groups} | flat
+    file.write_text(json.dumps(values))
+    assert stage_settings.read(folder) == described(config)
+    assert resumed(folder, changed(config, "bad_steps.max_skipped", 3)) == [
+        "run.bad_steps.max_skipped: 10 -> 3, from step 5 on"
+    ]
+    assert json.loads(file.read_text())["settings"]["run"]["bad_steps"]["max_skipped"] == 3
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 9, "settings": {}}'])
@@ -231,9 +259,11 @@ def test_a_stage_is_bound_to_what_the_one_before_ended_with(config: TrainConfig)
     )
     first = begun(two)
     second = described(two, 1)
-    stage_settings.keep(first, described(changed(two, "log_every", 3)), changes.Changes({}, {}), 2, 10)
+    stage_settings.record(
+        first, described(changed(two, "logging.log_every", 3)), changes.Changes({}, {}), step=2, steps=10
+    )
     assert described(two, 1) == second  # nothing that makes other parameters
     slower = changed(two, "stages.0.optimizer.learning_rate", 1e-9)
-    stage_settings.keep(first, described(slower), changes.Changes({}, {}), 2, 10)
+    stage_settings.record(first, described(slower), changes.Changes({}, {}), step=2, steps=10)
     found = changes.compare(second, described(two, 1))
     assert list(found.refused) == ["init_from.sha256"]

@@ -1,4 +1,4 @@
-"""What a run begins with: `init_from` against the config."""
+"""The start of a run: `init_from` against the config."""
 
 import dataclasses
 import pathlib
@@ -31,7 +31,14 @@ def config(tmp_path: pathlib.Path) -> TrainConfig:
     rng = np.random.default_rng(0)
     make = lambda x: rng.normal(size=x.shape).astype(x.dtype)
     params = jax.tree.map(make, nn.unbox(abstract_params(config.model)))
-    checkpoint.save(source, config.model, config.processor, params, VISIBLE / "hf", {})
+    checkpoint.save(
+        source,
+        config=config.model,
+        processor_config=config.processor,
+        params=params,
+        tokenizer_dir=VISIBLE / "hf",
+        generation_config={},
+    )
     return dataclasses.replace(config, init_from=str(source))
 
 
@@ -106,8 +113,10 @@ def test_a_checkpoint_of_a_stage_is_compared_by_the_record_beside_it(
     folder = tmp_path / "other" / "0_tune"
     steps = folder / "checkpoints"
     (steps / "4" / "state").mkdir(parents=True)
-    began = stage_settings.describe(changed(config, "model.llm.rope_theta", 1e4), 0, VISIBLE / "hf", {})
-    stage_settings.keep(folder, began, Changes({}, {}), 0, 10)
+    began = stage_settings.describe(
+        changed(config, "model.llm.rope_theta", 1e4), 0, tokenizer=VISIBLE / "hf", generation={}
+    )
+    stage_settings.record(folder, began, Changes({}, {}), step=0, steps=10)
     for source in (steps, steps / "4"):
         with pytest.raises(OlaError, match=r"llm\.rope_theta \(10000\.0 there, 1000000\.0 here\)"):
             check_start(dataclasses.replace(config, init_from=str(source)), print)
@@ -131,5 +140,5 @@ def test_every_stage_is_checked_before_the_first_is_trained(config: TrainConfig)
 
 def test_a_stage_whose_folder_is_a_file_is_refused(config: TrainConfig) -> None:
     stage_folder(config, 0).write_text("")
-    with pytest.raises(OlaError, match="0_tune: cannot be made"):
+    with pytest.raises(OlaError, match="0_tune: cannot be created"):
         make_stage_folder(config, 0)

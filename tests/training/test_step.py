@@ -27,26 +27,26 @@ CONFIG = OlaConfig(
 )
 
 
-def make_batch(images: bool, sounds: bool) -> OlaBatch:
+def make_batch(images: bool, audio: bool) -> OlaBatch:
     """Four rows, every second without labelled tokens; features of the media that there are, and marks."""
-    budget = Budget(tokens=16, windows=int(images), window_patches=16, audio_chunks=int(sounds))
+    budget = Budget(tokens=16, windows=int(images), window_patches=16, audio_chunks=int(audio))
     batch = tiny.make_batch(4, 0, budget)
-    if not (images or sounds):
+    if not (images or audio):
         batch = batch.replace(source=np.full_like(batch.source, TEXT))
     targets = batch.targets.copy()
     targets[1::2], targets[2, 0] = IGNORE, 3
     return batch.replace(targets=targets)
 
 
-@pytest.mark.parametrize(("images", "sounds"), [*itertools.product([False, True], repeat=2)])
-def test_microbatches_equal_the_whole_batch(images: bool, sounds: bool) -> None:
-    batch, found = make_batch(images, sounds), []
-    assert (batch.patches.size > 0, batch.audio.size > 0) == (images, sounds)
+@pytest.mark.parametrize(("images", "audio"), [*itertools.product([False, True], repeat=2)])
+def test_microbatches_equal_the_whole_batch(images: bool, audio: bool) -> None:
+    batch, found = make_batch(images, audio), []
+    assert (batch.patches.size > 0, batch.audio.size > 0) == (images, audio)
     tx = optimizer.build(OptimizerConfig(learning_rate=1e-3, warmup_ratio=0.0, eps=1e-4), steps=2)
     params = jax.tree.map(np.asarray, init_params(CONFIG, seed=0))  # steps take the state
     for microbatches in (1, 2):
         train_state = state.create(params, ("llm/", "vision_projector/", "speech_projector/"), tx)
-        train_state, metrics = make_train_step(Ola(CONFIG), tx, microbatches)(train_state, batch)
+        train_state, metrics = make_train_step(Ola(CONFIG), tx, microbatches=microbatches)(train_state, batch)
         figures = [float(metrics[name]) for name in ("loss", "targets", "tokens", "grad_norm", "bad_step")]
         found.append((figures, jax.tree.map(np.asarray, train_state.trainable)))
     assert found[0][0][1] > 1
@@ -58,15 +58,15 @@ def test_microbatches_equal_the_whole_batch(images: bool, sounds: bool) -> None:
 
 
 def test_microbatches_without_media_equal_the_whole_batch_on_a_mesh() -> None:
-    batch, found = make_batch(images=False, sounds=False), []
+    batch, found = make_batch(images=False, audio=False), []
     tx = optimizer.build(OptimizerConfig(), steps=2)
     mesh = sharding.make_mesh(MeshConfig(fsdp=2, tensor=2))
     with jax.set_mesh(mesh):
-        _, shardings = state.shard(CONFIG, ("llm/norm",), tx, mesh)
+        _, shardings = state.abstract_state(CONFIG, ("llm/norm",), tx, mesh)
         for microbatches in (1, 2):
             params = jax.tree.map(np.asarray, init_params(CONFIG, seed=0))
-            train_state = state.create(params, ("llm/norm",), tx, shardings)
-            step = make_train_step(Ola(CONFIG), tx, microbatches, shardings)
+            train_state = state.create(params, ("llm/norm",), tx, shardings=shardings)
+            step = make_train_step(Ola(CONFIG), tx, microbatches=microbatches, shardings=shardings)
             metrics = step(train_state, sharding.global_batch(batch, mesh))[1]
             found.append([float(metrics[name]) for name in ("loss", "targets", "tokens", "grad_norm")])
     np.testing.assert_allclose(found[1], found[0], rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Stopping a run of two real processes when one of them alone is told to."""
+"""Stopping a run of two real processes when one of them alone gets a signal."""
 
 import dataclasses
 import json
@@ -14,6 +14,7 @@ import time
 import jax
 import pytest
 
+from ola_jax.training.config import EvaluationConfig
 from ola_jax.training.stop import StopRequest
 from tests.eval.test_during_training import evaluated
 from tests.training import tiny_run
@@ -33,10 +34,10 @@ def start(folder: pathlib.Path, steps: int) -> list[subprocess.Popen]:
         "distributed.coordinator": f"localhost:{port}",
         "distributed.process_count": 2,
         "stages.0.steps": steps,
-        "save_every": 100_000,
-        "eval_every": 100_000,
-        "eval_batches": 6,
-        "keep_best": 1,
+        "checkpoint.save_every": 100_000,
+        "evaluation.every": 100_000,
+        "evaluation.batches": 6,
+        "checkpoint.keep_best": 1,
     }
     command = [sys.executable, "train.py", f"--config={file}:{folder}"]
     command += [f"--config.{name}={value}" for name, value in overrides.items()]
@@ -59,17 +60,17 @@ def written(file: pathlib.Path) -> list[dict]:
 
 
 @pytest.mark.parametrize(
-    ("number", "told"), [(1, signal.SIGTERM), pytest.param(0, signal.SIGINT, marks=pytest.mark.slow)]
+    ("number", "sent"), [(1, signal.SIGTERM), pytest.param(0, signal.SIGINT, marks=pytest.mark.slow)]
 )
-def test_all_processes_stop_after_the_same_step_and_go_on_from_there(
-    tmp_path: pathlib.Path, number: int, told: signal.Signals
+def test_all_processes_stop_after_the_same_step_and_resume_from_there(
+    tmp_path: pathlib.Path, number: int, sent: signal.Signals
 ) -> None:
     tiny_run.get_config(str(tmp_path))  # writes the records
     metrics = tmp_path / "0_tune" / "metrics.jsonl"
     processes = start(tmp_path, 10_000)
     while all(p.poll() is None for p in processes) and len(written(metrics)) < 3:
         time.sleep(0.05)
-    processes[number].send_signal(told)
+    processes[number].send_signal(sent)
     outputs = [process.communicate()[0] for process in processes]
     assert [p.returncode for p in processes] == [128 + signal.SIGTERM] * 2, "\n".join(outputs)
     (first,), (second,) = (re.findall(r"stopped at step (\d+) and saved", out) for out in outputs)
@@ -77,12 +78,12 @@ def test_all_processes_stop_after_the_same_step_and_go_on_from_there(
     assert first == second
     assert [int(f.name) for f in (tmp_path / "0_tune" / "checkpoints").iterdir()] == [step]
     assert [line["step"] for line in written(metrics)] == list(range(1, step + 1))
-    if told == signal.SIGINT:
+    if sent == signal.SIGINT:
         return
     processes = start(tmp_path, step + 2)
     outputs = [process.communicate()[0] for process in processes]
     assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
-    assert f"going on at step {step}" in outputs[0].replace("\n", " ")
+    assert f"resuming at step {step}" in outputs[0].replace("\n", " ")
     assert f"steps: 10000 -> {step + 2}, from step {step + 1} on" in outputs[0].replace("\n", " ")
     assert json.loads((tmp_path / "0_tune" / "settings.json").read_text())["settings"]["steps"] == step + 2
     assert not (tmp_path / ".run.json").exists()
@@ -99,7 +100,7 @@ def test_the_loss_of_two_processes_is_that_of_one(tmp_path: pathlib.Path) -> Non
     outputs = [process.communicate()[0] for process in processes]
     assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
     (line,) = (of for of in written(tmp_path / "0_tune" / "metrics.jsonl") if "eval/loss" in of)
-    _, (expected, _) = evaluated(dataclasses.replace(config, eval_every=1, eval_batches=6))
+    _, (expected, _) = evaluated(dataclasses.replace(config, evaluation=EvaluationConfig(every=1, batches=6)))
     assert line["eval/loss"] == pytest.approx(expected["eval/loss"], rel=1e-5)
 
 

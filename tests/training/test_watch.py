@@ -1,4 +1,4 @@
-"""What a run tells of itself, and what it does with bad steps, as train.py runs a stage."""
+"""The figures that a run reports, and what it does with bad steps, as train.py runs a stage."""
 
 import dataclasses
 import itertools
@@ -18,16 +18,18 @@ from ola_jax import hardware, sharding
 from ola_jax.data.pipeline import TrainIterator, make_train_iterator
 from ola_jax.errors import OlaError
 from ola_jax.models.ola import Ola, init_params
-from ola_jax.run.inputs import open_tokenizer
+from ola_jax.run import loop
+from ola_jax.run.inputs import load_processor
 from ola_jax.run.loop import train_stage
 from ola_jax.sharding import MeshConfig
 from ola_jax.training import flops, health, measures, optimizer, state
-from ola_jax.training.config import TrainConfig
+from ola_jax.training.config import BadStepsConfig, TrainConfig
 from ola_jax.training.measures import Compilations
 from ola_jax.training.step import make_train_step
 from ola_jax.training.watch import Watch
 from ola_jax.typing import Params
 from tests.training import tiny_run
+from tests.training.test_settings import changed
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
@@ -54,10 +56,12 @@ class Never:
 
 
 def run_stage(config: TrainConfig) -> Params:
-    processor, generation = open_tokenizer(config)
+    processor, generation = load_processor(config)
     mesh = sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-        return jax.tree.map(np.asarray, train_stage(config, 0, processor, generation, mesh, Never()))
+        return jax.tree.map(
+            np.asarray, train_stage(config, 0, processor, generation=generation, mesh=mesh, stop=Never())
+        )
 
 
 def lines(config: TrainConfig, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
@@ -68,9 +72,9 @@ def lines(config: TrainConfig, name: str = "metrics.jsonl") -> list[dict[str, An
 def iterator(config: TrainConfig) -> TrainIterator:
     """The batches that the stage is trained on."""
     stage = config.stages[0]
-    processor, _ = open_tokenizer(config)
+    processor, _ = load_processor(config)
     return make_train_iterator(
-        stage.sources, processor, stage.budget, stage.rows, config.seed, max_skipped=config.max_skipped
+        stage.sources, processor, stage.budget, stage.rows, config.seed, max_skipped=config.data.max_skipped
     )
 
 
@@ -79,7 +83,7 @@ def test_the_figures_of_every_step_are_written(tmp_path: pathlib.Path) -> None:
     records = json.loads((tmp_path / "train.json").read_text())
     records[2]["audio"] = "missing.wav"
     (tmp_path / "train.json").write_text(json.dumps(records))
-    config = dataclasses.replace(config, max_skipped=1, tensorboard=True)
+    config = changed(changed(config, "data.max_skipped", 1), "logging.tensorboard", True)
     run_stage(config)
     found = lines(config)
     assert [line["step"] for line in found] == list(range(1, 11))
@@ -90,7 +94,7 @@ def test_the_figures_of_every_step_are_written(tmp_path: pathlib.Path) -> None:
         rates = {"speech_projector": 3e-3, "llm/lowest": 1e-3, "llm/highest": 2e-3}
         for name, peak in rates.items():
             assert line[f"learning_rate/{name}"] == pytest.approx(share * peak)
-        assert {f"fill/{name}": of for name, of in batch.fill.items()} == {
+        assert {f"fill/{name}": of for name, of in batch.utilization.items()} == {
             name: of for name, of in line.items() if name.startswith("fill/")
         }
         assert line["tokens"] == (batch.batch.segments > 0).sum()
@@ -100,14 +104,14 @@ def test_the_figures_of_every_step_are_written(tmp_path: pathlib.Path) -> None:
         assert np.hypot(*parts) == pytest.approx(line["grad_norm"], rel=1e-5)
         assert 0 <= line["data_seconds"] <= line["step_seconds"]
         assert line["recompilations"] == 0
-        assert not [name for name in line if name.startswith(("mfu", "memory"))]  # a CPU tells nothing
+        assert not [name for name in line if name.startswith(("mfu", "memory"))]  # a CPU reports nothing
     assert found[-1]["skipped/missing_file"] == 1
     assert ["compile_seconds" in line for line in found] == [True] + [False] * 9
     assert found[-1]["seconds"] >= sum(line["step_seconds"] for line in found) * 0.99
     assert list((tmp_path / "0_tune" / "tensorboard").iterdir())
 
 
-def test_use_of_the_chips_is_told_of_llm_and_encoders_apart(
+def test_the_use_of_the_chips_is_reported_for_llm_and_encoders_separately(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(hardware.CHIPS, "cpu", hardware.Chip("cpu", 1e9, 1.0, 1.0, 1.0))
@@ -122,7 +126,7 @@ def test_use_of_the_chips_is_told_of_llm_and_encoders_apart(
         assert line["mfu/encoders"] * line["step_seconds"] * 1e9 == pytest.approx(encoders)
 
 
-def test_memory_is_that_of_the_fullest_device_where_the_backend_tells() -> None:
+def test_memory_is_that_of_the_fullest_device_where_the_backend_reports_it() -> None:
     class Device:
         def __init__(self, stats: dict | None) -> None:
             self.memory_stats = lambda: stats
@@ -138,19 +142,21 @@ def started(config: TrainConfig) -> tuple[Mesh, state.TrainState, Any]:
     (stage,) = config.stages
     mesh = sharding.make_mesh(config.mesh)
     tx = optimizer.build(stage.optimizer, stage.steps)
-    _, shardings = state.shard(config.model, stage.trainable, tx, mesh)
-    train_state = state.create(init_params(config.model, config.seed), stage.trainable, tx, shardings)
-    return mesh, train_state, make_train_step(Ola(config.model), tx, 1, shardings)
+    _, shardings = state.abstract_state(config.model, stage.trainable, tx, mesh)
+    train_state = state.create(
+        init_params(config.model, config.seed), stage.trainable, tx, shardings=shardings
+    )
+    return mesh, train_state, make_train_step(Ola(config.model), tx, shardings=shardings)
 
 
-def test_a_step_that_is_compiled_again_is_told_with_its_shapes(
+def test_a_step_that_is_recompiled_is_reported_with_its_shapes(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
 ) -> None:
     config = tiny_run.get_config(str(tmp_path))
     mesh, train_state, train_step = started(config)
     data = iterator(config)
     (tmp_path / "0_tune").mkdir()
-    watch = Watch(config, config.stages[0], mesh, train_state, tmp_path / "0_tune")
+    watch = Watch(config, config.stages[0], train_state, mesh=mesh, folder=tmp_path / "0_tune")
     with jax.set_mesh(mesh):
         for step in range(1, 5):
             batch = watch.take(data)
@@ -164,7 +170,7 @@ def test_a_step_that_is_compiled_again_is_told_with_its_shapes(
     data.close()
     assert [line["recompilations"] for line in lines(config)] == [0, 0, 1, 1]
     out = capsys.readouterr().out
-    assert "warning: step 3 was compiled again" in out
+    assert "warning: step 3 was recompiled" in out
     assert "'tokens': (1, 64)" in out.replace("\n", "")
 
 
@@ -193,7 +199,7 @@ def without_the_bad_batch(config: TrainConfig) -> tuple[Params, list[int]]:
     with jax.set_mesh(mesh):
         for step in range(1, stage.steps + 1):
             batch = next(data)
-            if any(record.index == tiny_run.LOUD for row in batch.records for record in row):
+            if any(record.index == tiny_run.LOUD for row in batch.record_ids for record in row):
                 left_out.append(step)
             else:
                 train_state, _ = train_step(train_state, sharding.global_batch(batch.batch, mesh))
@@ -204,7 +210,7 @@ def without_the_bad_batch(config: TrainConfig) -> tuple[Params, list[int]]:
 def test_a_run_that_skips_bad_batches_is_one_without_them(tmp_path: pathlib.Path) -> None:
     config = tiny_run.get_config(str(tmp_path))
     tiny_run.poison(tmp_path)
-    config = dataclasses.replace(config, bad_step="skip")
+    config = dataclasses.replace(config, bad_steps=BadStepsConfig(action="skip"))
     params = run_stage(config)
     expected, left_out = without_the_bad_batch(config)
     assert left_out
@@ -226,13 +232,13 @@ def test_a_run_that_skips_bad_batches_is_one_without_them(tmp_path: pathlib.Path
         assert line["learning_rate/speech_projector"] == pytest.approx(rate)
 
 
-def test_more_bad_steps_than_allowed_end_the_run_and_it_goes_on_from_there(tmp_path: pathlib.Path) -> None:
+def test_more_bad_steps_than_allowed_end_the_run_and_it_resumes_from_there(tmp_path: pathlib.Path) -> None:
     config = tiny_run.get_config(str(tmp_path))
     tiny_run.poison(tmp_path)
-    few = dataclasses.replace(config, bad_step="skip", max_bad_steps=0)
+    few = dataclasses.replace(config, bad_steps=BadStepsConfig(action="skip", max_skipped=0))
     with pytest.raises(OlaError, match=r"step \d+: loss nan.* number 1, at most 0 .*saved at step"):
         run_stage(few)
-    params = run_stage(dataclasses.replace(config, bad_step="skip"))
+    params = run_stage(dataclasses.replace(config, bad_steps=BadStepsConfig(action="skip")))
     expected, left_out = without_the_bad_batch(config)
     jax.tree.map(np.testing.assert_array_equal, params, expected)
     assert [line["step"] for line in lines(config)] == list(range(1, 11))
@@ -243,7 +249,12 @@ def test_a_bad_step_ends_the_run_with_one_line_and_a_good_state_saved(tmp_path: 
     config = tiny_run.get_config(str(tmp_path))
     tiny_run.poison(tmp_path)
     file = pathlib.Path(tiny_run.__file__)
-    command = [sys.executable, "train.py", f"--config={file}:{tmp_path}", "--config.save_every=100"]
+    command = [
+        sys.executable,
+        "train.py",
+        f"--config={file}:{tmp_path}",
+        "--config.checkpoint.save_every=100",
+    ]
     out = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (out.returncode, out.stderr.count("\n")) == (2, 1), out.stdout + out.stderr
     (bad,) = lines(config, "bad_batches.jsonl")
@@ -252,7 +263,7 @@ def test_a_bad_step_ends_the_run_with_one_line_and_a_good_state_saved(tmp_path: 
     assert f"train{tiny_run.LOUD}" in [r["id"] for r in itertools.chain(*bad["records"])]
     saved = pathlib.Path(config.output) / "0_tune" / "checkpoints"
     assert max(int(folder.name) for folder in saved.iterdir()) == bad["step"] + 1
-    params = run_stage(dataclasses.replace(config, bad_step="skip"))
+    params = run_stage(dataclasses.replace(config, bad_steps=BadStepsConfig(action="skip")))
     expected, _ = without_the_bad_batch(config)
     jax.tree.map(np.testing.assert_array_equal, params, expected)
 
@@ -263,10 +274,10 @@ def test_a_step_without_labelled_tokens_is_reported_as_one(
     config = tiny_run.get_config(str(tmp_path))
     (tmp_path / "0_tune").mkdir()
     now = state.TrainState(
-        step=0, trainable={"llm/norm/scale": 0}, frozen={}, opt_state=(), health=health.start()
+        step=0, trainable={"llm/norm/scale": 0}, adapters={}, frozen={}, opt_state=(), health=health.start()
     )
     data, mesh = iterator(config), sharding.make_mesh(config.mesh)
-    watch = Watch(config, config.stages[0], mesh, now, tmp_path / "0_tune")
+    watch = Watch(config, config.stages[0], now, mesh=mesh, folder=tmp_path / "0_tune")
     figures = {"loss": np.nan, "grad_norm": 0.0, "targets": 0, "tokens": 5, "bad_step": True, "bad_steps": 1}
     watch.step(1, jax.tree.map(jax.numpy.asarray, figures), watch.take(data))
     watch.flush()
@@ -274,15 +285,27 @@ def test_a_step_without_labelled_tokens_is_reported_as_one(
     data.close()
     assert watch.failed.startswith("step 1: no labelled token in the batch; its records are in ")
     out = capsys.readouterr().out
-    assert "warning: step 1: no labelled token in the batch: the update was left out" in out
+    assert "warning: step 1: no labelled token in the batch: no update was made" in out
     assert "loss 0" not in out
     (bad,) = lines(config, "bad_batches.jsonl")
     assert (bad["reason"], bad["loss"], bad["targets"]) == ("no labelled token in the batch", None, 0)
     assert lines(config)[0]["loss"] is None
 
 
-def test_a_killed_run_leaves_figures_that_go_on(tmp_path: pathlib.Path) -> None:
-    """Lines beyond the checkpoint from which a run goes on are written anew."""
+def test_a_hidden_transfer_within_a_step_is_an_error(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here one to the device: of those to the host JAX knows nothing on a CPU."""
+    config = tiny_run.get_config(str(tmp_path))
+    step = jax.jit(lambda state, batch: (state, {"loss": batch.tokens.sum()}))
+    monkeypatch.setattr(loop, "make_train_step", lambda *_, **__: step)
+    monkeypatch.setattr(sharding, "global_batch", lambda batch, _: batch)  # arrays of the host
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        run_stage(config)
+
+
+def test_a_killed_run_leaves_figures_that_are_continued(tmp_path: pathlib.Path) -> None:
+    """Lines beyond the checkpoint from which a run is resumed are written again."""
     config = tiny_run.get_config(str(tmp_path / "killed"))
     whole = tiny_run.get_config(str(tmp_path / "whole"))
     expected = run_stage(whole)
@@ -300,10 +323,10 @@ def test_a_killed_run_leaves_figures_that_go_on(tmp_path: pathlib.Path) -> None:
                 raise Killed
             return False
 
-    processor, generation = open_tokenizer(config)
+    processor, generation = load_processor(config)
     mesh = sharding.make_mesh(MeshConfig())
     with jax.set_mesh(mesh), pytest.raises(Killed):
-        train_stage(config, 0, processor, generation, mesh, Kill())
+        train_stage(config, 0, processor, generation=generation, mesh=mesh, stop=Kill())
     assert [line["step"] for line in lines(config)] == [1, 2, 3, 4, 5, 6]
     jax.tree.map(np.testing.assert_array_equal, run_stage(config), expected)
     same = lambda line: (line["step"], line["loss"], line["grad_norm"], line["tokens"])

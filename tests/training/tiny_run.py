@@ -1,4 +1,4 @@
-"""A run of seconds: a model of text and sound and its records, made in the folder of the run.
+"""A run of seconds: a model of text and audio and its records, made in the folder of the run.
 
 A config file as well: `train.py --config=tests/training/tiny_run.py:FOLDER`.
 """
@@ -13,7 +13,7 @@ import soundfile
 from ola_jax.batch import Budget
 from ola_jax.config import OlaConfig, ProcessorConfig, Qwen2Config, WhisperConfig
 from ola_jax.data.pipeline import Source
-from ola_jax.training.config import Stage, Task, TrainConfig
+from ola_jax.training.config import CheckpointConfig, EvalTask, LoggingConfig, Stage, TrainConfig
 from ola_jax.training.optimizer import OptimizerConfig, PartRate
 from tests.golden import VISIBLE
 
@@ -31,17 +31,17 @@ LOUD = 5  # the record that can be poisoned
 
 
 def write_records(folder: pathlib.Path, name: str, count: int) -> str:
-    """A file of short records; every third has a sound."""
+    """A file of short records; every third has audio."""
     rng = np.random.default_rng(len(name))
     records = []
     for i in range(count):
         question, answer = f"Number {i}?", "yes " * (i % 5 + 1)
         record = {"id": f"{name}{i}"}
         if i % 3 == 2:
-            sound = f"{name}{i}.wav"
+            file = f"{name}{i}.wav"
             samples = rng.normal(size=3000).astype(np.float32) * 0.1
-            soundfile.write(folder / sound, samples, 16000, subtype="FLOAT")
-            record["audio"] = sound
+            soundfile.write(folder / file, samples, 16000, subtype="FLOAT")
+            record["audio"] = file
             question = f"<speech>\n{question}"
         record["conversations"] = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
         records.append(record)
@@ -50,7 +50,7 @@ def write_records(folder: pathlib.Path, name: str, count: int) -> str:
 
 
 def poison(folder: pathlib.Path) -> None:
-    """Make a sound so loud that its spectrum overflows: the loss of its batch is not finite."""
+    """Make an audio file so loud that its spectrum overflows: the loss of its batch is not finite."""
     loud = np.full(3000, 1e30, np.float32)
     soundfile.write(folder / f"train{LOUD}.wav", loud, 16000, subtype="FLOAT")
 
@@ -81,12 +81,14 @@ def get_config(output: str) -> TrainConfig:
         stages=(stage,),
         tokenizer=str(VISIBLE / "hf"),
         generation=str(folder / "generation_config.json"),
-        save_every=4,
-        log_every=2,
+        checkpoint=CheckpointConfig(save_every=4),
+        logging=LoggingConfig(log_every=2),
     )
 
 
 def with_tasks(config: TrainConfig) -> TrainConfig:
     """The same, with questions about the training's own kind of records."""
-    task = Task("numbers", "numbers", f"{config.output}/questions.json", config.output)
-    return dataclasses.replace(config, tasks=(task,), eval_rows=2)
+    task = EvalTask("numbers", "numbers", f"{config.output}/questions.json", config.output)
+    return dataclasses.replace(
+        config, tasks=(task,), evaluation=dataclasses.replace(config.evaluation, rows=2)
+    )

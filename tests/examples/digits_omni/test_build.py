@@ -11,7 +11,7 @@ from examples.digits_omni import build as build_module
 from examples.digits_omni.build import build, load_records, split_digits
 from examples.digits_omni.drawing import COLOURS
 from examples.digits_omni.questions import WORDS, parity
-from examples.digits_omni.tasks import AIDS, SPLITS, TASKS, answer_of, chance_level, question_of
+from examples.digits_omni.tasks import AIDS, SPLITS, TASKS, chance_level, expected_answer, question
 from ola_jax.errors import OlaError
 from tests.examples.digits_omni.conftest import SCALE
 
@@ -42,7 +42,7 @@ def all_records(dataset):
                 yield split, task.name, record
 
 
-def media_of(record):
+def media_paths(record):
     images = record.get("image", [])
     files = [images] if isinstance(images, str) else list(images)
     return files + [record[key] for key in ("video", "audio", "audio_q") if key in record]
@@ -54,12 +54,12 @@ def test_every_kind_of_record_is_in_olas_format(dataset):
         found.add((split, task))
         assert set(record) == KEYS[task] | {"id", "conversations"}
         assert [turn["from"] for turn in record["conversations"]] == ["human", "gpt"]
-        question = question_of(record)
-        assert question.startswith(PLACEHOLDERS[task])
-        assert not {"<", ">"} & set(question.removeprefix(PLACEHOLDERS[task]))
+        asked = question(record)
+        assert asked.startswith(PLACEHOLDERS[task])
+        assert not {"<", ">"} & set(asked.removeprefix(PLACEHOLDERS[task]))
         if task == "image_speech":
             assert record["text_q"] == "<image>\nUser's question in speech: <speech>"
-        for file in media_of(record):
+        for file in media_paths(record):
             assert (dataset / file).is_file()
             assert file.startswith(split)
     assert found == {(split, task.name) for split in SPLITS for task in TASKS}
@@ -73,65 +73,63 @@ def test_ids_are_unique(dataset):
 def test_answers_follow_from_the_media(dataset, truth):
     for split, task, record in all_records(dataset):
         if task != "text":
-            media = [truth[split][file] for file in media_of(record)]
-            assert answer_of(record) == expected_answer(task, question_of(record), media), record
+            media = [truth[split][file] for file in media_paths(record)]
+            assert expected_answer(record) == answer_from_media(task, question(record), media), record
 
 
-def test_described_records_tell_in_words_what_the_answer_follows_from(dataset):
+def test_described_records_have_in_words_all_that_the_answer_needs(dataset):
     records = load_records(dataset, "train", "described")
-    assert len({question_of(r).count("\n") for r in records}) > 1  # one medium, and two
+    assert len({question(r).count("\n") for r in records}) > 1  # of one medium, and of two
     for record in records:
         assert set(record) == {"id", "conversations"}
-        question, answer = question_of(record), answer_of(record)
-        assert not {"<", ">"} & set(question)
-        told = {i for i, word in enumerate(WORDS) if str(i) in question or word in question}
+        asked, answer = question(record), expected_answer(record)
+        assert not {"<", ">"} & set(asked)
+        named = {i for i, word in enumerate(WORDS) if str(i) in asked or word in asked}
         if answer in ("even", "odd"):
-            assert {parity(digit) for digit in told} == {answer}
+            assert {parity(digit) for digit in named} == {answer}
         else:
             for part in answer.split(" and "):
-                assert part in question or (part.isdigit() and int(part) in told)
+                assert part in asked or (part.isdigit() and int(part) in named)
 
 
 def test_captions_and_transcripts_are_the_ground_truth(dataset, truth):
     for record in load_records(dataset, "train", "captions"):
         picture = truth["train"][record["image"]]
-        assert answer_of(record) == f"{picture['colour']} {picture['digit']}"
+        assert expected_answer(record) == f"{picture['colour']} {picture['digit']}"
     for record in load_records(dataset, "train", "transcripts"):
-        assert answer_of(record) == truth["train"][record["audio"]]["text"]
+        assert expected_answer(record) == truth["train"][record["audio"]]["text"]
     heldout = [file.stem for file in (dataset / "heldout").glob("*.json")]
     assert set(heldout).isdisjoint(AIDS)
 
 
-def expected_answer(task: str, question: str, media: list[dict]) -> str:
+def answer_from_media(task: str, asked: str, media: list[dict]) -> str:
     """The answer, from the ground truth and the words of the question."""
-    question = question.lower()
+    asked = asked.lower()
     if task == "two_images":
-        if "picture" in question:
-            return str(media[0 if "first" in question else 1]["digit"])
-        first, second = (m["colour"] if "colours" in question else m["digit"] for m in media)
+        if "picture" in asked:
+            return str(media[0 if "first" in asked else 1]["digit"])
+        first, second = (m["colour"] if "colours" in asked else m["digit"] for m in media)
         return f"{first} and {second}"
     if task == "video_audio":
         clip, speech = media
         assert clip["sound"] == speech
-        seen = clip["digits"][1 if "last" in question else 0]
-        if "hear" not in question:
+        seen = clip["digits"][1 if "last" in asked else 0]
+        if "hear" not in asked:
             return str(seen)
-        return f"{seen} and {speech['meaning']}" if "shown" in question else speech["meaning"]
+        return f"{seen} and {speech['meaning']}" if "shown" in asked else speech["meaning"]
     if task == "video":
         first, last = media[0]["digits"]
         assert media[0]["sound"] is None
-        return (
-            str(first) if "first" in question else str(last) if "last" in question else f"{first} and {last}"
-        )
+        return str(first) if "first" in asked else str(last) if "last" in asked else f"{first} and {last}"
     if task == "image_speech":
-        assert question == f"<image>\n{media[1]['text'].lower()}"
+        assert asked == f"<image>\n{media[1]['text'].lower()}"
     digit = int(media[0]["meaning"] if task == "audio" else media[0]["digit"])
-    if "colour" in question:
+    if "colour" in asked:
         return media[0]["colour"]
-    return parity(digit) if "even or odd" in question else str(digit)
+    return parity(digit) if "even or odd" in asked else str(digit)
 
 
-def test_images_show_ink_of_the_colour_that_is_said(dataset, truth):
+def test_images_have_the_colour_of_the_ground_truth(dataset, truth):
     for item in [m for split in SPLITS for m in truth[split].values() if m["file"].endswith("png")]:
         with Image.open(dataset / item["file"]) as image:
             assert image.mode == "RGB"
@@ -140,7 +138,7 @@ def test_images_show_ink_of_the_colour_that_is_said(dataset, truth):
         assert min(distance, key=distance.get) == item["colour"]
 
 
-def test_videos_show_two_digits_and_some_sound_like_their_audio_file(dataset, truth):
+def test_videos_show_two_digits_and_some_have_the_audio_of_a_file(dataset, truth):
     clips = [m for m in truth["heldout"].values() if m["file"].endswith("mp4")]
     assert {clip["sound"] is None for clip in clips} == {True, False}
     for clip in clips:
@@ -179,7 +177,7 @@ def test_splits_share_no_digit_image_no_voice_and_no_text_question(dataset, trut
         assert heard[split]
     assert seen["train"].isdisjoint(seen["heldout"])
     assert heard["train"].isdisjoint(heard["heldout"])
-    texts = [{question_of(r) for r in load_records(dataset, split, "text")} for split in SPLITS]
+    texts = [{question(r) for r in load_records(dataset, split, "text")} for split in SPLITS]
     assert texts[0].isdisjoint(texts[1])
 
 
@@ -190,7 +188,7 @@ def test_digit_images_are_split_in_the_same_proportion():
     assert np.bincount(labels[indices["heldout"]]).tolist() == [10] * 10
 
 
-def test_manifest_tells_counts_and_chance(dataset):
+def test_the_manifest_has_counts_and_chance_levels(dataset):
     splits = json.loads((dataset / "manifest.json").read_text())["splits"]
     for split in SPLITS:
         for task in TASKS:
@@ -213,11 +211,11 @@ def test_complete_build_is_reused(dataset, monkeypatch):
     def fail(*args):
         raise AssertionError("built again")
 
-    monkeypatch.setattr(build_module, "plan", fail)
+    monkeypatch.setattr(build_module, "choose_splits", fail)
     assert build(dataset, seed=3, scale=SCALE) == dataset
 
 
-def test_interrupted_build_leaves_nothing_and_is_built_anew(tmp_path):
+def test_an_interrupted_build_leaves_nothing_and_can_be_repeated(tmp_path):
     root = tmp_path / "digits"
 
     def interrupt(done, total):
@@ -239,10 +237,10 @@ def test_other_seed_or_foreign_directory_is_refused(dataset, tmp_path):
     with pytest.raises(OlaError, match=r"manifest\.json: seed is 3, expected 5; remove"):
         build(dataset, seed=5, scale=SCALE)
     (tmp_path / "mine").mkdir()
-    with pytest.raises(OlaError, match="no digits_omni dataset"):
+    with pytest.raises(OlaError, match="is not a digits_omni dataset"):
         build(tmp_path / "mine")
     damaged = tmp_path / "damaged"
     shutil.copytree(dataset, damaged, ignore=shutil.ignore_patterns("*.mp4", "*.flac", "*.png"))
     (damaged / "manifest.json").write_text('{"format": ')
-    with pytest.raises(OlaError, match="no digits_omni dataset"):
+    with pytest.raises(OlaError, match="is not a digits_omni dataset"):
         build(damaged, seed=3, scale=SCALE)

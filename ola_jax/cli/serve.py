@@ -1,0 +1,129 @@
+"""`ola serve --checkpoint DIR`: an HTTP server that speaks OpenAI's API."""
+
+import dataclasses
+import pathlib
+import re
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import tyro
+
+from ola_jax.compilation_cache import FOLDER, Progress, keep_compiled_programs
+from ola_jax.errors import OlaError, first_line
+from ola_jax.generate.engine import Engine, EngineConfig
+from ola_jax.serve.app import create_app
+from ola_jax.serve.limits import Limits, ServerConfig
+from ola_jax.serve.server import bind, make_server
+from ola_jax.serve.service import AHEAD
+
+Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Serve a model to OpenAI's clients: /v1/chat/completions with text, images, audio and video.
+
+    Everything that others could use comes switched off: other machines do not reach it, web pages do not, and
+    it fetches nothing.
+    """
+
+    checkpoint: pathlib.Path  # an ola_jax checkpoint directory
+    host: str = "127.0.0.1"  # address to listen at; 0.0.0.0: of all networks
+    port: int = 8000  # 0: a free one
+    model_name: str | None = None  # what requests call the model; else the name of the directory
+    api_key_file: pathlib.Path | None = None  # a file of API keys, one a line, of which a request brings one
+    cors_origin: Repeated = ()  # of a web page that may call the server; "*": any; may be repeated
+    media_host: Repeated = ()  # a host that media may be fetched from; may be repeated
+    media_private_hosts: bool = False  # media hosts may be on private networks
+    media_folder: pathlib.Path | None = None  # local files below it may be asked about, as file: URLs
+    shutdown_seconds: int = 120  # for what runs, when the server is asked to end
+    stuck_seconds: float = 120.0  # without a step while requests run: /health says so
+    decode_workers: int = 4  # requests whose media are decoded at the same time
+    slots: int = 8  # requests that are answered at the same time
+    length: int = 16_384  # tokens of a prompt and its answer together: memory is taken for all slots
+    prefill_chunk: int = 256  # tokens of a prompt that are read between two steps of the others
+    steps: int = 4  # tokens that each answer gets in one call of the device
+    dtype: Literal["float32", "bfloat16"] | None = None  # of matrix products and the cache
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    compilation_cache: str = FOLDER  # folder where compiled programs are kept for the next time; or none
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "ola serve") -> None:
+    """Runs the command line (`arguments`: instead of the program's own)."""
+    serve(tyro.cli(Arguments, args=arguments, prog=prog))
+
+
+def serve(args: Arguments) -> None:
+    """Serve until a signal ends it. Raises OlaError for what the user can correct."""
+    config = server_config(args)
+    if args.host not in LOOPBACK and not config.api_keys:
+        print("note: other machines can use this server, and no --api-key-file is given", file=sys.stderr)
+    with bind(args.host, args.port) as bound:
+        keep_compiled_programs(args.compilation_cache)
+        engine = load_engine(args)
+        server = make_server(
+            create_app(engine, config),
+            args.shutdown_seconds,
+            report=lambda port: print(f"listening at {_address(args.host, port)}", flush=True),
+        )
+        server.run(sockets=[bound])
+
+
+def load_engine(args: Arguments) -> Engine:
+    """The engine, with its programs compiled."""
+    progress = Progress(args.compilation_cache)
+    engine = Engine.from_pretrained(args.checkpoint, engine_config(args))
+    try:
+        engine.warm_up(progress.begin)
+    finally:
+        progress.end()
+    return engine
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def engine_config(args: Arguments) -> EngineConfig:
+    """The sizes of the engine; requests wait before it, with their media not yet decoded."""
+    return EngineConfig(
+        slots=args.slots,
+        length=args.length,
+        prefill_chunk=args.prefill_chunk,
+        steps=args.steps,
+        queue=AHEAD,
+        dtype=args.dtype,
+    )
+
+
+def server_config(args: Arguments) -> ServerConfig:
+    """The settings of the server. Raises OlaError for those that cannot be."""
+    name = args.checkpoint.resolve().name if args.model_name is None else args.model_name
+    return ServerConfig(
+        name,
+        limits=args.limits,
+        api_keys=() if args.api_key_file is None else read_keys(args.api_key_file),
+        cors_origins=args.cors_origin,
+        media_hosts=args.media_host,
+        private_hosts=args.media_private_hosts,
+        media_folder=args.media_folder,
+        decode_workers=args.decode_workers,
+        stuck_seconds=args.stuck_seconds,
+    )
+
+
+def read_keys(path: pathlib.Path) -> tuple[str, ...]:
+    """The keys of a file, one a line; lines that are empty or begin with # do not count."""
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise OlaError(f"{path}: API keys cannot be read ({first_line(error)})") from error
+    keys = tuple(line for line in lines if line and not line.startswith("#"))
+    for number, key in enumerate(keys, start=1):
+        if not re.fullmatch("[!-~]{8,}", key):
+            raise OlaError(f"{path}: key {number} is shorter than 8 characters, or has other than plain ones")
+    if not keys:
+        raise OlaError(f"{path}: no API key in it, expected one a line")
+    return keys

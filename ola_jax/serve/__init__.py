@@ -1,0 +1,3 @@
+from ola_jax.errors import require
+
+require("serve", "fastapi", "prometheus_client", "uvicorn")
