@@ -3,9 +3,9 @@
     python benchmarks/serving.py                    # on this machine's CPU, a model as small as the demo's
     python benchmarks/serving.py --requests 32 --hidden-size 512 --layers 8
 
-Both should make the same tokens; how many answers differ is printed. A batch of PyTorch runs until its longest
-answer ends. Then the gap between the tokens of one answer while long prompts arrive. Compilation and a first
-run are not timed.
+Both should make the same tokens; how many answers differ is printed. A batch of PyTorch runs until its
+longest answer ends. Then the gap between the tokens of one answer while long prompts arrive. Compilation and a
+first run are not timed.
 """
 
 import dataclasses
