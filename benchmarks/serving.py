@@ -4,8 +4,8 @@
     python benchmarks/serving.py --requests 32 --hidden-size 512 --layers 8
 
 Both should make the same tokens; how many answers differ is printed. A batch of PyTorch runs until its
-longest answer ends. Then the gap between the tokens of one answer while long prompts arrive. Compilation and a
-first run are not timed.
+longest answer ends. Then the gap between the tokens of one answer while long prompts arrive. Compilation and
+a first run are not timed.
 """
 
 import dataclasses
