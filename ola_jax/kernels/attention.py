@@ -63,24 +63,24 @@ def cached_attention(
 
     What a row gives does not depend on the other rows, bit for bit, nor on what the cache holds behind it.
 
-    "xla" can do everything. "splash" is for reading prompts, one slot at a time in pieces of whole blocks
-    of 128 tokens, on one device: it raises OlaError elsewhere, but for pieces of one token, steps of
-    decoding, which no block of the kernel fits: they are by "xla". "auto" is "splash" on TPUs where it can
-    do it, else "xla". "cudnn" has no form for a cache and raises OlaError.
+    "xla" can do everything, and "auto" is "xla" on every device. "splash" is for reading prompts, one slot
+    at a time in pieces of whole blocks of 128 tokens, on one device: it raises OlaError elsewhere, but for
+    pieces of one token, steps of decoding, which no block of the kernel fits: they are by "xla". "auto" does
+    not choose it on TPUs because XLA then copies the whole cache for each piece (compiled for a v6e:
+    1.75 GiB for 8 slots of 4096 tokens of the 7B decoder). "cudnn" has no form for a cache: OlaError.
     """
     rows, length = inputs.q.shape[:2]
     fits = rows == 1 and length % LANES == 0 and not is_sharded()
-    form = _form(implementation)
-    if form == "cudnn":
+    if implementation == "cudnn":
         raise OlaError('cudnn attention: has no form for answers, which need a cache; use attention="xla"')
-    if form == "splash" and not fits and length > 1 and implementation == "splash":
+    if implementation == "splash" and not fits and length > 1:
         raise OlaError(
             f"splash attention behind a cache: {rows} rows of {length} tokens on {_devices()} devices; "
             f'expected one row of a multiple of {LANES} tokens on one device, or attention="xla"'
         )
-    if form == "xla" or not fits:
-        return attention_cached.attend(inputs)
-    return _splash(_one_slot(inputs))
+    if implementation == "splash" and fits:
+        return _splash(_one_slot(inputs))
+    return attention_cached.attend(inputs)
 
 
 def _form(implementation: Implementation) -> Form:
