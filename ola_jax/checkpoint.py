@@ -48,7 +48,7 @@ def save(
     generation_config: Mapping[str, Any],
     released: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a checkpoint, complete or not at all: it is built beside its place, then renamed.
+    """Writes a checkpoint, completely or not at all: it is built beside its destination, then renamed.
 
     An existing checkpoint is replaced; any other directory with content is refused (OlaError). Leaves of
     `params` are jax or numpy arrays and keep their dtypes; of `tokenizer_dir` the TOKENIZER_FILES are
@@ -85,9 +85,9 @@ def create(
     generation_config: Mapping[str, Any],
     released: Mapping[str, Any] | None = None,
 ) -> Iterator[pathlib.Path]:
-    """Writes all of a checkpoint but the parameters, which the block writes below the path it is given.
+    """Writes a checkpoint without its parameters, which the block writes to the path that it gets.
 
-    The checkpoint takes its place when the block succeeds; otherwise it is removed.
+    The checkpoint is moved to `directory` when the block succeeds; otherwise it is removed.
     """
     directory = check_destination(directory)
     tokenizer_files = _tokenizer_files(pathlib.Path(tokenizer_dir))
@@ -211,7 +211,7 @@ def check_destination(directory: StrPath) -> pathlib.Path:
 
 
 def _check_files(directory: pathlib.Path, files: object) -> None:
-    """Raises OlaError unless all files of the parameters have their sizes: the copy is unfinished."""
+    """Raises OlaError unless all files of the parameters have their recorded sizes."""
     if not isinstance(files, dict) or not files:
         raise OlaError(f"{directory / 'config.json'}: found no 'files' section; write the checkpoint again")
     for name, size in files.items():

@@ -1,4 +1,4 @@
-"""The device mesh, and over which of its axes every parameter and activation is split.
+"""The device mesh, and the axes over which each parameter and activation is split.
 
 Weights and optimizer state are split over `fsdp` and `context` (gathered where they are used) and over
 `tensor` (never gathered); rows of a batch over `data` and `fsdp`; tokens of a row over `context`. Windows
@@ -36,7 +36,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "width": ("fsdp",),  # of the embedding table, and of tokens while they are looked up
     "windows": ("data", "fsdp", "tensor", "context"),  # windows or audio chunks of all rows
     "length": ("context",),
-    # axes of parameters, and of activations made from them; all others: parameter_spec
+    # axes of parameters, and of activations computed with them; all others: parameter_spec
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
@@ -117,7 +117,7 @@ def constrain(x: Array, *names: str | None) -> Array:
 def gather_weight(weight: Array, names: Sequence[str | None]) -> Array:
     """Gathers a weight over `fsdp` and `context`; its gradient is scattered as the weight was.
 
-    So weights move (in the dtype in which they are used), never activations, and each gradient is
+    Only weights are moved (in the dtype in which they are used), never activations, and each gradient is
     reduced and scattered in one step.
     """
     return _gather(weight, tuple(names)) if is_sharded() else weight

@@ -1,4 +1,4 @@
-"""GPUs that are not there, to compile for: the CUDA plugin does it on any machine, ptxas included.
+"""Compiling for GPUs that are not attached, with the CUDA plugin, which runs on any machine (ptxas included).
 
     pip install "ola_jax[aot-cuda]"
 
@@ -6,8 +6,8 @@
     lowered = jax.jit(step).lower(...)             # arguments with shardings on that mesh
     lowered.compile(compiler_options=OPTIONS)      # memory_analysis(), as_text(): as on the machine itself
 
-Checked by that: everything up to machine code (shared memory, registers, tile shapes, collectives).
-Not checked: numbers, speed, and what is chosen by trying it on the device (autotuning of products, cuDNN).
+This checks everything up to machine code (shared memory, registers, tile shapes, collectives).
+It does not check numbers, speed, and choices made by trials on the device (autotuning of products, cuDNN).
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from jax.experimental import topologies
 
 from ola_jax.errors import OlaError, first_line
 
-# Autotuning measures on the device, and there is none.
+# Autotuning measures on a device, and there is none.
 OPTIONS = {"xla_gpu_autotune_level": 0}
 
 # XLA's description of a GPU; figures of NVIDIA's data sheets and CUDA's device query.
@@ -49,7 +49,7 @@ def is_gpu(name: str) -> bool:
 def find(name: str) -> Any:
     """The topology of one machine: "h100:8" has eight GPUs, "h100" one.
 
-    Raises OlaError for a name of another form, or where the CUDA plugin is not installed.
+    Raises OlaError for a name of another form, or if the CUDA plugin is not installed.
     """
     kind, _, count = name.partition(":")
     if not is_gpu(name) or not (count or "1").isdecimal() or int(count or 1) < 1:

@@ -20,10 +20,10 @@ from ola_jax.speech.speaker import Speaker
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Ask a model about images, a video, a sound, or in plain text.
+    """Ask a model about images, a video or audio, or in plain text.
 
-    Audio beside an image is a spoken question about it; audio beside a video takes the place of the
-    video's own sound track. Sampling options left out come from the checkpoint's
+    Audio with an image is a spoken question about it; audio with a video replaces the video's own
+    sound track. Sampling options left out come from the checkpoint's
     generation_config.json.
     """
 
@@ -46,10 +46,10 @@ class Arguments:
     play: bool = False  # play the answer while it is written
     voice: str = "heart"  # of hibari-tts, which speaks English
     json: bool = False  # print one JSON object instead of streaming the text
-    compilation_cache: str = FOLDER  # folder where compiled programs are kept for the next time; or none
+    compilation_cache: str = FOLDER  # folder that keeps compiled programs for the next start; or none
 
 
-# What messages call the parts of a question.
+# Names of the parts of a question in messages.
 OPTIONS = {name: "--" + name.replace("_", "-") for name in PARAMETERS} | {"images": "--image"}
 
 
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "ola ask") -> None:
 
 
 def ask(args: Arguments) -> None:
-    """Answer once. Raises OlaError for what the user can correct."""
+    """Answers once. Raises OlaError for mistakes of the user."""
     question = Question(args.text, args.image, args.video, args.audio, args.sound)
     check_question(question, args.max_new_tokens, args.seed, OPTIONS)
     keep_compiled_programs(args.compilation_cache)
@@ -118,7 +118,7 @@ def ask(args: Arguments) -> None:
 
 
 def _speech(args: Arguments) -> Speaker | None:
-    """What speaks the answer, loaded before the question is read; None without --speech and --play."""
+    """The speaker of the answer, loaded before the question is read; None without --speech and --play."""
     if args.speech is None and not args.play:
         return None
     voice = HibariVoice(voice=args.voice)

@@ -25,7 +25,7 @@ Number = Annotated[int | None, tyro.conf.arg(metavar="N")]
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """Options for the parts of a model that the released checkpoint lacks or stores elsewhere.
+    """Options for parts of a model that the released checkpoint lacks or stores elsewhere.
 
     Args:
         whisper: Whisper in OpenAI's format (large-v3.pt), used instead of a copy inside the checkpoint.

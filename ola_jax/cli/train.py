@@ -5,8 +5,8 @@ Fields are overridden by path: `--config.seed=1 --config.stages.0.steps=500`. A 
 data are refused then, others are reported.
 
 `--compile_only --topology=v5p:4x4x4` trains nothing: it compiles the step of every stage for TPUs that are
-not there, and reports what it needs and can reach; `--plan` also looks for the batch and the remat policy
-that are fastest.
+not attached, and reports its needs and bounds; `--plan` also searches for the fastest batch size and remat
+policy.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "ola train") -> Non
 
 
 def _compile_for(config: TrainConfig, topology: str | None, plan: bool) -> None:
-    """Compile the step of every stage for a topology, and print the report."""
+    """Compiles the step of every stage for a topology, and prints the report."""
     if not topology:
         raise OlaError("--compile_only: give --topology=NAME, for example --topology=v5p:4x4x4")
     for stage in config.stages:

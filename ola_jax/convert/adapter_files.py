@@ -27,11 +27,11 @@ class Adapter:
     config: AdapterConfig
     parts: dict[str, dict[str, Tensor]]  # by module: its lora_A, lora_B, ...
     base: dict[str, Tensor]  # a changed module's own weight or bias, which replaces the base's
-    trained: dict[str, Tensor]  # tensors that were trained themselves and replace the base's
+    trained: dict[str, Tensor]  # tensors that were trained directly and replace the base's
 
     @property
     def file(self) -> pathlib.Path:
-        """The config's file, for messages."""
+        """The file of the config, for messages."""
         return self.directory / CONFIG
 
 

@@ -48,7 +48,7 @@ class Change:
 
 
 def fold_adapter(
-    tensors: Mapping[str, Tensor], directory: pathlib.Path, tied: bool = False
+    tensors: Mapping[str, Tensor], directory: pathlib.Path, *, tied: bool = False
 ) -> tuple[dict[str, Tensor], list[str]]:
     """`tensors` with an adapter's changes, computed when they are read; and notes for the user.
 
@@ -69,16 +69,16 @@ def fold_adapter(
         both = tuple(change for key in VOCABULARY for change in changes.get(key, ()))
         if len(both) > 1 and (both[0].magnitude or config.base_init):
             raise OlaError(f"{directory}: changes both of the tied {' and '.join(VOCABULARY)}, only LoRA can")
-        # A matrix that was trained itself is no longer tied.
+        # A matrix that was trained directly is no longer tied.
         changes |= {key: both for key in VOCABULARY if key in changes or key not in adapter.trained}
         for key, other in (VOCABULARY, VOCABULARY[::-1]):
             if key in base:
                 base.setdefault(other, base[key])
     folded = dict(tensors)
-    for key, tensor in (base | adapter.trained).items():  # biases, and modules that were trained themselves
+    for key, tensor in (base | adapter.trained).items():  # biases, and modules that were trained directly
         folded[key] = _replace(key, tensor, tensors)
     for key, several in changes.items():
-        # A weight in the adapter's file has had the initial values taken out already.
+        # The initial values are already subtracted from a weight in the adapter's file.
         folded[key] = _fold(key, folded[key], several, None if key in base else config.base_init)
     for module, parts in adapter.parts.items():
         if "lora_B.bias" in parts:
@@ -87,7 +87,7 @@ def fold_adapter(
     notes = [f"{kind} adapter folded into {len(adapter.parts)} tensors, {len(adapter.trained)} replaced"]
     if config.base_init:
         notes.append(
-            f"{NAMES[config.base_init]}: the adapter's initial values were taken out of the base, as PEFT "
+            f"{NAMES[config.base_init]}: the adapter's initial values were subtracted from the base, as PEFT "
             "does on loading"
         )
     return folded, notes
@@ -166,7 +166,7 @@ def _fold(key: str, base: Tensor, changes: tuple[Change, ...], base_init: BaseIn
             squares = sum(np.sum(np.square(change(rows), dtype=np.float64), axis=0) for rows in blocks)
             with np.errstate(divide="ignore", invalid="ignore"):
                 by_column = magnitude / np.sqrt(squares).astype(np.float32)
-        out = np.empty_like(values)  # the values may be a file's own memory
+        out = np.empty_like(values)  # the values may be mapped from a file
         for rows in blocks:
             weight = change(rows)
             with np.errstate(divide="ignore", invalid="ignore"):  # a row of zeros: NaN, as with PEFT
@@ -183,7 +183,7 @@ def _fold(key: str, base: Tensor, changes: tuple[Change, ...], base_init: BaseIn
 def _find_initial(
     values: Shaped[HostArray, "out in"], base_init: BaseInit, scale: float, a: HostArray, b: HostArray
 ) -> tuple[Float[HostArray, "out r"], Float[HostArray, "r in"]]:
-    """Two matrices whose product the adapter took out of the base when it was initialized."""
+    """Two matrices whose product the adapter subtracted from the base when it was initialized."""
     rank = len(a)
     if base_init == "olora":
         q = np.linalg.qr(values[:, :rank].astype(np.float64))[0]

@@ -19,7 +19,7 @@ _SPEECH_WIDTHS = (f"{WHISPER}ln_post.weight", f"{BEATS}encoder.layer_norm.weight
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """The description of a model before its config is known."""
+    """A model before its config is known."""
 
     tensors: dict[str, Tensor]
     values: dict[str, Any]  # config.json
@@ -29,13 +29,13 @@ class Parts:
     notes: tuple[str, ...] = ()  # for the user
 
     def add_tensors(self, tensors: dict[str, Tensor], *, instead_of: str) -> "Parts":
-        """With `tensors` in place of those whose keys begin with `instead_of`."""
+        """Returns the parts with `tensors` instead of those whose keys begin with `instead_of`."""
         kept = {key: tensor for key, tensor in self.tensors.items() if not key.startswith(instead_of)}
         return dataclasses.replace(self, tensors=kept | tensors)
 
 
 def add_vision(parts: Parts, vision: pathlib.Path, *, init: tuple[str, ...], source: pathlib.Path) -> Parts:
-    """With the vision encoder of the file or directory `vision`, which the checkpoint lacks."""
+    """Adds the vision encoder of the file or directory `vision`, which the checkpoint lacks."""
     if released_config.has_vision(parts.values):
         raise OlaError(f"{source}: has a vision encoder (mm_vision_tower); leave out --vision")
     if "vision_projector" not in init:
@@ -59,14 +59,14 @@ def add_speech(
     init: tuple[str, ...],
     source: pathlib.Path,
 ) -> Parts:
-    """With the encoders of the separate speech files, in place of any copies inside (quirk C3)."""
+    """Adds the encoders of the separate speech files, which replace any copies inside (quirk C3)."""
     named = released_config.has_speech(parts.values, str(source / "config.json"))
     adds = whisper is not None and beats is not None and "speech_projector" in init
     if not named and not adds:
         if whisper or beats:
             raise OlaError(
-                f"{source}: config.json names no speech_encoder, so there is no place for --whisper or "
-                "--beats; leave them out, or give both and --init speech_projector to add one"
+                f"{source}: config.json names no speech_encoder, so --whisper and --beats have no use; "
+                "leave them out, or give both and --init speech_projector to add one"
             )
         return parts
     inside = lambda prefix: any(key.startswith(prefix) for key in parts.tensors)

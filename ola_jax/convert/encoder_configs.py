@@ -18,7 +18,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 SIGLIP_HEADS, SIGLIP_WIDTH, SMALL_HEADS = 16, 512, 4
 WHISPER_HEAD_WIDTH, SMALL_HEAD_WIDTH = 64, 8
-BEATS_FLAGS = {  # of our BEATs; with other values it is another network
+BEATS_FLAGS = {  # of our BEATs; other values mean another network
     "activation_fn": "gelu",
     "conv_bias": False,
     "deep_norm": True,

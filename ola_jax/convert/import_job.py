@@ -1,4 +1,4 @@
-"""An import that has been checked: a released checkpoint and the model it describes, tensors not yet read."""
+"""A checked import: a released checkpoint, its tensors not yet read, and the model that it describes."""
 
 import dataclasses
 import pathlib
@@ -67,7 +67,7 @@ def prepare_import(
 
     `whisper` and `beats` are the separate files of the speech encoders; they take precedence over
     copies inside the safetensors, as in the original's loader. `vision` (see `vision_files`), with the
-    projectors to initialize in `init`, gives encoders to a checkpoint without: a plain Qwen2.5, or
+    projectors to initialize in `init`, adds encoders to a checkpoint without them: a plain Qwen2.5, or
     Ola-Image. `adapter`: a LoRA or DoRA to fold in. `resize_vocabulary`: to one embedding for each token.
     Raises OlaError naming every missing, unused or mis-shaped key.
     """
@@ -83,7 +83,7 @@ def prepare_import(
         tensors, values, lines = vocabulary.resize_vocabulary(source, tensors, values)
         notes += lines
     if adapter:  # after the resizing: adapters are trained on the resized model
-        tensors, lines = fold_adapter(tensors, adapter, tied)
+        tensors, lines = fold_adapter(tensors, adapter, tied=tied)
         notes += lines
     vocabulary.check_vocabulary(source, values)
     replaced = tuple(projector_init.PREFIXES[part] for part in init)

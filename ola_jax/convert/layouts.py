@@ -6,7 +6,7 @@ import numpy as np
 
 from ola_jax.typing import HostArray, Shaped
 
-BLOCK_ROWS = 128  # of a transposed copy: the cache lines that a block touches stay in the cache
+BLOCK_ROWS = 128  # of a transposed copy: the cache lines of a block stay in the cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ CONV1D = Permute((2, 1, 0))  # [out, in, taps] to [taps, in, out]
 
 
 def copy(values: Shaped[HostArray, "..."], out: Shaped[HostArray, "..."]) -> None:
-    """out[...] = values, three times as fast where one of them is a transposed matrix."""
+    """Assigns out[...] = values, three times as fast if one of them is a transposed matrix."""
     if not out.flags.c_contiguous:
         values, out = values.T, out.T
     if values.dtype == out.dtype and values.dtype.itemsize == 2:

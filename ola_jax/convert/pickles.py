@@ -1,6 +1,6 @@
-"""PyTorch's own files (.pt, .pth, .bin): OpenAI's Whisper, BEATs, plain state dicts; read and written.
+"""Reading and writing PyTorch's own files (.pt, .pth, .bin): OpenAI's Whisper, BEATs, plain state dicts.
 
-Only tensors and plain values are read: a pickle that asks for more is refused.
+Only tensors and plain values are read: a pickle with anything else is refused.
 """
 
 import functools
@@ -98,11 +98,11 @@ def load(file: pathlib.Path) -> dict[str, Any]:
 def save(
     file: pathlib.Path, state: Mapping[str, HostArray], *, section: str, beside: Mapping[str, Any]
 ) -> None:
-    """Writes {**beside, section: state}, numpy arrays as tensors, as torch.save does."""
+    """Writes {**beside, section: state} with torch.save, numpy arrays as tensors."""
     torch = import_torch(file)
     tensors = {}
     for key, value in state.items():
-        value = np.ascontiguousarray(value).reshape(value.shape)  # undoes a scalar made a vector
+        value = np.ascontiguousarray(value).reshape(value.shape)  # a scalar stays a scalar
         if value.dtype == ml_dtypes.bfloat16:
             tensors[key] = torch.from_numpy(value.view(np.int16)).view(torch.bfloat16)
         else:
@@ -130,7 +130,7 @@ def _to_numpy(value: Any) -> HostArray:
     import torch
 
     value = value.detach()
-    if value.dtype == torch.bfloat16:  # not among numpy's own types: the bits are passed on
+    if value.dtype == torch.bfloat16:  # not a type of numpy: its bits are reinterpreted
         return value.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return value.contiguous().numpy()
 

@@ -23,7 +23,7 @@ def has_vision(values: Mapping[str, Any]) -> bool:
 
 
 def has_speech(values: Mapping[str, Any], where: str) -> bool:
-    """True if config.json names a speech encoder. OlaError if it is not the dual one (Whisper and BEATs)."""
+    """True if config.json names a speech encoder. OlaError unless it is the dual one (Whisper and BEATs)."""
     if values.get("speech_encoder") is None:
         return False
     kind = values.get("speech_encoder_type")

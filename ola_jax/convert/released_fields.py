@@ -72,7 +72,7 @@ LISTED = 5  # unknown fields that the note names
 
 
 def check_fields(values: Mapping[str, Any], where: str, *, vision: bool, speech: bool) -> list[str]:
-    """Raises OlaError for a field that makes it another model; returns a note that names unknown fields."""
+    """Raises OlaError for a field of another model; returns a note that names unknown fields."""
     needed = DECODER | (VISION if vision else {}) | (SPEECH if speech else {})
     for key, allowed in needed.items():
         value = values.get(key)

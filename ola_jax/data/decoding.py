@@ -77,9 +77,9 @@ def image_sizes(refs: tuple[Any, ...], root: str | None, settings: DecodeSetting
 def decode_video(
     ref: Any, root: str | None, settings: DecodeSettings
 ) -> tuple[list[ImagePatches], list[int]]:
-    """The distinct frames of a video that the model sees, and for each frame shown its place among them.
+    """The distinct frames of a video that the model sees, and for each frame shown its index among them.
 
-    The video is a file, or its frames: a list of images, or of places in a patch file.
+    The video is a file, or its frames: a list of images, or of byte ranges in a patch file.
     """
     refs = ref if isinstance(ref, list) else [ref]
     items = [media for item in refs for media in locate(item, root, settings.media)]
@@ -95,7 +95,7 @@ def decode_video(
 
 
 def decode_audio(ref: Any, root: str | None, settings: DecodeSettings) -> Float[np.ndarray, "samples"]:
-    """The audio of a file, or of several places in a patch file, concatenated."""
+    """The audio of a file, or of several byte ranges in a patch file, concatenated."""
     parts, longest = [], settings.max_seconds
     for media in locate(ref, root, settings.media):
         parts.append(read_audio(media, settings.media, longest))

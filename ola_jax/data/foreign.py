@@ -1,4 +1,4 @@
-"""Keys and marks of other projects in records: ignored, they would be trained on without their media."""
+"""Keys and marks of other projects in records: if ignored, they would be trained on without their media."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Images and video frames: decoding, resizing to whole patches, splitting into patches.
+"""Images and video frames: decoding, resizing to a multiple of patches, splitting into patches.
 
 Source: the original's ola/mm_utils.py.
 """
@@ -32,7 +32,7 @@ def read_image(media: Media, to_rgb: bool, limits: MediaLimits = LIMITS) -> Imag
     """
     try:
         with open_image(media) as image:
-            check_pixels(media, image.size, limits.image_pixels, "image_pixels")
+            check_pixels(media, image.size, limit=limits.image_pixels, name="image_pixels")
             image.load()
             if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
                 del image.info["transparency"]  # it is not used, and Pillow warns about it
@@ -49,7 +49,7 @@ def read_image(media: Media, to_rgb: bool, limits: MediaLimits = LIMITS) -> Imag
 
 
 def open_image(media: Media) -> Image.Image:
-    """Opens an image without decoding it, however many pixels it has: `check_pixels` is there for that."""
+    """Opens an image without decoding it, however many pixels it has; `check_pixels` limits them."""
     try:
         return Image.open(media.open())
     except Image.DecompressionBombWarning:
@@ -58,7 +58,7 @@ def open_image(media: Media) -> Image.Image:
             return Image.open(media.open())
 
 
-def check_pixels(media: Media, size: tuple[int, int], limit: int, name: str) -> None:
+def check_pixels(media: Media, size: tuple[int, int], *, limit: int, name: str) -> None:
     """Raises OlaError for an image or frame of more pixels than allowed."""
     if size[0] * size[1] > limit:
         raise BadMediaError(

@@ -11,12 +11,12 @@ from ola_jax.data.assembly import misfit
 from ola_jax.data.sample import Sample
 from ola_jax.data.skips import Skip, SkipLog
 
-MAX_WAITING = 8  # samples without a place after which the open rows are returned
+MAX_WAITING = 8  # samples without room in any row; then the open rows are returned
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loaded:
-    """The result of loading one record: a sample, or the reason for which there is none."""
+    """The result of loading one record: a sample, or the reason why there is none."""
 
     source: str
     index: int
@@ -32,9 +32,9 @@ def samples(row: Sequence[Loaded]) -> list[Sample]:
 
 
 class Packer(grain.IterDataset[list[Loaded]]):
-    """Fills rows of a budget with samples, in order of arrival, each into the first row with room.
+    """Packs samples into rows of a budget, in order of arrival, each into the first row with room.
 
-    `open_rows` rows are filled at a time. Samples that find no room wait for the next rows. A record
+    `open_rows` rows are packed at a time. Samples that find no room wait for the next rows. A record
     without a sample, or one that fits no empty row, is skipped and reported to `skips`.
     """
 
@@ -47,11 +47,11 @@ class Packer(grain.IterDataset[list[Loaded]]):
 
 
 class PackIterator(grain.DatasetIterator[list[Loaded]]):
-    """The filled rows, one by one.
+    """The packed rows, one by one.
 
     Its state is the state of its parent before the current rows were begun, the parent's state
-    before each sample that waited then, and how many of the rows have been returned: from these
-    the same rows are filled again.
+    before each sample that waited then, and how many of the rows have been returned: the same rows
+    are packed again from these.
     """
 
     def __init__(self, parent: grain.DatasetIterator[Loaded], budget: Budget, open_rows: int, skips: SkipLog):
@@ -68,7 +68,7 @@ class PackIterator(grain.DatasetIterator[list[Loaded]]):
         if self._next_row >= len(self._rows):
             given = self._next_row if not self._rows else 0  # after set_state: already returned
             self._begun = self._resume_state()
-            self._fill()
+            self._pack()
             self._next_row = given
         if self._next_row >= len(self._rows):
             raise StopIteration
@@ -78,13 +78,13 @@ class PackIterator(grain.DatasetIterator[list[Loaded]]):
     def get_state(self) -> dict[str, Any]:
         """JSON values that `set_state` takes."""
         within = self._next_row < len(self._rows) or not self._rows
-        place = (
+        state = (
             {**self._begun, "next_row": self._next_row} if within else {**self._resume_state(), "next_row": 0}
         )
-        return {**place, "skips": self._skips.get_state()}
+        return {**state, "skips": self._skips.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Resume exactly where `get_state` was called."""
+        """Resumes exactly where `get_state` was called."""
         self._parent.set_state(state["parent"])
         self._skips.set_state(state["skips"])
         self._rows, self._waiting, self._waiting_states = [], [], list(state["waiting"])
@@ -95,8 +95,8 @@ class PackIterator(grain.DatasetIterator[list[Loaded]]):
         waiting = self._waiting_states or [state for state, _ in self._waiting]
         return {"parent": self._parent.get_state(), "waiting": waiting}
 
-    def _fill(self) -> None:
-        """Fill the next rows: first with what waits, then from the parent."""
+    def _pack(self) -> None:
+        """Packs the next rows: first the samples that wait, then those of the parent."""
         if self._waiting_states:
             self._read_waiting_again()
         self._rows, self._tokens, still_waiting = [], [], []

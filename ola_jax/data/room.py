@@ -1,4 +1,4 @@
-"""Checks that a sample has room for an answer after its media: before they are decoded, if possible."""
+"""Checks that a sample has room for an answer after its media; before they are decoded, if possible."""
 
 from collections.abc import Sequence
 
@@ -27,14 +27,14 @@ def check_room(text: Conversation, media_tokens: Sequence[int], max_length: int)
 
 
 def image_tokens(sizes: Sequence[tuple[int, int]], limits: PixelLimits, patch_size: int) -> list[int]:
-    """The least number of tokens of each image of these widths and heights, in pixels."""
+    """The minimum number of tokens of each image of these widths and heights, in pixels."""
     block = 2 * patch_size
-    # Decoding may turn an image upright: the lesser of both ways.
+    # Decoding may turn an image upright: the smaller number of both orientations.
     return [min(_tokens(size, limits, block), _tokens(size[::-1], limits, block)) for size in sizes]
 
 
 def may_exceed(images: int, limits: PixelLimits, room: int) -> bool:
-    """True if so many images of ordinary shape can have `room` tokens or more."""
+    """True if this many images of ordinary shape may have `room` tokens or more."""
     return images * 2 * (limits.high_res_max_side // limits.image_multiple + 1) ** 2 >= room
 
 

@@ -15,7 +15,7 @@ class ImagePatches:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
-    """One record, tokenised, its media decoded and merged by `source`.
+    """One record, tokenized, its media decoded and merged by `source`.
 
     `source` points into the sample's own feature table (a FeatureTable): the pooled patches of images[0],
     images[1], ..., the tokens of the audio chunks, the marks. Several stretches of `source` may point to the

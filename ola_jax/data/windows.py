@@ -7,23 +7,23 @@ from ola_jax.batch import POOLED
 
 
 def lay_out(sizes: Sequence[int], window_patches: int) -> tuple[list[tuple[int, int]], int]:
-    """For each image its window and its first patch there, and the number of windows used.
+    """The window of each image and its first patch there, and the number of windows used.
 
     First fit, largest image first (ties in order). `sizes` are in patches; none may be larger than
     a window (ValueError).
     """
-    places: list[tuple[int, int]] = [(0, 0)] * len(sizes)
-    filled: list[int] = []
+    starts: list[tuple[int, int]] = [(0, 0)] * len(sizes)
+    used: list[int] = []  # patches of each window
     for image in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
         size = sizes[image]
         if size > window_patches:
             raise ValueError(f"an image of {size} patches does not fit a window of {window_patches}")
-        window = next((w for w, used in enumerate(filled) if used + size <= window_patches), len(filled))
-        if window == len(filled):
-            filled.append(0)
-        places[image] = (window, filled[window])
-        filled[window] += size
-    return places, len(filled)
+        window = next((w for w, patches in enumerate(used) if patches + size <= window_patches), len(used))
+        if window == len(used):
+            used.append(0)
+        starts[image] = (window, used[window])
+        used[window] += size
+    return starts, len(used)
 
 
 def choose_windows(
@@ -32,7 +32,7 @@ def choose_windows(
     """Windows W and patches N of a window that hold the images of every row at the least cost.
 
     A patch costs its own linear work, equal to attention over `linear_patches` patches, and
-    attention over its whole window: W * N * (linear_patches + N). `rows` are the sizes of the images
+    attention over its full window: W * N * (linear_patches + N). `rows` are the sizes of the images
     of each row, in patches. (0, 0) if there are none.
     """
     largest = max((size for row in rows for size in row), default=0)

@@ -80,7 +80,7 @@ def compare_outputs(
     records = read_prompts(prompts)
     torch_parts.import_libraries()  # report missing ones before the long part
     config, params = checkpoint.load(directory, dtype="float32")
-    model = Ola(architecture(config))  # in float32, by whatever attention this machine has
+    model = Ola(architecture(config))  # in float32, with the attention that this machine has
     processor = Processor.from_pretrained(directory, preset="infer")
     forward = jax.jit(lambda params, batch: model.apply({"params": params}, batch, method=_compute_outputs))
     outputs = []
@@ -105,8 +105,8 @@ def compare_outputs(
 def _compute_outputs(model: Ola, batch: OlaBatch) -> dict[str, Array]:
     outputs = {"inputs": model.merge(batch), "logits": model(batch)}
     if batch.patches.shape[1]:
-        image, place = batch.patch_image[0], batch.patch_position[0]
-        outputs["vision"] = model.vision(normalize(batch.patches[0]), image, place)
+        image, position = batch.patch_image[0], batch.patch_position[0]
+        outputs["vision"] = model.vision(normalize(batch.patches[0]), image, position)
     if batch.audio.shape[1] and model.config.whisper:
         outputs["mel"] = log_mel(batch.audio[0], model.config.whisper.num_mels)
         outputs["whisper"] = model.whisper(outputs["mel"])
@@ -130,8 +130,8 @@ def _compare_vision(job: ImportJob, outputs: list[Outputs]) -> list[Features]:
             for number in range(1, image.max() + 1):
                 chosen = image == number
                 pixels = np.asarray(normalize(ours.batch.patches[0, window, chosen]))
-                place = np.asarray(ours.batch.patch_position[0, window, chosen])
-                pairs.append((ours.arrays["vision"][window, chosen], vision.features(pixels, place)))
+                position = np.asarray(ours.batch.patch_position[0, window, chosen])
+                pairs.append((ours.arrays["vision"][window, chosen], vision.features(pixels, position)))
         a, b = (np.concatenate(side) for side in zip(*pairs, strict=True))
         found.append(Features(ours.prompt, "vision", len(b), *_errors(a, b)))
     return found

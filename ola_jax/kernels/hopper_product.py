@@ -6,7 +6,7 @@ A column is a member of a group. The columns of BLOCK groups are adjacent, membe
 holds the same groups of all members, at the same positions of n slices of its accumulator: reductions over
 members are elementwise, without shuffles or shared memory.
 
-A persistent block of threads on each multiprocessor goes from tile to tile: one warpgroup fetches
+A persistent block of threads on each multiprocessor loops over tiles: one warpgroup fetches
 the steps of the product, ahead of two that multiply, each for rows of its own. While these run
 their epilogue, the steps of the next tile arrive.
 

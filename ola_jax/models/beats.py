@@ -173,7 +173,7 @@ class Beats(nn.Module):
 
 
 def flops(config: BeatsConfig, chunks: int, frames: int) -> float:
-    """FLOPs of this many chunks of so many frames (patches) each."""
+    """FLOPs of this many chunks of this many frames (patches) each."""
     c, width = config, config.hidden_size
     first = c.embed_dim * (c.patch_size**2 + (width if c.embed_dim != width else 0))
     convolution = c.conv_positions * width**2 / c.conv_groups

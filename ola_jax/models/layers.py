@@ -11,7 +11,7 @@ from jax.lax import PrecisionLike
 from ola_jax.sharding import axis_size, gather_weight
 from ola_jax.typing import Array, DTypeLike, Float
 
-Remat = Literal["none", "full", "dots"]  # what the backward pass computes again, as in OlaConfig
+Remat = Literal["none", "full", "dots"]  # what the backward pass recomputes, as in OlaConfig
 
 
 def parameter(
@@ -51,10 +51,10 @@ def linear(
 def product(
     x: Float[Array, "*b D"], kernel: Float[Array, "D E"], precision: PrecisionLike = None
 ) -> Float[Array, "*b E"]:
-    """Product with a kernel, for which the leading axes of `x` are merged where that moves no data.
+    """Product with a kernel; the leading axes of `x` are flattened where that moves no data.
 
     The kernel's gradient then contracts one axis instead of several, which XLA's CPU backend does
-    many times faster. Where the tokens of a row are split over devices, merging would move them.
+    many times faster. Where the tokens of a row are split over devices, flattening would move them.
     """
     if axis_size("context") > 1:
         return jnp.matmul(x, kernel, precision=precision)

@@ -122,7 +122,7 @@ class OryxViT(nn.Module):
 
 
 def flops(config: OryxViTConfig, windows: int, patches: int) -> float:
-    """FLOPs of windows of this many patches each; attention over whole windows."""
+    """FLOPs of windows of this many patches each; attention over full windows."""
     layer = config.hidden_size * (4 * config.hidden_size + 2 * config.intermediate_size)
     weights = config.patch_bytes * config.hidden_size + config.num_layers * layer
     attention = config.num_layers * 4 * patches * config.hidden_size

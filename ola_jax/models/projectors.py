@@ -54,7 +54,7 @@ class SpeechProjector(nn.Module):
 
 
 def learned_marks(module: nn.Module, names: Sequence[str], width: int) -> dict[str, Float[Array, "D"]]:
-    """The marks of a projector, by name; parameters of its own, made in its `setup`."""
+    """The marks of a projector, by name; parameters of its own, created in its `setup`."""
     init: nn.initializers.Initializer = nn.with_logical_partitioning(
         nn.initializers.normal(width**-0.5), ("embed",)
     )
@@ -63,11 +63,11 @@ def learned_marks(module: nn.Module, names: Sequence[str], width: int) -> dict[s
 
 def vision_flops(patches: int, inputs: int, hidden_size: int) -> float:
     """FLOPs of the vision projector, for patches of `inputs` features each."""
-    # Of a group of patches: local and second product for each, mean and last product once.
-    of_each, once = inputs * hidden_size + 2 * hidden_size**2, 2 * hidden_size**2
-    return patches / POOLED * 2 * (POOLED * of_each + once)
+    # In a group of patches: projection, local and second product per patch; mean and last product per group.
+    per_patch, per_group = inputs * hidden_size + 2 * hidden_size**2, 2 * hidden_size**2
+    return patches / POOLED * 2 * (POOLED * per_patch + per_group)
 
 
 def speech_flops(tokens: int, inputs: int, inner_size: int, hidden_size: int) -> float:
-    """FLOPs of the speech projector, for tokens that are made of `inputs` features each."""
+    """FLOPs of the speech projector, for tokens of `inputs` features each."""
     return float(tokens * 2 * (inputs + hidden_size) * inner_size)

@@ -58,7 +58,9 @@ def test_the_loss_is_the_mean_over_the_labelled_tokens_of_held_out_records(
     (stage,) = config.stages
     processor, _ = load_processor(config)
     batches = list(
-        make_train_iterator(stage.held_out, processor, stage.budget, stage.rows, config.seed, epochs=1)
+        make_train_iterator(
+            stage.held_out, processor, stage.budget, batch_rows=stage.rows, seed=config.seed, epochs=1
+        )
     )
     assert len(batches) <= 4  # all records
     params = jax.tree.map(np.asarray, before.params)

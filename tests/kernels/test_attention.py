@@ -94,7 +94,9 @@ def test_blocks_without_a_pair_are_not_computed(causal: bool) -> None:
         needed = pairs.reshape(length // block, block, -1, block).any(axis=(1, 3))
         padding = ~needed.any(axis=1)
         expected = needed | np.diag(padding)
-        np.testing.assert_array_equal(computed_blocks(segments, segments, block, block, causal), expected)
+        np.testing.assert_array_equal(
+            computed_blocks(segments, segments, block_q=block, block_k=block, causal=causal), expected
+        )
 
 
 def test_skipped_blocks_are_not_read() -> None:

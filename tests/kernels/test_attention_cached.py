@@ -38,7 +38,7 @@ def plain(q: jax.Array, k: jax.Array, v: jax.Array, slot: int, start: int) -> ja
     cut = lambda x: x[1, slot : slot + 1, :end]
     ones = lambda n: jnp.ones((1, n), jnp.int32)
     inputs = PackedInputs(q, cut(k), cut(v), ones(q.shape[1]), ones(end), True, start)
-    return attention_xla.whole(inputs)
+    return attention_xla.attend_unblocked(inputs)
 
 
 @pytest.mark.parametrize("start", [[0, 0, 0], [5, 127, 128], [510, 0, 300]])

@@ -116,7 +116,7 @@ def logits_with_a_cache(config: Qwen2Config, params: Params, tokens: np.ndarray)
         return ours.logits(hidden), cache
 
     step = jax.jit(lambda p, new, start, c: Qwen2(config).apply({"params": p}, new, start, c, method=extend))
-    cache, logits = empty_cache(config, 1, 24, np.float32), []
+    cache, logits = empty_cache(config, 1, 24, dtype=np.float32), []
     for part in (slice(0, 14), *(slice(i, i + 1) for i in range(14, len(tokens)))):
         piece, cache = step(params, tokens[None, part], jnp.array([part.start]), cache)
         logits.append(piece)

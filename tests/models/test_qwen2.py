@@ -67,7 +67,7 @@ def test_a_cache_filled_in_pieces_has_the_hidden_states_of_one_pass() -> None:
     config, params = released().config.llm, released().params["llm"]
     model, ids = Qwen2(config), IDS[:1]
     whole = forward(model, ids, POSITIONS[:1], MASK[:1])["hidden"]
-    cache = empty_cache(config, 3, 40, jnp.float32)
+    cache = empty_cache(config, 3, 40, dtype=jnp.float32)
     extend = lambda m, i, where, c: m.extend(m.embed(i), where, c)
     pieces = []
     for start, stop in ((0, 9), (9, 10), (10, 33)):

@@ -88,7 +88,9 @@ def test_windows_and_sound_stay_on_the_device_that_has_their_row() -> None:
         with jax.set_mesh(mesh):
             fields = vars(sharding.global_batch(tiny.make_batch(8, 0, budget), mesh))
             program = jax.jit(jax.grad(features), out_shardings=places).lower(params, fields).compile()
-        return {kind: of.bytes for kind, of in hlo.collectives(hlo.Program(program.as_text())).items()}
+        return {
+            kind: found.bytes for kind, found in hlo.count_collectives(hlo.Program(program.as_text())).items()
+        }
 
     assert moved(windows=2, chunks=1) == moved(windows=4, chunks=2)  # nothing but weights travels
 

@@ -114,13 +114,13 @@ def test_tensorboard_files_hold_the_scalars(tmp_path: pathlib.Path) -> None:
     from tensorboardX.proto.event_pb2 import Event
 
     sink = TensorBoard(tmp_path, 4)
-    sink.write(5, {"loss": 0.25, "fill/tokens": 0.5})
+    sink.write(5, {"loss": 0.25, "utilization/tokens": 0.5})
     sink.write(6, {"loss": 0.125})
     sink.close()
     (file,) = tmp_path.iterdir()
     events = [Event.FromString(record) for record in framed(file.read_bytes(), 0)]
     scalars = {(e.step, v.tag): v.simple_value for e in events for v in e.summary.value}
-    assert scalars == {(5, "loss"): 0.25, (5, "fill/tokens"): 0.5, (6, "loss"): 0.125}
+    assert scalars == {(5, "loss"): 0.25, (5, "utilization/tokens"): 0.5, (6, "loss"): 0.125}
     started = [e for e in events if e.session_log.status]
     assert started[0].step == 5  # hides what an earlier run wrote of steps from here on
 
@@ -130,7 +130,7 @@ def test_weights_and_biases_takes_the_figures_offline(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    sink = WeightsAndBiases("ola", "mine/tune", tmp_path, {"steps": 3})
+    sink = WeightsAndBiases("ola", "mine/tune", folder=tmp_path, config={"steps": 3})
     sink.write(1, {"loss": 0.25})
     sink.write(1, {"eval/loss": 0.75})
     sink.write(2, {"loss": 0.125})
@@ -164,7 +164,7 @@ def history(file: pathlib.Path) -> list[dict[str, float]]:
     ("library", "make", "option"),
     [
         ("tensorboardX", lambda folder: TensorBoard(folder, 0), "tensorboard"),
-        ("wandb", lambda folder: WeightsAndBiases("p", "n", folder, {}), "wandb"),
+        ("wandb", lambda folder: WeightsAndBiases("p", "n", folder=folder, config={}), "wandb"),
     ],
 )
 def test_a_library_that_is_missing_is_named_with_what_to_do(
