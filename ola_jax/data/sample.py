@@ -1,7 +1,9 @@
 """One record, ready to be placed in a row of a batch: ragged numpy arrays."""
 
 import dataclasses
+from collections.abc import Iterator
 
+from ola_jax.data.layout import pooled_size
 from ola_jax.typing import Float, HostArray, Int, UInt8
 
 
@@ -11,6 +13,9 @@ class ImagePatches:
 
     patches: UInt8[HostArray, "n P"]  # bytes (row, column, channel) of each patch
     grid: tuple[int, int]  # height and width in patches; both even, n = height * width
+
+
+EncoderInput = ImagePatches | Float[HostArray, "T"]  # a view of an image, a video frame, or a chunk of audio
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,3 +35,11 @@ class Sample:
     audio: Float[HostArray, "c T"]  # chunks at 16 kHz, the last one zero padded
     prompt_ids: Int[HostArray, "l"]  # before merging: -300 stands for an image or video, -200 for audio
     counts: dict[str, int]  # merged tokens by modality: text, image, video, audio
+
+    def encoder_inputs(self, chunk_tokens: int) -> Iterator[tuple[EncoderInput, int]]:
+        """Yields the inputs of encoders in the order of the feature table, each with its number of rows.
+
+        `chunk_tokens`: rows of a chunk of audio.
+        """
+        yield from ((image, pooled_size(image.grid)) for image in self.images)
+        yield from ((chunk, chunk_tokens) for chunk in self.audio)
