@@ -1,7 +1,7 @@
 """Merging: placeholders among token ids are replaced by the features of their media."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def merge(
     *,
     visuals: Sequence[Int[HostArray, "_"]],
     audio: Sequence[Int[HostArray, "_"]],
-    visual_modality: Literal["image", "video"],
+    visual_modality: Modality,
 ) -> Merged:
     """Replaces the placeholders among `ids` with the rows of the feature table that hold their media.
 
