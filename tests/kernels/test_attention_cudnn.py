@@ -15,8 +15,8 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from ola_jax.errors import OlaError
 from ola_jax.kernels.attention import packed_attention
-from ola_jax.kernels.attention_inputs import PackedInputs
 from ola_jax.sharding import AXES
+from tests.kernels.inputs import packed_inputs
 from tests.kernels.test_attention import sorted_segments
 
 H100 = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
@@ -28,7 +28,7 @@ def gpu_mesh(**sizes: int) -> AbstractMesh:
 
 
 def attend(q, k, v, segments, causal: bool = True, **how):
-    inputs = PackedInputs(q, k, v, segments, segments, causal)
+    inputs = packed_inputs(q, k, v, segments, segments, causal)
     return packed_attention(inputs, implementation="cudnn", **how)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ola_jax.kernels import attention_xla
-from ola_jax.kernels.attention_inputs import PackedInputs
+from tests.kernels.inputs import packed_inputs
 from tests.kernels.test_attention import assert_equal
 
 
@@ -18,10 +18,10 @@ def arrays(seed: int, length: int, keys: int, groups: int, kv_heads: int, rows: 
 
 def value_and_gradients(form, q, k, v, segments: np.ndarray, causal: bool, offset: int = 0, **how) -> tuple:
     """Of all but padding; keys may lie before the queries (`offset`)."""
-    of_queries = segments[:, offset : offset + q.shape[1]]
-    run = lambda q, k, v: form(PackedInputs(q, k, v, of_queries, segments, causal, offset), **how)
+    q_segments = segments[:, offset : offset + q.shape[1]]
+    run = lambda q, k, v: form(packed_inputs(q, k, v, q_segments, segments, causal, offset), **how)
     out, pull = jax.vjp(jax.jit(run), q, k, v)
-    kept = (of_queries > 0)[..., None, None]
+    kept = (q_segments > 0)[..., None, None]
     weights = np.cos(np.arange(out.size, dtype=np.float32)).reshape(out.shape)
     return np.where(kept, out, 0), pull(jnp.asarray(weights * kept, out.dtype))
 
@@ -97,7 +97,7 @@ def test_blocks_without_a_pair_are_not_computed(causal: bool) -> None:
     segments = np.repeat([1, 2], 16)[None].astype(np.int32)
     spoilt = lambda x: np.where((segments == 2)[..., None, None], np.nan, x)
     out = attention_xla.attend_in_blocks(
-        PackedInputs(q, spoilt(k), spoilt(v), segments, segments, causal), block=8
+        packed_inputs(q, spoilt(k), spoilt(v), segments, segments, causal), block=8
     )
     assert np.isfinite(out[:, :16]).all()
 
@@ -105,7 +105,7 @@ def test_blocks_without_a_pair_are_not_computed(causal: bool) -> None:
 def test_long_inputs_never_have_all_their_scores_in_memory() -> None:
     length = 2 * attention_xla.BLOCK
     of = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-    attend = lambda q, s: attention_xla.attend(PackedInputs(q, q, q, s, s, True)).sum()
+    attend = lambda q, s: attention_xla.attend(packed_inputs(q, q, q, s, s, True)).sum()
     text = (
         jax.jit(jax.grad(attend))
         .lower(of(1, length, 1, 8), jax.ShapeDtypeStruct((1, length), jnp.int32))
