@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from ola_jax import json_files
 from ola_jax.config import OlaConfig, ProcessorConfig, from_dict, to_dict
 from ola_jax.errors import OlaError, first_line
-from ola_jax.storage import replace_directory, storage_failure
+from ola_jax.storage import describe_unreadable, replace_directory, storage_failure
 from ola_jax.typing import DTypeLike, Params
 
 FORMAT, VERSION = "ola_jax", 1
@@ -135,10 +135,7 @@ def load(
             return config, checkpointer.restore(path, restore_args=restore_args)
     except Exception as error:  # Orbax and tensorstore raise many types for a damaged store
         if reason := storage_failure(error):
-            raise OlaError(
-                f"{path}: the parameters cannot be read now ({reason}); they are unchanged: resolve this and "
-                "start again"
-            ) from error
+            raise OlaError(describe_unreadable(path, reason)) from error
         raise OlaError(
             f"{path}: the parameters cannot be read ({first_line(error)}); expected an Orbax tree as "
             "ola_jax writes it: copy or convert the checkpoint again"

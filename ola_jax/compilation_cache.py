@@ -53,7 +53,7 @@ def remove_half_written(folder: pathlib.Path, seconds: float = 60.0) -> None:
             file.unlink(missing_ok=True)
 
 
-class Progress:
+class CompilationNotice:
     """Reports on stderr, at a terminal, what is being compiled when it takes long."""
 
     def __init__(self, folder: str, seconds: float = PATIENCE):

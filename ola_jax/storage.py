@@ -81,6 +81,11 @@ def storage_failure(error: BaseException, writing: bool = False) -> str | None:
     return None
 
 
+def describe_unreadable(path: pathlib.Path, failure: str) -> str:
+    """A message about files that a storage failure keeps from being read, and that may not be damaged."""
+    return f"{path}: cannot be read now ({failure}); nothing was changed: resolve this, and start again"
+
+
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 _REFUSED = re.compile(r"RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED")
 

@@ -24,7 +24,7 @@ from ola_jax.config import OlaConfig, PointsConfig, ProcessorConfig, Qwen2Config
 from ola_jax.data import Processor
 from ola_jax.data.pipeline import Source, make_train_iterator
 from ola_jax.data.tokenizer import load_tokenizer
-from ola_jax.eval.accuracy import Question, score_questions
+from ola_jax.eval.accuracy import TaskQuestion, score_questions
 from ola_jax.generate.sampling import SamplingConfig
 from ola_jax.models import ola
 from ola_jax.training import flops, optimizer, state
@@ -71,7 +71,7 @@ counted = flops.count_step(config, budget, rows=1, trainable=trainable)
 questions = []
 for name in shapes:
     sample = processor.sample({"points": f"{name}.npy", "conversations": [ask]}, str(folder))
-    questions.append(Question(sample, name))
+    questions.append(TaskQuestion(sample, name))
 scores = score_questions(
     ola.Ola(config), now.params, processor, questions=questions, sampling=SamplingConfig(), rows=2
 )

@@ -234,7 +234,7 @@ def _abstract_state(
     for parameters that an earlier stage trained or initialized, which then take twice this memory.
     """
     abstract, shardings = state.abstract_state(
-        config, stage.trainable, tx, mesh, adapters=stage.lora, offload=stage.optimizer.offload
+        config, stage.trainable, tx, mesh=mesh, adapters=stage.lora, offload=stage.optimizer.offload
     )
     frozen = {p: jax.ShapeDtypeStruct(x.shape, config.dtype) for p, x in abstract.frozen.items()}
     shard = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)

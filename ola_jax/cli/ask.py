@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ola_jax.compilation_cache import FOLDER, Progress, keep_compiled_programs
+from ola_jax.compilation_cache import FOLDER, CompilationNotice, keep_compiled_programs
 from ola_jax.generate.assistant import NEW_TOKENS, Assistant
 from ola_jax.generate.conversation import PARAMETERS, Question, check_question
 from ola_jax.speech.hibari_voice import HibariVoice
@@ -64,11 +64,11 @@ def ask(args: Arguments) -> None:
     check_question(question, args.max_new_tokens, args.seed, OPTIONS)
     keep_compiled_programs(args.compilation_cache)
     speech = _speech(args)
-    progress = Progress(args.compilation_cache)
-    assistant = Assistant.from_pretrained(args.checkpoint, args.dtype, progress.begin)
+    notice = CompilationNotice(args.compilation_cache)
+    assistant = Assistant.from_pretrained(args.checkpoint, args.dtype, notice.begin)
 
     def write(text: str) -> None:
-        progress.end()
+        notice.end()
         print(text, end="", flush=True)
 
     try:
@@ -96,7 +96,7 @@ def ask(args: Arguments) -> None:
             assistant.close()
         raise
     finally:
-        progress.end()
+        notice.end()
     assistant.close()  # not after Ctrl-C: it would wait for a program that is being compiled
     if not args.json:
         print(flush=True)

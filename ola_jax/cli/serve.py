@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ola_jax.compilation_cache import FOLDER, Progress, keep_compiled_programs
+from ola_jax.compilation_cache import FOLDER, CompilationNotice, keep_compiled_programs
 from ola_jax.errors import OlaError, first_line
 from ola_jax.generate.engine import Engine, EngineConfig
 from ola_jax.serve.app import create_app
@@ -72,12 +72,12 @@ def serve(args: Arguments) -> None:
 
 def load_engine(args: Arguments) -> Engine:
     """The engine, with its programs compiled."""
-    progress = Progress(args.compilation_cache)
+    notice = CompilationNotice(args.compilation_cache)
     engine = Engine.from_pretrained(args.checkpoint, engine_config(args))
     try:
-        engine.warm_up(progress.begin)
+        engine.warm_up(notice.begin)
     finally:
-        progress.end()
+        notice.end()
     return engine
 
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ola_jax.convert.adapter_config import BaseInit
-from ola_jax.convert.adapter_files import CONFIG, Adapter, read_adapter
+from ola_jax.convert.adapter_files import CONFIG, PeftAdapter, read_adapter
 from ola_jax.convert.casting import cast
 from ola_jax.convert.safetensors_reader import Tensor
 from ola_jax.convert.vocabulary import KEYS as VOCABULARY
@@ -93,7 +93,7 @@ def fold_adapter(
     return folded, notes
 
 
-def _read_change(adapter: Adapter, module: str, base: Tensor) -> Change:
+def _read_change(adapter: PeftAdapter, module: str, base: Tensor) -> Change:
     """The change of a module's weight, its parts and shapes checked."""
     parts, config = adapter.parts[module], adapter.config
     key, embedding = f"{module}.weight", any("embedding" in name for name in parts)
@@ -204,7 +204,7 @@ def _multiply(left: HostArray, right: HostArray) -> HostArray:
     return np.concatenate([left[i : i + ROWS].astype(np.float64) @ right for i in range(0, len(left), ROWS)])
 
 
-def _fold_bias(adapter: Adapter, module: str, tensors: Mapping[str, Tensor]) -> Tensor:
+def _fold_bias(adapter: PeftAdapter, module: str, tensors: Mapping[str, Tensor]) -> Tensor:
     key, bias, scale = f"{module}.bias", adapter.parts[module]["lora_B.bias"], adapter.config.scale(module)
     if key not in tensors:
         raise OlaError(f"{adapter.directory}: lora_bias needs a bias, and the base has no {key}")

@@ -8,7 +8,7 @@ from ola_jax.batch import PARTS, POOLED, TEXT, Budget, FeatureTable, OlaBatch, f
 from ola_jax.config import OlaConfig
 from ola_jax.data.layout import block_order, pooled_size
 from ola_jax.data.sample import Sample
-from ola_jax.data.windows import lay_out
+from ola_jax.data.windows import assign_windows
 
 
 def misfit(row: Sequence[Sample], budget: Budget) -> str | None:
@@ -21,7 +21,7 @@ def misfit(row: Sequence[Sample], budget: Budget) -> str | None:
         return f"{chunks} audio chunks, a row holds {budget.audio_chunks}"
     if sizes and max(sizes) > budget.window_patches:
         return f"an image of {max(sizes)} patches, a window holds {budget.window_patches}"
-    if sizes and (windows := lay_out(sizes, budget.window_patches)[1]) > budget.windows:
+    if sizes and (windows := assign_windows(sizes, budget.window_patches)[1]) > budget.windows:
         return f"{windows} windows of {budget.window_patches} patches, a row holds {budget.windows}"
     return None
 
@@ -58,7 +58,7 @@ def _place(
     """Writes these samples into a row, whose feature table is `table`."""
     _, windows, window_patches = batch.patch_image.shape
     images = [image for sample in samples for image in sample.images]
-    starts, _ = lay_out([len(image.patches) for image in images], window_patches)
+    starts, _ = assign_windows([len(image.patches) for image in images], window_patches)
     number_in_window = [0] * windows
     for image, (window, start) in zip(images, starts, strict=True):
         patches = row, window, slice(start, start + len(image.patches))

@@ -75,7 +75,7 @@ def image_views(image: Image.Image, limits: PixelLimits) -> tuple[Image.Image, I
     """
     multiple = limits.image_multiple
     high = _pad_or_resize(image, multiple, 0, limits.high_res_max_side, smallest=multiple)
-    low = high.resize(_scaled(high.size, limits.low_res_side, multiple, smallest=multiple))
+    low = high.resize(scale_size(high.size, limits.low_res_side, multiple=multiple, smallest=multiple))
     return low.convert("RGB"), high.convert("RGB")
 
 
@@ -116,11 +116,11 @@ def _pad_or_resize(
         canvas = Image.new("RGB", padded, GREY)
         canvas.paste(image, ((padded[0] - width) // 2, (padded[1] - height) // 2))
         return canvas
-    size = _scaled(image.size, side, multiple, smallest)
+    size = scale_size(image.size, side, multiple=multiple, smallest=smallest)
     return Image.new("RGB", size) if min(size) == 0 else image.resize(size)
 
 
-def _scaled(size: tuple[int, int], side: int, multiple: int, smallest: int) -> tuple[int, int]:
+def scale_size(size: tuple[int, int], side: int, *, multiple: int, smallest: int) -> tuple[int, int]:
     """The size of about side² pixels, sides rounded down to multiples and at least `smallest` (quirk V1)."""
     scale = math.sqrt(side * side / (size[0] * size[1]))
     width, height = (max(int(length * scale / multiple) * multiple, smallest) for length in size)

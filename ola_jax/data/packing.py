@@ -15,7 +15,7 @@ MAX_WAITING = 8  # samples without room in any row; then the open rows are retur
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Loaded:
+class LoadedRecord:
     """The result of loading one record: a sample, or the reason why there is none."""
 
     source: str
@@ -26,27 +26,31 @@ class Loaded:
     number: int = 0  # of the source
 
 
-def samples(row: Sequence[Loaded]) -> list[Sample]:
+def samples(row: Sequence[LoadedRecord]) -> list[Sample]:
     """The samples of a row."""
     return [loaded.sample for loaded in row if loaded.sample is not None]
 
 
-class Packer(grain.IterDataset[list[Loaded]]):
+class Packer(grain.IterDataset[list[LoadedRecord]]):
     """Packs samples into rows of a budget, in order of arrival, each into the first row with room.
 
     `open_rows` rows are packed at a time. Samples that find no room wait for the next rows. A record
     without a sample, or one that fits no empty row, is skipped and reported to `skips`.
     """
 
-    def __init__(self, parent: grain.IterDataset[Loaded], budget: Budget, open_rows: int, skips: SkipLog):
+    def __init__(
+        self, parent: grain.IterDataset[LoadedRecord], *, budget: Budget, open_rows: int, skips: SkipLog
+    ):
         super().__init__(parent)
         self._budget, self._open_rows, self._skips = budget, open_rows, skips
 
-    def __iter__(self) -> grain.DatasetIterator[list[Loaded]]:
-        return PackIterator(iter(self._parent), self._budget, self._open_rows, self._skips)
+    def __iter__(self) -> grain.DatasetIterator[list[LoadedRecord]]:
+        return PackIterator(
+            iter(self._parent), budget=self._budget, open_rows=self._open_rows, skips=self._skips
+        )
 
 
-class PackIterator(grain.DatasetIterator[list[Loaded]]):
+class PackIterator(grain.DatasetIterator[list[LoadedRecord]]):
     """The packed rows, one by one.
 
     Its state is the state of its parent before the current rows were begun, the parent's state
@@ -54,17 +58,19 @@ class PackIterator(grain.DatasetIterator[list[Loaded]]):
     are packed again from these.
     """
 
-    def __init__(self, parent: grain.DatasetIterator[Loaded], budget: Budget, open_rows: int, skips: SkipLog):
+    def __init__(
+        self, parent: grain.DatasetIterator[LoadedRecord], *, budget: Budget, open_rows: int, skips: SkipLog
+    ):
         super().__init__(parent)
         self._budget, self._open_rows, self._skips = budget, open_rows, skips
-        self._rows: list[list[Loaded]] = []
+        self._rows: list[list[LoadedRecord]] = []
         self._tokens: list[int] = []  # of each row
         self._next_row = 0
-        self._waiting: list[tuple[Any, Loaded]] = []  # with the parent's state before each
+        self._waiting: list[tuple[Any, LoadedRecord]] = []  # with the parent's state before each
         self._waiting_states: list[Any] = []  # after set_state: of those still to be read again
         self._begun = self._resume_state()
 
-    def __next__(self) -> list[Loaded]:
+    def __next__(self) -> list[LoadedRecord]:
         if self._next_row >= len(self._rows):
             given = self._next_row if not self._rows else 0  # after set_state: already returned
             self._begun = self._resume_state()
@@ -117,7 +123,7 @@ class PackIterator(grain.DatasetIterator[list[Loaded]]):
             if not self._place(loaded):
                 self._waiting.append((state, loaded))
 
-    def _unusable(self, loaded: Loaded) -> Skip | None:
+    def _unusable(self, loaded: LoadedRecord) -> Skip | None:
         sample = loaded.sample
         if sample is None:
             return Skip(loaded.source, loaded.index, loaded.kind, loaded.reason, loaded.number)
@@ -126,7 +132,7 @@ class PackIterator(grain.DatasetIterator[list[Loaded]]):
             return Skip(loaded.source, loaded.index, "too large", reason, loaded.number)
         return None
 
-    def _place(self, loaded: Loaded) -> bool:
+    def _place(self, loaded: LoadedRecord) -> bool:
         size = sum(len(sample.tokens) for sample in samples([loaded]))
         for number, row in enumerate(self._rows):
             tokens = self._tokens[number] + size

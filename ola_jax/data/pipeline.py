@@ -14,7 +14,7 @@ from ola_jax.data.assembly import assemble, utilization
 from ola_jax.data.decoding import in_process
 from ola_jax.data.failures import failure_kind
 from ola_jax.data.isolation import ClosedError, IsolatedDecoder
-from ola_jax.data.packing import Loaded, Packer, samples
+from ola_jax.data.packing import LoadedRecord, Packer, samples
 from ola_jax.data.processor import Processor
 from ola_jax.data.record_files import JsonRecord, Malformed
 from ola_jax.data.records import message_prefix
@@ -52,6 +52,7 @@ class TrainIterator(Iterator[TrainBatch]):
     def __init__(
         self,
         iterator: grain.DatasetIterator[TrainBatch],
+        *,
         skips: SkipLog,
         identity: dict[str, Any],
         decoder: IsolatedDecoder | None = None,
@@ -176,13 +177,13 @@ def make_train_iterator(
 
     skips = SkipLog(max_skipped, [len(table) for table in tables])
 
-    def to_batch(rows: Sequence[list[Loaded]]) -> TrainBatch:
+    def to_batch(rows: Sequence[list[LoadedRecord]]) -> TrainBatch:
         rows = [*rows, *[[]] * (batch_rows - len(rows))]
         packed = [samples(row) for row in rows]
         batch = assemble(packed, budget, processor.config)
         return TrainBatch(batch, tuple(map(_record_ids, rows)), utilization(batch, packed), skips.counts())
 
-    rows = Packer(mixed.to_iter_dataset(read), budget, open_rows, skips)
+    rows = Packer(mixed.to_iter_dataset(read), budget=budget, open_rows=open_rows, skips=skips)
     batches = rows.batch(batch_rows, batch_fn=to_batch)
     if prefetch:
         batches = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=prefetch)
@@ -198,10 +199,10 @@ def make_train_iterator(
         "epochs": epochs,
         "process": [process_index, process_count],
     }
-    return TrainIterator(iter(batches), skips, identity, decoder)
+    return TrainIterator(iter(batches), skips=skips, identity=identity, decoder=decoder)
 
 
-def _record_ids(row: Sequence[Loaded]) -> tuple[RecordId, ...]:
+def _record_ids(row: Sequence[LoadedRecord]) -> tuple[RecordId, ...]:
     return tuple(RecordId(x.source, x.index, x.sample.id) for x in row if x.sample is not None)
 
 
@@ -221,9 +222,9 @@ class _Load:
     sources: Sequence[Source]
     tables: Sequence[Sequence[JsonRecord | Malformed]]  # the records of each source
     processor: Processor
-    cache: dict[tuple[int, int], Loaded] | None
+    cache: dict[tuple[int, int], LoadedRecord] | None
 
-    def __call__(self, key: tuple[int, int]) -> Loaded:
+    def __call__(self, key: tuple[int, int]) -> LoadedRecord:
         if self.cache is not None and key in self.cache:
             return self.cache[key]
         loaded = self._load(*key)
@@ -231,9 +232,9 @@ class _Load:
             self.cache[key] = loaded
         return loaded
 
-    def _load(self, number: int, index: int) -> Loaded:
+    def _load(self, number: int, index: int) -> LoadedRecord:
         source, record = self.sources[number], self.tables[number][index]
-        loaded = functools.partial(Loaded, source.records, index, number=number)
+        loaded = functools.partial(LoadedRecord, source.records, index, number=number)
         if isinstance(record, Malformed):
             return loaded(None, "malformed record", record.reason)
         try:

@@ -1,4 +1,4 @@
-"""Laying images into attention windows of equal size, so that no image crosses a window."""
+"""Assigning images to attention windows of equal size, so that no image crosses a window."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ola_jax.batch import POOLED
 
 
-def lay_out(sizes: Sequence[int], window_patches: int) -> tuple[list[tuple[int, int]], int]:
+def assign_windows(sizes: Sequence[int], window_patches: int) -> tuple[list[tuple[int, int]], int]:
     """The window of each image and its first patch there, and the number of windows used.
 
     First fit, largest image first (ties in order). `sizes` are in patches; none may be larger than
@@ -42,5 +42,5 @@ def choose_windows(
     wanted = {largest, largest * 3 // 2, largest * 2, largest * 4, *(most // count for count in range(1, 9))}
     round_up = lambda n: math.ceil(n / multiple) * multiple
     candidates = sorted({round_up(n) for n in wanted if largest <= n <= most} | {round_up(largest)})
-    layouts = [(max(lay_out(row, n)[1] for row in rows), n) for n in candidates]
+    layouts = [(max(assign_windows(row, n)[1] for row in rows), n) for n in candidates]
     return min(layouts, key=lambda layout: layout[0] * layout[1] * (linear_patches + layout[1]))

@@ -19,7 +19,7 @@ PREFILL_CHUNK = 64  # tokens: questions are short
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class TaskQuestion:
     """A held-out prompt, ready for the model, and the right answer."""
 
     sample: Sample
@@ -28,7 +28,7 @@ class Question:
 
 def read_questions(
     records: str, root: str, processor: Processor, *, limit: int | None = None
-) -> list[Question]:
+) -> list[TaskQuestion]:
     """The records of a JSON file, each one question with its answer; at most `limit` of them.
 
     Raises OlaError naming the file and the record if there are none or one is not a question with an answer.
@@ -46,7 +46,7 @@ def read_questions(
     return found
 
 
-def _question(record: Any, root: str, processor: Processor) -> Question:
+def _question(record: Any, root: str, processor: Processor) -> TaskQuestion:
     messages = record.get("conversations") if isinstance(record, dict) else None
     turns = messages if isinstance(messages, list) else []
     if [turn.get("from") for turn in turns if isinstance(turn, dict)] != ["human", "gpt"] or len(turns) != 2:
@@ -55,7 +55,7 @@ def _question(record: Any, root: str, processor: Processor) -> Question:
     expected = gpt.get("value")
     if not isinstance(expected, str) or not expected.strip():
         raise OlaError(f"'conversations'[1]: expected the answer as text, found {str(expected)[:60]!r}")
-    return Question(processor.sample({**record, "conversations": [human]}, root), expected)
+    return TaskQuestion(processor.sample({**record, "conversations": [human]}, root), expected)
 
 
 def score_questions(
@@ -63,7 +63,7 @@ def score_questions(
     params: Params,
     processor: Processor,
     *,
-    questions: Sequence[Question],
+    questions: Sequence[TaskQuestion],
     sampling: SamplingConfig,
     rows: int,
 ) -> dict[str, Any]:

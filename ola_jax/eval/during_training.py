@@ -15,7 +15,7 @@ from ola_jax.data.assembly import assemble
 from ola_jax.data.pipeline import make_train_iterator
 from ola_jax.data.processor import Processor
 from ola_jax.errors import OlaError
-from ola_jax.eval.accuracy import Question
+from ola_jax.eval.accuracy import TaskQuestion
 from ola_jax.eval.tasks import read_tasks, score_tasks
 from ola_jax.models.ola import Ola
 from ola_jax.sharding import MeshConfig
@@ -135,5 +135,5 @@ class Evaluation:
         return {name: score["accuracy"] for name, score in scores.items()}
 
     @functools.cached_property
-    def _questions(self) -> dict[str, list[Question]]:
+    def _questions(self) -> dict[str, list[TaskQuestion]]:
         return read_tasks(self._config.tasks, self._processor, self._config.evaluation.limit)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ola_jax.data.processor import Processor
 from ola_jax.errors import OlaError
-from ola_jax.eval.accuracy import Question, read_questions, score_questions
+from ola_jax.eval.accuracy import TaskQuestion, read_questions, score_questions
 from ola_jax.generate.sampling import from_generation_config
 from ola_jax.models.ola import Ola
 from ola_jax.training.config import EvalTask
@@ -15,7 +15,7 @@ from ola_jax.typing import Params
 
 def read_tasks(
     tasks: Sequence[EvalTask], processor: Processor, limit: int | None = None
-) -> dict[str, list[Question]]:
+) -> dict[str, list[TaskQuestion]]:
     """The questions of each task, at most `limit` of each. Raises OlaError if two tasks share a name."""
     names = [task.name for task in tasks]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -29,7 +29,7 @@ def score_tasks(
     params: Params,
     processor: Processor,
     *,
-    questions: Mapping[str, Sequence[Question]],
+    questions: Mapping[str, Sequence[TaskQuestion]],
     generation: dict[str, Any],
     rows: int,
 ) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def train_stage(
             evaluation = opened(Evaluation(config, stage, processor, generation=generation, mesh=mesh))
         tx = optimizer.build(stage.optimizer, stage.steps)
         abstract, shardings = state.abstract_state(
-            config.model, stage.trainable, tx, mesh, adapters=stage.lora, offload=stage.optimizer.offload
+            config.model, stage.trainable, tx, mesh=mesh, adapters=stage.lora, offload=stage.optimizer.offload
         )
         checkpoints = opened(_open_checkpoints(config.checkpoint, folder / "checkpoints"))
         if restored := checkpoints.restore(abstract, shardings):

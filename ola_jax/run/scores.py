@@ -49,7 +49,7 @@ def evaluate(config: TrainConfig, model_dir: pathlib.Path, limit: int | None) ->
 
 
 def summarize(
-    config: TrainConfig, results: dict[str, Any], finished_before: Sequence[str], seconds: float
+    config: TrainConfig, results: dict[str, Any], *, finished_before: Sequence[str], seconds: float
 ) -> None:
     """Reports the accuracies (a table, JSON, PNG), and a command to try next."""
     output = pathlib.Path(config.output)

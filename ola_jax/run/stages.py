@@ -66,7 +66,7 @@ def train(config: TrainConfig, prepare: Callable[[TrainConfig], TrainConfig] | N
                 check_start(config, console.print)
             with jax.set_mesh(mesh):
                 params = train_stage(config, number, processor, generation=generation, mesh=mesh, stop=stop)
-            write_model(config, folder, params, generation)
+            write_model(config, folder, params, generation=generation)
             del params
         if config.tasks:
             last = number == len(config.stages) - 1
@@ -74,11 +74,11 @@ def train(config: TrainConfig, prepare: Callable[[TrainConfig], TrainConfig] | N
             results[stage.name] = found
             show = {name: f"{100 * score['accuracy']:.0f} %" for name, score in found.items()}
             console.print(f"after {stage.name}:", ", ".join(f"{k} {v}" for k, v in show.items()))
-    summarize(config, results, before, time.perf_counter() - begin)
+    summarize(config, results, finished_before=before, seconds=time.perf_counter() - begin)
 
 
 def write_model(
-    config: TrainConfig, folder: pathlib.Path, params: Params, generation: dict[str, Any]
+    config: TrainConfig, folder: pathlib.Path, params: Params, *, generation: dict[str, Any]
 ) -> None:
     """Writes the model that the stage in `folder` ended with; its last state is saved already."""
     released = checkpoint.load_released(config.init_from) if config.init_from else None

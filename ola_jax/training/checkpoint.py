@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
 from ola_jax.errors import OlaError, first_line
-from ola_jax.storage import quiet_orbax, remove_unfinished, storage_failure
+from ola_jax.storage import describe_unreadable, quiet_orbax, remove_unfinished, storage_failure
 from ola_jax.training.state import TrainState
 from ola_jax.training.stored import (
     is_training_checkpoint,
@@ -160,10 +160,7 @@ class TrainCheckpoints:
         except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged store
             cause = error
             if why := storage_failure(error):
-                refusal = (
-                    f"{path}: cannot be read now ({why}); it is not changed: fix that, and run the same "
-                    "command again"
-                )
+                refusal = describe_unreadable(path, why)
             else:
                 damage = first_line(error)
         found = _gather_values({"refusal": refusal, "damage": damage})

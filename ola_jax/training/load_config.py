@@ -21,7 +21,7 @@ from ola_jax.training.settings import short
 
 
 @dataclasses.dataclass(frozen=True)
-class Loaded:
+class LoadedConfig:
     """A config, and the file it came from: a module that may have a `prepare(config)`."""
 
     config: TrainConfig
@@ -57,7 +57,7 @@ def is_help(arguments: Sequence[str]) -> bool:
     return not _split(arguments)[0] and bool({"-h", "--help"} & set(arguments))
 
 
-def load_config(arguments: Sequence[str], prog: str = "train.py") -> Loaded:
+def load_config(arguments: Sequence[str], prog: str = "train.py") -> LoadedConfig:
     """Loads `--config=FILE[:ARGUMENT] [--config.PATH.TO.FIELD=VALUE]...`; a blank may replace each "=".
 
     FILE defines `get_config()`, which takes ARGUMENT if one is given; it may import modules of the current
@@ -86,7 +86,7 @@ def load_config(arguments: Sequence[str], prog: str = "train.py") -> Loaded:
         prog=f"{prog} --config={named[0]}",
         description="Fields of this config; each is overridden as --config.FIELD=VALUE.",
     )
-    return Loaded(config, module)
+    return LoadedConfig(config, module)
 
 
 @contextlib.contextmanager

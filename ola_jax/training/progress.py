@@ -4,7 +4,7 @@ import rich.console
 import rich.progress
 
 
-class Progress:
+class ProgressBar:
     """A bar with a few figures and the time left. Silent in all processes but the first."""
 
     def __init__(self, title: str, steps: int, start: int, *, silent: bool = False):

@@ -105,8 +105,8 @@ def abstract_state(
     config: OlaConfig,
     trainable: tuple[str, ...],
     optimizer: optax.GradientTransformation,
-    mesh: Mesh,
     *,
+    mesh: Mesh,
     adapters: LoraConfig = LoraConfig(),  # noqa: B008 - frozen
     offload: bool = False,
 ) -> tuple[TrainState, TrainState]:

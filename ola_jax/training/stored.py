@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from ola_jax.errors import OlaError, first_line
-from ola_jax.storage import quiet_orbax, storage_failure
+from ola_jax.storage import describe_unreadable, quiet_orbax, storage_failure
 from ola_jax.training.lora import is_adapter, name_trained, split_trained
 from ola_jax.training.state import TrainState
 from ola_jax.typing import Params
@@ -71,10 +71,7 @@ def restore_params(path: pathlib.Path, like: Params, shardings: Params) -> Param
         raise
     except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged store
         if why := storage_failure(error):
-            raise OlaError(
-                f"{path}: cannot be read now ({why}); it is not changed: fix that, and run the same command "
-                "again"
-            ) from error
+            raise OlaError(describe_unreadable(path, why)) from error
         reason = first_line(error)
         others = f"{', '.join(map(str, steps[:-1]))} beside it" if steps[:-1] else "another checkpoint"
         raise OlaError(f"{path}: is damaged ({reason}); take {others}") from error

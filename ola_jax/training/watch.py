@@ -15,7 +15,7 @@ from ola_jax.data.pipeline import TrainBatch
 from ola_jax.training import health, measures
 from ola_jax.training.config import Stage, TrainConfig
 from ola_jax.training.measures import Compilations
-from ola_jax.training.progress import Progress
+from ola_jax.training.progress import ProgressBar
 from ola_jax.training.sinks import JsonLines, Sink, TensorBoard, WeightsAndBiases
 from ola_jax.training.state import TrainState
 from ola_jax.training.step import Metrics
@@ -50,7 +50,7 @@ class Watch:
         self._bad = JsonLines(self._bad_file, start)
         self._compilations = Compilations("train_step")
         self._recompilations, self._first = 0, start + 1
-        self._progress = Progress(stage.name, stage.steps, start, silent=process > 0)
+        self._progress = ProgressBar(stage.name, stage.steps, start, silent=process > 0)
         self._pending: _Step | None = None
         self._waited = 0.0
         self._begin = self._clock = time.perf_counter()  # of the run, and of the current step

@@ -40,7 +40,7 @@ def evaluated(config: TrainConfig) -> tuple[TrainState, list[dict[str, float]]]:
     mesh = sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
         tx = optimizer.build(stage.optimizer, stage.steps)
-        _, shardings = state.abstract_state(config.model, stage.trainable, tx, mesh)
+        _, shardings = state.abstract_state(config.model, stage.trainable, tx, mesh=mesh)
         train_state = state.create(
             init_params(config.model, config.seed), stage.trainable, tx, shardings=shardings
         )

@@ -37,7 +37,7 @@ TX = optimizer.build(OptimizerConfig(learning_rate=1e-3, warmup_ratio=0.0, weigh
 @functools.cache
 def compiled(mesh: Mesh) -> tuple[TrainState, TrainStep]:
     """Shardings and step."""
-    _, shardings = state.abstract_state(tiny.CONFIG, TRAINABLE, TX, mesh)
+    _, shardings = state.abstract_state(tiny.CONFIG, TRAINABLE, TX, mesh=mesh)
     return shardings, make_train_step(Ola(tiny.CONFIG), TX, shardings=shardings)
 
 

@@ -147,7 +147,7 @@ def started(config: TrainConfig) -> tuple[Mesh, state.TrainState, Any]:
     (stage,) = config.stages
     mesh = sharding.make_mesh(config.mesh)
     tx = optimizer.build(stage.optimizer, stage.steps)
-    _, shardings = state.abstract_state(config.model, stage.trainable, tx, mesh)
+    _, shardings = state.abstract_state(config.model, stage.trainable, tx, mesh=mesh)
     train_state = state.create(
         init_params(config.model, config.seed), stage.trainable, tx, shardings=shardings
     )
