@@ -11,7 +11,7 @@ SAMPLE_RATE = 16_000  # Hz, of every waveform in the package
 HOP = 160  # samples between frames of a spectrogram (10 ms)
 WINDOW = 400  # samples of such a frame (25 ms)
 
-# Field metadata of settings that say how a model is computed, not which model it is.
+# Field metadata of settings that change how a model is computed, but not the model.
 EXECUTION: dict[str, bool] = {"execution": True}
 
 
@@ -226,7 +226,7 @@ class ProcessorConfig:
 
 
 def execution_settings(cls: type) -> dict[str, Any]:
-    """The fields of a config that say how it is computed, with their defaults."""
+    """The fields of a config that only change how it is computed, with their defaults."""
     return {f.name: f.default for f in dataclasses.fields(cls) if f.metadata.get("execution")}
 
 

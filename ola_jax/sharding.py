@@ -210,7 +210,7 @@ def shard_windows(x: Shaped[AnyArray, "B W *rest"]) -> Shaped[Array, "windows *r
 def map_window_shards(
     function: Callable[..., Array], windows: Shaped[Array, "windows *rest"], *replicated: Any
 ) -> Array:
-    """function(windows, *replicated) on each device, with its own windows and all of `replicated`.
+    """Runs function(windows, *replicated) on each device, with its own windows and all of `replicated`.
 
     For operations before which XLA would gather the windows on every device: an FFT, a grouped
     convolution, a kernel.
@@ -264,7 +264,7 @@ def batch_shardings(mesh: Mesh) -> dict[str, NamedSharding]:
 
 
 def rows_of_process(mesh: Mesh, process: int) -> tuple[int, int]:
-    """(part, parts): a batch's rows are read in `parts` equal parts, of which this process reads one.
+    """The part of a batch's rows that this process reads, and the number of (equal) parts.
 
     Processes whose devices work on the same rows (split over `tensor` or `context`) read the same
     part. Raises OlaError if processes would share some of their rows but not all.

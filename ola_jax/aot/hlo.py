@@ -108,7 +108,7 @@ class Program:
         return constants[0]
 
     def executed(self) -> Iterator[tuple[str, Instruction, float]]:
-        """(computation, instruction, how often a step executes it); fusions as one."""
+        """Yields (computation, instruction, number of executions in a step); a fusion is one instruction."""
         for name, times in self.runs.items():
             for instruction in self.computations[name]:
                 yield name, instruction, times

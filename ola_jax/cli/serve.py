@@ -38,7 +38,7 @@ class Arguments:
     media_private_hosts: bool = False  # media hosts may be on private networks
     media_folder: pathlib.Path | None = None  # local files below it may be asked about, as file: URLs
     shutdown_seconds: int = 120  # that running requests may take when the server is stopped
-    stuck_seconds: float = 120.0  # without a step while requests run: /health says so
+    stuck_seconds: float = 120.0  # without a step while requests run; then /health reports it
     decode_workers: int = 4  # requests whose media are decoded at the same time
     slots: int = 8  # requests that are answered at the same time
     length: int = 16_384  # tokens of a prompt and its answer together: memory is taken for all slots

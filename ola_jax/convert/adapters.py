@@ -50,7 +50,7 @@ class Change:
 def fold_adapter(
     tensors: Mapping[str, Tensor], directory: pathlib.Path, *, tied: bool = False
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """`tensors` with an adapter's changes, computed when they are read; and notes for the user.
+    """Folds an adapter into `tensors`: its changes, computed when they are read, and notes for the user.
 
     `directory`: adapter_config.json, adapter_model.safetensors (or .bin), and the original's
     non_lora_trainables.bin if it exists. `tied`: lm_head is the embeddings, so a change of one
@@ -132,7 +132,7 @@ def _read_change(adapter: PeftAdapter, module: str, base: Tensor) -> Change:
 
 
 def _replace(key: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-    """`tensor`, in the dtype of the base's tensor of that key."""
+    """Casts `tensor` to the dtype of the base's tensor of that key."""
     if key not in tensors or tensors[key].shape != tensor.shape:
         found = list(tensors[key].shape) if key in tensors else "nothing"
         raise OlaError(

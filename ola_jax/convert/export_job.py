@@ -79,7 +79,7 @@ def prepare_export(
     if separate and not (config.whisper and config.beats):
         raise OlaError(f"{source}: has no speech encoder; leave out --speech-encoder separate")
     if whisper and not separate:
-        raise OlaError("--whisper goes with --speech-encoder separate: without it no Whisper file is written")
+        raise OlaError("--whisper needs --speech-encoder separate: otherwise no Whisper file is written")
     origin = parse_origin(checkpoint.load_released(source), str(source / "released.json"))
     tensors = _list_tensors(config, reader.leaves, dtype=dtype, mixed=origin.dtypes)
     was_tied = bool((origin.config or {}).get("tie_word_embeddings"))

@@ -57,7 +57,7 @@ def write_released(
 
 
 def read_tensors(job: ExportJob) -> Iterator[tuple[str, Shaped[HostArray, "..."]]]:
-    """Every released key and its values, in the order of our leaves; each stored piece is read once."""
+    """Yields every released key and its values, in the order of our leaves, reading each piece once."""
     for path in job.reader.leaves:
         entry = BY_PATH[path]
         keys = entry.keys(num_layers(job.config, entry))

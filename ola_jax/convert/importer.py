@@ -56,7 +56,7 @@ def read_params(job: ImportJob, *, check_finite: bool = False, progress: Progres
 def read_pieces(
     job: ImportJob, *, check_finite: bool = False, progress: Progress = ignore
 ) -> Iterator[tuple[Leaf, int, Shaped[HostArray, "..."]]]:
-    """(leaf, start on its first axis, values in our layout): all leaves in about CHUNK_BYTES each.
+    """Yields (leaf, start on its first axis, values in our layout), about CHUNK_BYTES at a time.
 
     Raises OlaError if finite values would become infinite in the job's dtype.
     """

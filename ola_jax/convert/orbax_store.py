@@ -115,7 +115,7 @@ class Reader:
             raise _unreadable(directory, "no arrays")
 
     def pieces(self, path: str) -> Iterator[tuple[int, Shaped[HostArray, "..."]]]:
-        """(start on the first axis, values) of a leaf, each stored chunk read once; 0 for a scalar."""
+        """Yields (start on the first axis, values) of a leaf, each stored chunk read once; 0 for a scalar."""
         try:
             array, leaf = self._open(path), self.leaves[path]
             if not leaf.shape:

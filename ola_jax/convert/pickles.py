@@ -20,7 +20,7 @@ from ola_jax.typing import HostArray
 
 
 def read_whisper(file: pathlib.Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
-    """`dims` of OpenAI's Whisper format (None if absent), and the encoder's tensors by released key."""
+    """Reads `dims` of OpenAI's Whisper format (None if absent), and the encoder's tensors by released key."""
     content = load(file)
     state = content.get("model_state_dict", content)
     encoder = read_state(file, state, prefix=WHISPER_FILE, released=WHISPER)
@@ -33,7 +33,7 @@ def read_whisper(file: pathlib.Path) -> tuple[dict[str, Any] | None, dict[str, T
 
 
 def read_whisper_decoder(file: pathlib.Path) -> tuple[dict[str, Any], dict[str, HostArray]]:
-    """`dims` of OpenAI's Whisper format and the decoder's arrays, by key without `decoder.`."""
+    """Reads `dims` of OpenAI's Whisper format and the decoder's arrays, by key without `decoder.`."""
     content = load(file)
     decoder = read_state(file, content.get("model_state_dict"), prefix="decoder.")
     dims = _section(file, content, "dims")
@@ -46,7 +46,7 @@ def read_whisper_decoder(file: pathlib.Path) -> tuple[dict[str, Any], dict[str, 
 
 
 def read_beats(file: pathlib.Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
-    """`cfg` of the BEATs format (None if absent), and its tensors by released key."""
+    """Reads `cfg` of the BEATs format (None if absent), and its tensors by released key."""
     content = load(file)
     state = content.get("model", content)
     if not isinstance(state, dict) or "patch_embedding.weight" not in state:

@@ -19,7 +19,7 @@ READ = {
     *("speech_encoder", "speech_encoder_type", "speech_encoder_ds_rate", "music_encoder"),
 }
 
-Value = str | bool | int | None  # None stands for a field that is absent or null
+Value = str | bool | int | None  # None: the field is absent or null
 
 DECODER: dict[str, tuple[Value, ...]] = {
     "hidden_act": (None, "silu"),

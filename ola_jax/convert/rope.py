@@ -60,7 +60,7 @@ def read_rope(values: Mapping[str, Any], where: str) -> tuple[float, YarnConfig 
 
 
 def write_rope(values: Mapping[str, Any], llm: Qwen2Config) -> dict[str, Any]:
-    """config.json with the rotary positions of `llm`; unchanged if it already has them."""
+    """Returns config.json with the rotary positions of `llm`; unchanged if it already has them."""
     out = dict(values)
     try:
         if read_rope(values, "") == (llm.rope_theta, llm.rope_scaling):

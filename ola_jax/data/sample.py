@@ -33,7 +33,7 @@ class Sample:
     source: Int[HostArray, "L"]  # TEXT, or a row of the sample's feature table
     images: tuple[ImagePatches, ...]
     audio: Float[HostArray, "c T"]  # chunks at 16 kHz, the last one zero padded
-    prompt_ids: Int[HostArray, "l"]  # before merging: -300 stands for an image or video, -200 for audio
+    prompt_ids: Int[HostArray, "l"]  # before merging: -300 is an image or video, -200 audio
     counts: dict[str, int]  # merged tokens by modality: text, image, video, audio
 
     def encoder_inputs(self, chunk_tokens: int) -> Iterator[tuple[EncoderInput, int]]:

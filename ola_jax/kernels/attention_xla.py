@@ -225,7 +225,7 @@ def _by_query_head(out: Float[Array, "B K G L h"]) -> Float[Array, "B L H h"]:
 
 
 def _join(blocks: Array, axis: int) -> Array:
-    """[blocks ... block ...] to [... blocks * block ...]."""
+    """Reshapes [blocks ... block ...] to [... blocks * block ...]."""
     return jnp.moveaxis(blocks, 0, axis).reshape(*blocks.shape[1 : axis + 1], -1, *blocks.shape[axis + 2 :])
 
 

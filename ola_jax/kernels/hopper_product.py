@@ -214,7 +214,7 @@ def _pipeline(layout: _Layout, step: Callable, context: Callable) -> Any:
 def _reader(
     layout: _Layout, rows: Slice, block: Array, inputs: tuple[Ref, ...], arriving: Ref, arrived: Ref
 ) -> tuple[Callable[[], None], Read]:
-    """(start, read) for a warpgroup's inputs: each buffer is refilled as soon as it has been read."""
+    """Functions start and read of a warpgroup: each buffer is refilled as soon as it has been read."""
     count = layout.buffers.arriving
     buffer = lambda number: jax.lax.axis_index("warpgroup") * count + number % count
     numbers = iter(range(len(layout.reads)))

@@ -51,7 +51,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B F D"], bias: Float[Array, "H F F"]) -> Float[Array, "B F D"]:
-        """`bias` is from `position_bias`, the same for all layers."""
+        """Features after attention; `bias` is from `position_bias`, the same for all layers."""
         c = self.config
         shape = (*x.shape[:2], c.num_heads, c.hidden_size // c.num_heads)
         project = lambda name: linear(c.hidden_size, ("embed", "features"), jnp.float32, name=name)

@@ -75,7 +75,7 @@ def gelu(x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
 def stack_layers(
     block: type[nn.Module], length: int, remat: Remat, *, in_axes: tuple[Any, ...] = ()
 ) -> Callable[..., nn.Module]:
-    """`length` copies of `block` as one scanned layer, with parameters stacked on a leading axis.
+    """Stacks `length` copies of `block` as one scanned layer, with parameters stacked on a leading axis.
 
     `block.__call__(x, *inputs)` returns `(x, output)`; `in_axes` has, for each further input, 0 if
     every layer has its own slice, or nn.broadcast if all have the same.

@@ -27,7 +27,7 @@ class VisionProjector(nn.Module):
         self.marks = learned_marks(self, IMAGE_MARKS, self.hidden_size)
 
     def __call__(self, x: Float[Array, "*b N Dv"]) -> Float[Array, "*b G D"]:
-        """G = N / 4 tokens from N patches in 2x2-block order."""
+        """Tokens, G = N / 4, from N patches in 2x2-block order."""
         x = self.proj1(x)
         x = self.pooler(x.reshape(*x.shape[:-2], -1, POOLED, x.shape[-1]))
         return self.proj2(gelu(x))
@@ -47,7 +47,7 @@ class SpeechProjector(nn.Module):
         self.marks = learned_marks(self, SPEECH_MARKS, self.hidden_size)
 
     def __call__(self, x: Float[Array, "*b F Da"]) -> Float[Array, "*b F2 D"]:
-        """F2 = F // stack tokens; the frames left over are dropped (quirk S5)."""
+        """Tokens, F2 = F // stack; the remaining frames are dropped (quirk S5)."""
         tokens = x.shape[-2] // self.stack
         x = x[..., : tokens * self.stack, :].reshape(*x.shape[:-2], tokens, -1)
         return self.linear2(jax.nn.relu(self.linear1(x)))

@@ -33,7 +33,7 @@ MEANINGS: tuple[tuple[str, Meaning], ...] = (
     ("tokenizer*", REFUSED),
     ("generation*", REPORTED),
     ("sources*.path", IGNORED),  # the same data in another location
-    ("sources*.bytes", IGNORED),  # the digest says more
+    ("sources*.bytes", IGNORED),  # the digest is compared
     ("sources*.root", REPORTED),
     ("sources*", REFUSED),
     ("held_out*.path", IGNORED),

@@ -40,7 +40,7 @@ def describe_bad_step(loss: float, grad_norm: float, targets: int) -> str:
 def judge(
     health: Health, loss: Float[Array, ""], grad_norm: Float[Array, ""], *, spike_factor: float | None
 ) -> tuple[Bool[Array, ""], Health]:
-    """(True if the step is good, the health after it).
+    """Judges a step: returns True if it is good, and the health after it.
 
     A step without labelled tokens has the loss NaN. With `spike_factor`, a loss above that many times the
     running mean is bad, after WINDOW good steps.

@@ -128,7 +128,7 @@ def _get_config(file: str, argument: str) -> tuple[types.ModuleType, TrainConfig
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(values of --config, all other arguments)."""
+    """Values of --config, and all other arguments."""
     named, others = [], []
     left = iter(arguments)
     for argument in left:

@@ -102,7 +102,7 @@ def name_trained(trainable: FlatParams, adapters: Adapters) -> FlatParams:
 
 
 def split_trained(trained: FlatParams) -> tuple[FlatParams, Adapters]:
-    """(trainable parameters, adapters): the inverse of `name_trained`."""
+    """Trainable parameters and adapters: the inverse of `name_trained`."""
     fields: dict[str, dict[str, Any]] = {}
     for name in filter(is_adapter, trained):
         path, _, field = name.removeprefix(PREFIX).rpartition("/")

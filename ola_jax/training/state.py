@@ -48,7 +48,7 @@ class TrainState(struct.PyTreeNode):
 
 
 def split_params(params: Params, trainable: tuple[str, ...]) -> tuple[FlatParams, FlatParams]:
-    """(trainable, frozen) by regular expressions matched from the start of each path.
+    """Trainable and frozen parameters, by regular expressions matched from the start of each path.
 
     Raises OlaError if a pattern matches no parameter.
     """

@@ -121,7 +121,7 @@ def make_train_step(
 
 
 def _split_rows(x: Array, parts: int) -> Array:
-    """[B ...] to [parts, B / parts ...], each device's rows divided evenly among the parts."""
+    """Reshapes [B ...] to [parts, B / parts ...], each device's rows divided evenly among the parts."""
     # Not reshape(-1, ...): windows or chunks may have size 0.
     split = jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
     return constrain(split, None, "rows", *[None] * (x.ndim - 1))
