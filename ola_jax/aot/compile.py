@@ -44,7 +44,7 @@ class DoesNotFitError(OlaError):
 def find_topology(name: str) -> Any:
     """The TPUs or GPUs of that name. Raises OlaError if the name or their compiler is not known."""
     if gpu_topology.is_gpu(name):
-        return gpu_topology.find(name)
+        return gpu_topology.find_topology(name)
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name)
     except Exception as error:  # several kinds, by what is missing

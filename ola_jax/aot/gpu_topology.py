@@ -2,7 +2,7 @@
 
     pip install "ola_jax[aot-cuda]"
 
-    mesh = jax.sharding.Mesh(find("h100:8").devices, ("data",))
+    mesh = jax.sharding.Mesh(find_topology("h100:8").devices, ("data",))
     lowered = jax.jit(step).lower(...)             # arguments with shardings on that mesh
     lowered.compile(compiler_options=OPTIONS)      # memory_analysis(), as_text(): as on the machine itself
 
@@ -42,11 +42,11 @@ GPUS = {
 
 
 def is_gpu(name: str) -> bool:
-    """True if the name is one of `find`'s rather than a TPU topology's."""
+    """True if the name is one of `find_topology`'s rather than a TPU topology's."""
     return name.split(":")[0] in GPUS
 
 
-def find(name: str) -> Any:
+def find_topology(name: str) -> Any:
     """The topology of one machine: "h100:8" has eight GPUs, "h100" one.
 
     Raises OlaError for a name of another form, or if the CUDA plugin is not installed.

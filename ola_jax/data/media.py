@@ -77,7 +77,7 @@ def short(value: object, length: int = 160) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def locate(ref: Any, root: str | None = None, limits: MediaLimits = LIMITS) -> Sequence[Media]:
+def locate(ref: object, root: str | None = None, limits: MediaLimits = LIMITS) -> Sequence[Media]:
     """The media that a reference of a record names; several for video frames in a patch file.
 
     A reference is a path, `{"img_path": path or list of paths}`, or `{"patch": path, "start_num": first byte,
@@ -98,7 +98,7 @@ def locate(ref: Any, root: str | None = None, limits: MediaLimits = LIMITS) -> S
 class _Patch:
     """A patch object of a record, after checking: items that follow each other in one file."""
 
-    path: Any  # checked when it is looked up
+    path: object  # checked when it is looked up
     start: int  # byte
     sizes: list[int]  # bytes of each item; may be negative
     base64: bool
@@ -134,7 +134,7 @@ def _read_patch(patch: _Patch, root: str | None, limits: MediaLimits) -> list[Me
     return [MediaBytes(item.name, _from_base64(item)) for item in items] if patch.base64 else items
 
 
-def _number(value: Any) -> int | None:
+def _number(value: object) -> int | None:
     """The value of an integer of at most 63 bits, or of text that is one; else None.
 
     The original takes both.
@@ -182,7 +182,7 @@ def _from_base64(item: MediaBytes) -> bytes:
     return data
 
 
-def _file(path: Any, root: str | None) -> MediaFile:
+def _file(path: object, root: str | None) -> MediaFile:
     if not isinstance(path, str) or not path:
         raise OlaError(f"expected the path of a file, found {short(path) or 'an empty string'}")
     full = str(pathlib.Path(root or "") / path)

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -101,7 +101,7 @@ class Processor:
 
     def sample(
         self,
-        record: Any,
+        record: object,
         root: str | None = None,
         *,
         training: bool = False,

@@ -107,7 +107,7 @@ def _line(line: bytes, number: int) -> JsonRecord | Malformed:
     return Malformed(f"line {number}: {found.reason}") if isinstance(found, Malformed) else found
 
 
-def _record(element: Any) -> JsonRecord | Malformed:
+def _record(element: object) -> JsonRecord | Malformed:
     if isinstance(element, dict | Malformed):
         return element
     return Malformed(f"expected a JSON object, found {_name(element)}")
@@ -130,5 +130,5 @@ def _is_json_lines(data: bytes) -> bool:
         return False
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     return "an object" if isinstance(value, dict) else type(value).__name__

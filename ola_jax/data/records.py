@@ -59,7 +59,7 @@ def read_records(path: str | pathlib.Path) -> list[JsonRecord]:
     return records
 
 
-def record_id(record: Any) -> str:
+def record_id(record: object) -> str:
     """The record's id as text, abbreviated if it is very long; "" if it has none."""
     value = record.get("id") if isinstance(record, dict) else None
     if value is None:
@@ -67,13 +67,13 @@ def record_id(record: Any) -> str:
     return shortened(one_line(value if isinstance(value, str) else quote(value)), MAX_ID)
 
 
-def message_prefix(record: Any) -> str:
+def message_prefix(record: object) -> str:
     """The beginning of messages about this record: "record ID: ", or "" if it has no id."""
-    has_id = isinstance(record, dict) and record.get("id") is not None
-    return f"record {quote(record['id'])}: " if has_id else ""
+    value = record.get("id") if isinstance(record, dict) else None
+    return "" if value is None else f"record {quote(value)}: "
 
 
-def parse_record(record: Any, *, training: bool = False, marks_are_text: bool = False) -> ParsedRecord:
+def parse_record(record: object, *, training: bool = False, marks_are_text: bool = False) -> ParsedRecord:
     """Parses a JSON record. Raises OlaError naming the key that is wrong (the caller adds the id).
 
     Kinds: text; `image` (one, or a list); `video`; `audio`; `video` + `audio`; spoken questions,
@@ -162,7 +162,7 @@ def prompt_record(
     return record | {"conversations": [{"from": "human", "value": front + text}]}
 
 
-def _turns(record: JsonRecord, spoken: Any) -> tuple[int, list[Turn]]:
+def _turns(record: JsonRecord, spoken: object) -> tuple[int, list[Turn]]:
     """The number of the first message that is used, and the messages from there."""
     conversations = record.get("conversations")
     if not isinstance(conversations, list) or not conversations:

@@ -119,7 +119,7 @@ def check_allowed(folder: pathlib.Path, changes: Changes, state: str) -> None:
     )
 
 
-def _knows(values: Any, path: str) -> bool:
+def _knows(values: object, path: str) -> bool:
     """True if `values` has the setting at `path`, or None or a list instead of a part of the path."""
     for name in path.split("."):
         if isinstance(values, dict):
@@ -141,7 +141,7 @@ def _change(path: str, old: Any, new: Any) -> str:
     return f"{short(old, 30)} -> {short(new, 30)}"
 
 
-def _presence(value: Any) -> str:
+def _presence(value: object) -> str:
     if isinstance(value, dict):
         return short(value["path"]) if "path" in value else "a part of the model"
     return short(value)

@@ -1,7 +1,6 @@
 """Figures of a step that the host computes: learning rates, MFU, memory, compilations."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -55,7 +54,7 @@ def seconds_at_peak(config: OlaConfig, stage: Stage, mesh: Mesh) -> dict[str, fl
     return {"llm": llm / peak} | ({"encoders": sum(by_part.values()) / peak} if by_part else {})
 
 
-def memory(devices: Sequence[Any]) -> dict[str, int]:
+def memory(devices: Sequence[jax.Device]) -> dict[str, int]:
     """Bytes in use, and at most so far, on the fullest device; empty if the backend does not report them."""
     found = [stats for device in devices if (stats := device.memory_stats())]
     names = {"memory/in_use": "bytes_in_use", "memory/peak": "peak_bytes_in_use"}

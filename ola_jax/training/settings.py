@@ -192,7 +192,7 @@ def _is(value: Any, kind: type) -> bool:
     return type(value) is kind
 
 
-def short(value: Any, length: int = 40) -> str:
+def short(value: object, length: int = 40) -> str:
     """The `repr` of a value, shortened if it is long."""
     text = repr(value)
     return text if len(text) <= length else text[: length - 3] + "..."

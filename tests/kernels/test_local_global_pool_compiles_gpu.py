@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 
 @functools.cache
 def devices(name: str) -> list:
-    return gpu_topology.find(name).devices
+    return gpu_topology.find_topology(name).devices
 
 
 def compiled(groups: int, width: int, dtype: str = "bfloat16", backward: bool = True):
