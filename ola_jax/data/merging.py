@@ -40,9 +40,9 @@ def merge(
     """Replaces the placeholders among `ids` with the rows of the feature table that hold their media.
 
     As in the original, features are placed by count, not by kind: all visuals come first, in the slots of the
-    leftmost placeholders, then the audio; in `<speech><image>` the video takes the slot of the speech (quirk
-    M1). The released weights were trained this way. Raises OlaError unless there is one placeholder for each
-    medium.
+    leftmost placeholders, then the audio; in `<speech><image>` the video takes the slot of the speech
+    (quirk M1). The released weights were trained this way. Raises OlaError unless there is one placeholder
+    for each medium.
     """
     images_found, audio_found = int((ids == IMAGE_ID).sum()), int((ids == AUDIO_ID).sum())
     check_counts(IMAGE, found=images_found, expected=len(visuals), modality=visual_modality)
