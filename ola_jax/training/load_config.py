@@ -44,7 +44,7 @@ class LoadedConfig:
 def usage(prog: str = "train.py") -> str:
     """The help text of the command `prog`."""
     return f"""usage: {prog} --config=FILE[:ARGUMENT] [--config.PATH.TO.FIELD=VALUE ...]
-       {prog} --config=FILE[:ARGUMENT] --compile_only|--plan --topology=NAME [--config.FIELD=VALUE ...]
+       {prog} --config=FILE[:ARGUMENT] --compile_only|--search --topology=NAME [--config.FIELD=VALUE ...]
 
 Trains the stages of a config, for example --config=configs/digits_omni.py; the same command resumes a run
 that was stopped. FILE may import modules of the current folder, and defines get_config(); ARGUMENT, which

@@ -1,4 +1,4 @@
-"""What the compiled step keeps in memory."""
+"""Memory of the compiled step."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""What a report says of a step, from made-up figures."""
+"""The report of a step, from made-up figures."""
 
 import dataclasses
 

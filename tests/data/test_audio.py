@@ -237,7 +237,7 @@ def test_long_audio_is_resampled_as_if_in_one_piece(tmp_path, rate):
 
 
 def test_a_truncated_file_is_read_to_its_end(tmp_path):
-    """As libsndfile does, with which the original reads."""
+    """Decodes with libsndfile, which the original uses."""
     for suffix, form, codec in (("aac", "adts", "aac"), ("mkv", "matroska", "aac")):
         file = tmp_path / f"a.{suffix}"
         write_tracks(file, [tone(16_000, 4.0)], form, codec, [16_000])

@@ -31,7 +31,7 @@ def inputs(rows: int, length: int, heads: int, kv_heads: int, width: int = 16) -
 
 
 def value_and_gradients(implementation: str, causal: bool, arrays: tuple, axes: tuple | None = None) -> tuple:
-    """Of all but padding, whose outputs mean nothing."""
+    """Outputs and gradients, without padding, whose outputs have no meaning."""
     q, k, v, segments = arrays
     how = {"axes": axes} if axes else {}
 

@@ -79,7 +79,7 @@ def test_without_a_gpu_it_is_an_error() -> None:
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is None, reason="needs an NVIDIA GPU")
 def test_on_a_gpu_all_forms_agree() -> None:
-    """In a process of its own (these run on the CPU); the benchmark compares before it measures."""
+    """Runs in a process of its own (these run on the CPU); the benchmark compares before it measures."""
     script = pathlib.Path(__file__).parents[2] / "benchmarks" / "hot_path.py"
     environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
     command = [sys.executable, script, "--only", "attention", "--rounds", "1"]

@@ -17,7 +17,7 @@ def arrays(seed: int, length: int, keys: int, groups: int, kv_heads: int, rows: 
 
 
 def value_and_gradients(form, q, k, v, segments: np.ndarray, causal: bool, offset: int = 0, **how) -> tuple:
-    """Of all but padding; keys may lie before the queries (`offset`)."""
+    """Outputs and gradients without padding; there may be keys before the queries (`offset`)."""
     q_segments = segments[:, offset : offset + q.shape[1]]
     run = lambda q, k, v: form(packed_inputs(q, k, v, q_segments, segments, causal, offset), **how)
     out, pull = jax.vjp(jax.jit(run), q, k, v)

@@ -108,7 +108,7 @@ def test_decoding_with_a_cache_has_the_logits_of_pytorch(config: Qwen2Config) ->
 
 
 def logits_with_a_cache(config: Qwen2Config, params: Params, tokens: np.ndarray) -> np.ndarray:
-    """Of tokens that are read in one piece, and then one by one."""
+    """Logits of tokens that are read in one piece, and then one by one."""
 
     def extend(ours: Qwen2, new: np.ndarray, start: np.ndarray, cache: KVCache) -> tuple:
         where = Behind(slot=jnp.int32(0), start=start, kept=jnp.ones(1, bool))

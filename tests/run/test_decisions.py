@@ -1,4 +1,4 @@
-"""What is due after a step, as a table."""
+"""Decisions after a step, as a table."""
 
 import dataclasses
 
