@@ -85,7 +85,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return directory
 
 
-# Small chunks divide every kind of leaf; large ones hold whole leaves.
+# Small chunks divide every kind of leaf; large ones hold complete leaves.
 @pytest.mark.parametrize(
     ("change", "config", "shards", "chunk_bytes"),
     [

@@ -63,7 +63,7 @@ def test_forward_and_backward_are_lowered_to_cudnn(
         ("float32; expected bfloat16", {"dtype": "float32"}, {}),
         ("width 20; expected multiples of 8", {"width": 20}, {}),
         ("63 tokens; expected an even", {"length": 63}, {}),
-        ("context=2; expected whole rows", {}, {"context": 2}),
+        ("context=2; expected rows that are not split", {}, {"context": 2}),
     ],
 )
 def test_what_it_cannot_do_is_an_error(what: str, change: dict, sizes: dict) -> None:

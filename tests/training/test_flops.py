@@ -67,7 +67,7 @@ def test_adapters_count_their_own_products_and_not_those_of_the_kernels_they_cha
         2 * shape[0] * (shape[1] + shape[2]) for p, shape in llm.items() if p.startswith("llm/layers/")
     )
     assert step["llm"] == pytest.approx(5 * (2 + 3 * narrow / weights) * once["llm"])
-    # Not the model's: the whole gradient of each adapted kernel, and the logits again.
+    # Not the model's: the full gradient of each adapted kernel, and the logits again.
     logits = 2 * BUDGET.tokens * tiny.CONFIG.llm.hidden_size * tiny.CONFIG.llm.vocab_size
     adapted = sum(math.prod(shape) for p, shape in llm.items() if p.startswith("llm/layers/"))
     again = flops.count_recomputed(

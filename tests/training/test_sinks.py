@@ -64,12 +64,12 @@ def test_broken_lines_are_left_out_and_reported_once(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, broken: bytes
 ) -> None:
     file = tmp_path / "m.jsonl"
-    whole = [json.dumps({"step": step}).encode() for step in range(1, 6)]
-    file.write_bytes(b"\n".join([whole[0], broken, *whole[1:], broken]) + b"\n")
+    complete = [json.dumps({"step": step}).encode() for step in range(1, 6)]
+    file.write_bytes(b"\n".join([complete[0], broken, *complete[1:], broken]) + b"\n")
     for _ in range(2):
         sink = JsonLines(file, 3)
         sink.close()
-    assert file.read_bytes() == b"\n".join(whole[:3]) + b"\n"
+    assert file.read_bytes() == b"\n".join(complete[:3]) + b"\n"
     (message,) = caplog.messages
     assert message == f"{file}: 2 broken lines were left out (the first: line 2)"
 
@@ -149,7 +149,7 @@ def history(file: pathlib.Path) -> list[dict[str, float]]:
         size, kind = struct.unpack_from("<HB", data, start + 4)
         record += data[start + 7 : start + 7 + size]
         start += 7 + size
-        if kind in (1, 4):  # whole, or its last part
+        if kind in (1, 4):  # complete, or its last part
             found = Record.FromString(record)
             if found.WhichOneof("record_type") == "history":
                 named = {i.key or "/".join(i.nested_key): i.value_json for i in found.history.item}

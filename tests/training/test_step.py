@@ -1,4 +1,4 @@
-"""Parts of a batch, one after the other, against the whole batch: for every subset of modalities."""
+"""Parts of a batch, one after the other, against the full batch: for every subset of modalities."""
 
 import itertools
 

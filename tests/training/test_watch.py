@@ -317,8 +317,8 @@ def test_a_hidden_transfer_within_a_step_is_an_error(
 def test_a_killed_run_leaves_figures_that_are_continued(tmp_path: pathlib.Path) -> None:
     """Lines beyond the checkpoint from which a run is resumed are written again."""
     config = tiny_run.get_config(str(tmp_path / "killed"))
-    whole = tiny_run.get_config(str(tmp_path / "whole"))
-    expected = run_stage(whole)
+    complete = tiny_run.get_config(str(tmp_path / "complete"))
+    expected = run_stage(complete)
 
     class Killed(Exception):
         pass
@@ -340,4 +340,4 @@ def test_a_killed_run_leaves_figures_that_are_continued(tmp_path: pathlib.Path) 
     assert [line["step"] for line in lines(config)] == [1, 2, 3, 4, 5, 6]
     jax.tree.map(np.testing.assert_array_equal, run_stage(config), expected)
     same = lambda line: (line["step"], line["loss"], line["grad_norm"], line["tokens"])
-    assert list(map(same, lines(config))) == list(map(same, lines(whole)))
+    assert list(map(same, lines(config))) == list(map(same, lines(complete)))
