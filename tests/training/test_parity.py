@@ -39,7 +39,7 @@ def at_a_kink(name: str) -> np.ndarray:
     audio = batch(name).audio
     model = Ola(parity.config())
     run = jax.jit(lambda p, a: model.apply({"params": p}, a, method="encode_audio", mutable="intermediates"))
-    frames = encode(released().params, audio.reshape(-1, audio.shape[-1]))[1]["intermediates"]
+    frames = run(released().params, audio.reshape(-1, audio.shape[-1]))[1]["intermediates"]
     frames = np.asarray(frames["speech_encoder"][0], np.float64)
     layer = jax.tree.map(np.float64, released().params["speech_projector"]["linear1"])
     inputs = frames.reshape(-1, layer["kernel"].shape[0]) @ layer["kernel"] + layer["bias"]
