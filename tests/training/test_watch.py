@@ -295,7 +295,7 @@ def test_a_step_without_labelled_tokens_is_reported_as_one(
     data.close()
     assert watch.failed.startswith("step 1: no labelled token in the batch; its records are in ")
     out = capsys.readouterr().out
-    assert "warning: step 1: no labelled token in the batch: no update was made" in out
+    assert "warning: step 1: no labelled token in the batch: its update is skipped" in out
     assert "loss 0" not in out
     (bad,) = lines(config, "bad_batches.jsonl")
     assert (bad["reason"], bad["loss"], bad["targets"]) == ("no labelled token in the batch", None, 0)
