@@ -128,7 +128,11 @@ def share_computed(sizes: list[int], length: int, block: int, causal: bool) -> f
     """Of all blocks of a row with segments of these sizes, then padding."""
     segments = np.zeros(-(-length // block) * block, np.int32)
     segments[: sum(sizes)] = np.repeat(np.arange(len(sizes)) + 1, sizes)
-    return float(np.mean(jax.device_get(computed_blocks(segments, segments, block, block, causal))))
+    return float(
+        np.mean(
+            jax.device_get(computed_blocks(segments, segments, block_q=block, block_k=block, causal=causal))
+        )
+    )
 
 
 def share_of_pairs(sizes: list[int], length: int, causal: bool) -> float:

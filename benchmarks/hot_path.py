@@ -79,7 +79,7 @@ def attention_cases(size: str, dtype: str, platform: str) -> list[Case]:
         packed = functools.partial(by, causal)
         forms = {"splash": packed("splash")} if platform == "tpu" else {}
         forms["xla, blocks"] = packed("xla")
-        forms["all scores"] = lambda q, k, v, s, causal=causal: attention_xla.whole(
+        forms["all scores"] = lambda q, k, v, s, causal=causal: attention_xla.attend_unblocked(
             PackedInputs(q, k, v, s, s, causal)
         )
         forms["jax.nn"] = lambda q, k, v, s, causal=causal: jax.nn.dot_product_attention(

@@ -79,7 +79,7 @@ def empty_slots(model: Ola, slots: int, places: int, dtype: DTypeLike) -> Slots:
         active=jnp.zeros(slots, bool),
         generated=jnp.zeros((slots, c.vocab_size), bool),
     )
-    return Slots(cache=empty_cache(c, slots, places, dtype), answering=answering)
+    return Slots(cache=empty_cache(c, slots, places, dtype=dtype), answering=answering)
 
 
 @functools.partial(jax.jit, static_argnames="model", donate_argnames="cache")
