@@ -1,71 +1,72 @@
-"""Memory of the engine's programs for the 7B decoder on TPUs, by their compiler, without a TPU.
+"""The memory that `ola serve` takes on its device, by slots and length; nothing is allocated.
 
-    JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python benchmarks/serving_memory.py --topology v5e:2x2 --tensor 4
-
-Needs libtpu. Weights are bfloat16; arguments are weights, cache and the state of the answers, on each chip.
+python benchmarks/serving_memory.py                              # Ola-7b in bfloat16
+python benchmarks/serving_memory.py --checkpoint runs/golden
 """
 
 import dataclasses
-from typing import Any
+import functools
+import pathlib
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import rich.console
+import rich.table
 import tyro
-from jax.sharding import NamedSharding, PartitionSpec
 
-from ola_jax.aot.compile import find_topology
+from ola_jax.checkpoint import load_configs
 from ola_jax.config import OlaConfig
-from ola_jax.generate import slots
-from ola_jax.models.ola import Ola, abstract_params
-from ola_jax.sharding import MeshConfig, make_mesh, parameter_shardings
+from ola_jax.generate.encoding import table_rows
+from ola_jax.generate.slots import empty_slots
+from ola_jax.models.ola import Ola, init_params
 
 GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    """An engine, and the chips that it is compiled for."""
+    """What is computed."""
 
-    topology: str = "v5e:2x2"
-    tensor: int = 4  # chips that the decoder is split over
-    slots: int = 8
-    length: int = 4096
-    chunk: int = 256
-    steps: int = 4
+    checkpoint: pathlib.Path | None = None  # whose model; else Ola-7b
+    dtype: str = "bfloat16"  # of weights and cache
+    slots: tuple[int, ...] = (1, 8, 16, 32)
+    lengths: tuple[int, ...] = (4096, 8192, 16_384)
+
+
+def size(tree: object) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def weights(config: OlaConfig, dtype: str) -> int:
+    """Bytes of all parameters, each in `dtype`."""
+    shapes = jax.eval_shape(functools.partial(init_params, config, seed=0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes)) * jnp.dtype(dtype).itemsize
+
+
+def state(config: OlaConfig, dtype: str, slots: int, length: int) -> tuple[int, int]:
+    """Bytes of the cache with the state of the slots, and of the table of features."""
+    made = jax.eval_shape(lambda: jax.tree.leaves(empty_slots(Ola(config), slots, length, jnp.dtype(dtype))))
+    table = table_rows(config, length) * config.llm.hidden_size * jnp.dtype(dtype).itemsize
+    return size(made), table
 
 
 def main(args: Args) -> None:
-    """Compile both programs and print what they need."""
-    mesh = make_mesh(MeshConfig(tensor=args.tensor), find_topology(args.topology).devices)
-    config = OlaConfig(dtype="bfloat16", vision=None, whisper=None, beats=None)
-    model, boxed = Ola(config), abstract_params(config)
-    whole = NamedSharding(mesh, PartitionSpec())
-    heads = NamedSharding(mesh, PartitionSpec(None, None, None, "tensor"))
-    on = lambda sharding: lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-    half = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=sharding)
-    params = jax.tree.map(half, nn.unbox(boxed), parameter_shardings(boxed, mesh))
-    state = jax.eval_shape(lambda: slots.empty_slots(model, args.slots, args.length, jnp.dtype("bfloat16")))
-    cache = jax.tree.map(on(heads), state.cache)
-    state = slots.Slots(cache=cache, answering=jax.tree.map(on(whole), state.answering))
-    array = lambda *shape, dtype="int32": jax.ShapeDtypeStruct(shape, dtype, sharding=whole)
-    table = array(args.length + 7, config.llm.hidden_size, dtype="bfloat16")
-    chunk = array(args.chunk), array(args.chunk), table
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        going = array(args.slots, dtype="bool")
-        report("answers", slots.advance.lower(model, params, state, going, args.steps))
-        report("prompts", slots.read_chunk.lower(model, params, cache, array(), array(), array(), *chunk))
-
-
-def report(name: str, lowered: Any) -> None:
-    """A line about one program."""
-    memory = lowered.compile().memory_analysis()
+    config = load_configs(args.checkpoint)[0] if args.checkpoint else OlaConfig(dtype="bfloat16")
+    held = weights(config, args.dtype)
+    table = rich.table.Table(title=f"GiB, {args.dtype}; weights {held / GIB:.2f}")
+    for heading in ("slots", *(f"{length} tokens" for length in args.lengths)):
+        table.add_column(heading, justify="right")
+    for slots in args.slots:
+        cells = []
+        for length in args.lengths:
+            cache, features = state(config, args.dtype, slots, length)
+            cells.append(f"{cache / GIB:.2f} + {features / GIB:.2f} = {(held + cache + features) / GIB:.2f}")
+        table.add_row(str(slots), *cells)
+    rich.console.Console(width=120).print(table)
     print(
-        f"{name}: arguments {memory.argument_size_in_bytes / GIB:.2f} GiB, of which "
-        f"{memory.alias_size_in_bytes / GIB:.2f} are updated in place; temporaries "
-        f"{memory.temp_size_in_bytes / GIB:.3f} GiB"
+        "cache of the slots + features of the media of one prompt = all with weights; temporaries come on top"
     )
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    main(tyro.cli(Args, description=__doc__))

@@ -70,7 +70,12 @@ def test_a_server_from_start_to_end(tmp_path: pathlib.Path) -> None:
     settings = small.processor().processor_config
     directory = tmp_path / "model"
     checkpoint.save(
-        directory, small.CONFIG, settings, small.params(), golden.VISIBLE / "hf", {"do_sample": False}
+        directory,
+        config=small.CONFIG,
+        processor_config=settings,
+        params=small.params(),
+        tokenizer_dir=golden.VISIBLE / "hf",
+        generation_config={"do_sample": False},
     )
     options = ["--port=0", "--slots=2", "--length=256", "--prefill-chunk=32", "--compilation-cache=none"]
     command = [sys.executable, "-P", "-m", "ola_jax.cli.main", "serve", f"--checkpoint={directory}", *options]
