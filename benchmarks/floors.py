@@ -12,6 +12,7 @@ share of the pairs themselves.
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import rich.console
 import rich.table
@@ -128,7 +129,9 @@ def share_computed(sizes: list[int], length: int, block: int, causal: bool) -> f
     """Of all blocks of a row with segments of these sizes, then padding."""
     segments = np.zeros(-(-length // block) * block, np.int32)
     segments[: sum(sizes)] = np.repeat(np.arange(len(sizes)) + 1, sizes)
-    return float(np.mean(jax.device_get(computed_blocks(segments, segments, block, block, causal))))
+    row = jnp.asarray(segments)
+    computed = computed_blocks(row, row, block_q=block, block_k=block, causal=causal)
+    return float(np.mean(jax.device_get(computed)))
 
 
 def share_of_pairs(sizes: list[int], length: int, causal: bool) -> float:

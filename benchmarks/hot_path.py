@@ -79,7 +79,7 @@ def attention_cases(size: str, dtype: str, platform: str) -> list[Case]:
         packed = functools.partial(by, causal)
         forms = {"splash": packed("splash")} if platform == "tpu" else {}
         forms["xla, blocks"] = packed("xla")
-        forms["all scores"] = lambda q, k, v, s, causal=causal: attention_xla.whole(
+        forms["all scores"] = lambda q, k, v, s, causal=causal: attention_xla.attend_unblocked(
             PackedInputs(q, k, v, s, s, causal)
         )
         forms["jax.nn"] = lambda q, k, v, s, causal=causal: jax.nn.dot_product_attention(
@@ -116,10 +116,13 @@ def beats_cases(size: str, *_: str) -> list[Case]:
         scores = jnp.einsum("bqhd,bkhd->bhqk", q / 8, k) + jnp.moveaxis(gate, 2, 1)[..., None] * bias
         return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), v)
 
+    def blocks(q: Any, k: Any, v: Any, gate: Any, bias: Any) -> Any:
+        return biased_attention(q, k, v, gate=gate, bias=bias)
+
     return [
         Case(
             "BEATs attention",
-            {"blocks": biased_attention, "all scores": whole},
+            {"blocks": blocks, "all scores": whole},
             (q, k, v, gate, bias),
             (0, 1, 2, 3, 4),
         )

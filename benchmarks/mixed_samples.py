@@ -59,7 +59,7 @@ def _sample(config: OlaConfig, kind: str, scale: float, rng: np.random.Generator
     elif grids:
         media.append(video_rows(starts[:-1].tolist(), grids[0], marks))
     if chunks:
-        media.append(audio_rows(int(starts[-1]), chunks, config.chunk_tokens, marks))
+        media.append(audio_rows(int(starts[-1]), chunks, chunk_tokens=config.chunk_tokens, marks=marks))
     question, answer = text(), text()
     source = np.concatenate([*media, np.full(question + answer, TEXT)]).astype(np.int32)
     length = len(source)

@@ -257,7 +257,7 @@ def estimate(args: Args, groups: int, width: int, dtype: str) -> list[dict[str, 
     """What the compiler for TPUs or GPUs says of each form: nothing is run."""
     gpu = gpu_topology.is_gpu(args.topology)
     find = topologies.get_topology_desc
-    topology = gpu_topology.find(args.topology) if gpu else find(args.topology, platform="tpu")
+    topology = gpu_topology.find_topology(args.topology) if gpu else find(args.topology, platform="tpu")
     mesh = Mesh(np.array(topology.devices[:1]), ("device",), axis_types=(AxisType.Auto,))
     here = NamedSharding(mesh, PartitionSpec())
     x, k1, b1, k2, grad = (

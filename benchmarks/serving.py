@@ -1,12 +1,11 @@
-"""The engine beside PyTorch's batched `generate`: the same weights and prompts, greedy.
-
-Answers have unlike lengths.
+"""The engine beside PyTorch's batched `generate`: greedy answers of unlike lengths from the same weights.
 
     python benchmarks/serving.py                    # on this machine's CPU, a model as small as the demo's
     python benchmarks/serving.py --requests 32 --hidden-size 512 --layers 8
 
-Both make the same tokens, which is checked; a batch of PyTorch runs until its longest answer ends. Then the
-gap between the tokens of one answer while long prompts arrive. Compilation and a first run are not timed.
+Both should make the same tokens; how many answers differ is printed. A batch of PyTorch runs until its
+longest answer ends. Then the gap between the tokens of one answer while long prompts arrive. Compilation and
+a first run are not timed.
 """
 
 import dataclasses
@@ -30,6 +29,7 @@ from ola_jax.generate.engine import Completion, Engine, EngineConfig, Piece, Req
 from ola_jax.generate.sampling import SamplingConfig
 from ola_jax.models.ola import Ola
 
+VOCABULARY = 700  # ids that are used: those behind would end an answer
 TOKENIZER = pathlib.Path(__file__).parents[1] / "tests" / "goldens" / "visible" / "hf"
 
 
@@ -99,6 +99,7 @@ def by_torch(model: transformers.Qwen2ForCausalLM, work: list[Work]) -> list[lis
             min_new_tokens=new,
             do_sample=False,
             eos_token_id=None,
+            suppress_tokens=list(range(VOCABULARY, model.config.vocab_size)),
             pad_token_id=0,
         )
     return [row[longest : longest + w.new].tolist() for row, w in zip(out, work, strict=True)]
@@ -118,13 +119,13 @@ def gaps(engine: Engine, args: Args, sampling: SamplingConfig, rng: np.random.Ge
         if isinstance(event, Piece):
             times.append(time.perf_counter())
 
-    long = Work(rng.integers(0, 700, 16), 400)
+    long = Work(rng.integers(0, VOCABULARY, 16), 400)
     handle = engine.submit(long.request(sampling), note)
     while len(times) < 5:
         time.sleep(0.001)
     others = []
     for _ in range(12):
-        others.append(engine.submit(Work(rng.integers(0, 700, args.prompt[1]), 1).request(sampling)))
+        others.append(engine.submit(Work(rng.integers(0, VOCABULARY, args.prompt[1]), 1).request(sampling)))
         others[-1].result()
     handle.result()
     return np.diff(times).tolist()
@@ -138,12 +139,12 @@ def main(args: Args) -> None:
     torch_llm = torch_model(llm)
     params = to_jax(config, {key: value.numpy() for key, value in torch_llm.state_dict().items()})
     processor = Processor(config, ProcessorConfig(), load_tokenizer(TOKENIZER), preset="infer")
-    sampling = SamplingConfig(vocab_size=700)  # without the ids that end an answer
+    sampling = SamplingConfig(vocab_size=VOCABULARY)
     table = rich.table.Table("requests", "tokens", "engine tokens/s", "PyTorch tokens/s", "ratio")
     length = args.prompt[1] + 512
     for count in args.requests:
         work = [
-            Work(rng.integers(0, 700, rng.integers(*args.prompt)), int(rng.integers(*args.new)))
+            Work(rng.integers(0, VOCABULARY, rng.integers(*args.prompt)), int(rng.integers(*args.new)))
             for _ in range(count)
         ]
         sizes = EngineConfig(slots=count, length=length, prefill_chunk=args.chunk, steps=args.steps)

@@ -131,7 +131,7 @@ def cheapest_budget(config: OlaConfig, samples: list[list[Sample]], row_tokens: 
         chunks = math.ceil(most(lambda s: len(s.audio)) / rows)
         for more_windows, more_chunks in itertools.product(range(4), range(4)):
             budget = Budget(row_tokens, windows + more_windows, window, chunks + more_chunks)
-            cost = sum(flops.step(config, budget, rows, TRAINABLE).values())
+            cost = sum(flops.count_step(config, budget, rows=rows, trainable=TRAINABLE).values())
             if cost < best_cost and all(fits(of_round, budget, rows) for of_round in samples):
                 best, best_cost = (budget, rows), cost
     if best is None:
@@ -236,7 +236,9 @@ def useful_flops(config: OlaConfig, samples: list[Sample]) -> float:
     for sample in samples:
         parts = [Budget(len(sample.tokens)), Budget(0, audio_chunks=len(sample.audio))]
         parts += [Budget(0, 1, len(image.patches)) for image in sample.images]
-        total += sum(sum(flops.step(config, part, 1, TRAINABLE).values()) for part in parts)
+        total += sum(
+            sum(flops.count_step(config, part, rows=1, trainable=TRAINABLE).values()) for part in parts
+        )
     return total
 
 

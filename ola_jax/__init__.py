@@ -6,7 +6,7 @@ from typing import Any
 
 # Imported when first used: the model runs on a machine without libraries for media, and a process that
 # decodes media starts without JAX.
-_PLACES = {
+_MODULES = {
     "Assistant": "ola_jax.generate.assistant",
     "Budget": "ola_jax.batch",
     "Ola": "ola_jax.models.ola",
@@ -21,8 +21,8 @@ __all__ = ["Assistant", "Budget", "Ola", "OlaBatch", "OlaConfig", "OlaError", "P
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PLACES:
-        return getattr(importlib.import_module(_PLACES[name]), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     if name == "__version__":
         return importlib.metadata.version("ola_jax")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

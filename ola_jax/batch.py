@@ -1,7 +1,7 @@
-"""What the host hands to the device: one batch of fixed shapes, planned in advance.
+"""The batch that the host passes to the device: fixed shapes, planned in advance.
 
-Each fact about a batch stands here once: its fields with their shapes, dtypes and padding, the sizes of a
-row, and the order of the feature table.
+Each fact about a batch is defined here once: its fields with their shapes, dtypes and padding, the sizes of
+a row, and the order of the feature table.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ TEXT = -1  # a `source` that means: embed the token
 POOLED = 4  # patches that become one feature: a block of 2x2
 
 Modality = Literal["text", "image", "video", "audio"]
-MODALITIES: tuple[Modality, ...] = ("text", "image", "video", "audio")  # that tokens are counted by
+MODALITIES: tuple[Modality, ...] = ("text", "image", "video", "audio")  # by which tokens are counted
 
 # The learned features of each projector, and all of them in the order of their rows.
 IMAGE_MARKS = ("image_newline", "image_begin", "image_end", "image_sep")
 SPEECH_MARKS = ("speech_newline", "speech_begin", "speech_end")
 MARKS = (*IMAGE_MARKS, *SPEECH_MARKS)
 
-# Each field of a batch is padded with zeros, but for these.
+# Fields of a batch that are not padded with zeros.
 PADDING: dict[str, Any] = {
     "targets": IGNORE,
     "source": TEXT,
@@ -38,7 +38,7 @@ PADDING: dict[str, Any] = {
 class OlaBatch:
     """B rows; each holds several packed samples and owns all of their media.
 
-    Patches lie in 2x2-block order: the four that pooling merges are neighbours. `source` points into the
+    Patches are in 2x2-block order: the four that pooling combines are neighbours. `source` points into the
     FeatureTable of its row. W = 0 or C = 0 is legal and skips an encoder.
     """
 
@@ -65,10 +65,10 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True)
 class FeatureTable:
-    """The number of rows of each part of a feature table, in the order in which the parts follow each other.
+    """The number of rows of each part of a feature table, in order.
 
-    A row of a batch has one, with a place for each feature that its budget allows. A Sample has one of the
-    same order, with its own features alone.
+    A row of a batch has one, with a row for each feature that its budget allows. A Sample has one in the same
+    order, with its own features only.
     """
 
     patches: int = 0  # pooled patches
@@ -81,7 +81,7 @@ class FeatureTable:
 
     @property
     def size(self) -> int:
-        """All rows."""
+        """The number of all rows."""
         return sum(getattr(self, part) for part in PARTS)
 
 
@@ -120,7 +120,7 @@ def spec(config: OlaConfig, rows: int, budget: Budget) -> dict[str, jax.ShapeDty
 
 
 def padding(config: OlaConfig, rows: int, budget: Budget) -> OlaBatch:
-    """A batch (numpy leaves) of padding alone, to be written into."""
+    """A batch (numpy leaves) of padding only, to be written into."""
     fields: dict[str, HostArray] = {}
     for name, field in spec(config, rows, budget).items():
         fields[name] = np.full(field.shape, PADDING.get(name, 0), field.dtype)

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from ola_jax import json_files
 from ola_jax.config import OlaConfig, ProcessorConfig, from_dict, to_dict
 from ola_jax.errors import OlaError, first_line
-from ola_jax.storage import replace_directory, storage_failure
+from ola_jax.storage import describe_unreadable, replace_directory, storage_failure
 from ola_jax.typing import DTypeLike, Params
 
 FORMAT, VERSION = "ola_jax", 1
@@ -48,7 +48,7 @@ def save(
     generation_config: Mapping[str, Any],
     released: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a checkpoint, complete or not at all: it is built beside its place, then renamed.
+    """Writes a checkpoint, completely or not at all: it is built beside its destination, then renamed.
 
     An existing checkpoint is replaced; any other directory with content is refused (OlaError). Leaves of
     `params` are jax or numpy arrays and keep their dtypes; of `tokenizer_dir` the TOKENIZER_FILES are
@@ -85,9 +85,9 @@ def create(
     generation_config: Mapping[str, Any],
     released: Mapping[str, Any] | None = None,
 ) -> Iterator[pathlib.Path]:
-    """Writes all of a checkpoint but the parameters, which the block writes below the path it is given.
+    """Writes a checkpoint without its parameters, which the block writes to the path that it gets.
 
-    The checkpoint takes its place when the block succeeds; otherwise it is removed.
+    The checkpoint is moved to `directory` when the block succeeds; otherwise it is removed.
     """
     directory = check_destination(directory)
     tokenizer_files = _tokenizer_files(pathlib.Path(tokenizer_dir))
@@ -135,10 +135,7 @@ def load(
             return config, checkpointer.restore(path, restore_args=restore_args)
     except Exception as error:  # Orbax and tensorstore raise many types for a damaged store
         if reason := storage_failure(error):
-            raise OlaError(
-                f"{path}: the parameters cannot be read now ({reason}); they are unchanged: resolve this and "
-                "start again"
-            ) from error
+            raise OlaError(describe_unreadable(path, reason)) from error
         raise OlaError(
             f"{path}: the parameters cannot be read ({first_line(error)}); expected an Orbax tree as "
             "ola_jax writes it: copy or convert the checkpoint again"
@@ -211,7 +208,7 @@ def check_destination(directory: StrPath) -> pathlib.Path:
 
 
 def _check_files(directory: pathlib.Path, files: object) -> None:
-    """Raises OlaError unless all files of the parameters have their sizes: the copy is unfinished."""
+    """Raises OlaError unless all files of the parameters have their recorded sizes."""
     if not isinstance(files, dict) or not files:
         raise OlaError(f"{directory / 'config.json'}: found no 'files' section; write the checkpoint again")
     for name, size in files.items():

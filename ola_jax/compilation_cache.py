@@ -12,15 +12,15 @@ from ola_jax.errors import OlaError
 
 FOLDER = "~/.cache/ola_jax"  # of command-line tools, if the user names no other
 OFF = "none"
-MAX_BYTES = 8 * 2**30  # what was not used for longest is removed above it
-PATIENCE = 1.0  # seconds of compiling after which a user at a terminal sees why it takes long
+MAX_BYTES = 8 * 2**30  # above it the least recently used programs are removed
+PATIENCE = 1.0  # seconds of compiling after which a user at a terminal is shown why it takes long
 
 
 def keep_compiled_programs(folder: str) -> None:
     """Keeps all compiled programs of this process in `folder` from now on, and reuses those already there.
 
     "none" keeps nothing. If the folder cannot be written, one line on stderr reports it and nothing is
-    kept. Who can write to the folder can make the process run anything: only the user can.
+    kept. Anyone who can write to the folder can make this process run any code, so only the user may.
     """
     if folder == OFF:
         return
@@ -53,7 +53,7 @@ def remove_half_written(folder: pathlib.Path, seconds: float = 60.0) -> None:
             file.unlink(missing_ok=True)
 
 
-class Progress:
+class CompilationNotice:
     """Reports on stderr, at a terminal, what is being compiled when it takes long."""
 
     def __init__(self, folder: str, seconds: float = PATIENCE):
@@ -62,7 +62,7 @@ class Progress:
         self._timer: threading.Timer | None = None
 
     def begin(self, line: str) -> None:
-        """What `line` says has begun, and what was begun before is done."""
+        """Notes that the work in `line` has begun, and that the previous work is done."""
         self.end()
         if sys.stderr is not None and sys.stderr.isatty():
             self._timer = threading.Timer(self._seconds, self._report, (line,))
@@ -70,7 +70,7 @@ class Progress:
             self._timer.start()
 
     def end(self) -> None:
-        """What was begun is done."""
+        """Notes that the work is done."""
         if self._timer is not None:
             self._timer.cancel()
 

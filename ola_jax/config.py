@@ -11,7 +11,7 @@ SAMPLE_RATE = 16_000  # Hz, of every waveform in the package
 HOP = 160  # samples between frames of a spectrogram (10 ms)
 WINDOW = 400  # samples of such a frame (25 ms)
 
-# Field metadata of settings that say how a model is computed, not which model it is.
+# Field metadata of settings that change how a model is computed, but not the model.
 EXECUTION: dict[str, bool] = {"execution": True}
 
 
@@ -26,7 +26,7 @@ class YarnConfig:
     beta_slow: float = 1.0  # those that turn less often are stretched by the factor
     mscale: float | None = None  # with mscale_all_dim: (0.1 m ln(factor) + 1), the one over the other
     mscale_all_dim: float | None = None
-    truncate: bool = True  # the two limits to whole pairs
+    truncate: bool = True  # round the two limits to integers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ class BeatsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OlaConfig:
-    """The whole model. A part that is None is absent (Ola-Image has no speech parts)."""
+    """The complete model. A part that is None is absent (Ola-Image has no speech parts)."""
 
     llm: Qwen2Config = Qwen2Config()
     vision: OryxViTConfig | None = OryxViTConfig()
@@ -179,7 +179,7 @@ class OlaConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PixelLimits:
-    """How images and frames are brought to whole patches (sizes in pixels).
+    """Sizes that images and frames are resized or padded to (in pixels).
 
     Source: the environment variables of the original's scripts/finetune_ola.sh and inference/infer.py.
     """
@@ -196,7 +196,7 @@ class PixelLimits:
 
 @dataclasses.dataclass(frozen=True)
 class MediaLimits:
-    """The largest media that are decoded; larger ones are refused before memory is taken for them."""
+    """The largest media that are decoded; larger ones are refused before memory is allocated for them."""
 
     image_pixels: int = 178_956_970  # width times height; Pillow itself refuses larger ones
     frame_pixels: int = 8192 * 4320  # of one video frame
@@ -204,14 +204,16 @@ class MediaLimits:
     audio_seconds: float = 4 * 3600.0  # of one audio file; what fits into a sample is usually less
     audio_rates: tuple[int, int] = (1000, 768_000)  # lowest and highest sample rate, Hz
     patch_bytes: int = 2**30  # read for one reference into a patch file
-    decode_seconds: float = 300.0  # of one record's images, video or audio in training; it is ended then
+    decode_seconds: float = (
+        300.0  # of one record's images, video or audio in training; then decoding is stopped
+    )
     exif_orientation: bool = False  # turn images as their EXIF data say; the original does not
     joined_audio: bool = False  # all parts of chained Ogg and joined MP3 files; the original: the first
 
 
 @dataclasses.dataclass(frozen=True)
 class ProcessorConfig:
-    """How records become samples; part of every checkpoint.
+    """Settings of the processor that turns records into samples; part of every checkpoint.
 
     Training and inference differ in sizes and number of frames (quirk V5).
     """
@@ -224,7 +226,7 @@ class ProcessorConfig:
 
 
 def execution_settings(cls: type) -> dict[str, Any]:
-    """The fields of a config that say how it is computed, with their defaults."""
+    """The fields of a config that only change how it is computed, with their defaults."""
     return {f.name: f.default for f in dataclasses.fields(cls) if f.metadata.get("execution")}
 
 
@@ -263,11 +265,13 @@ Config = TypeVar("Config")
 
 def from_dict(cls: type[Config], values: dict[str, Any], where: str = "config") -> Config:
     """The config that `to_dict` wrote. Raises OlaError on an unknown or missing name or a wrong type."""
-    types_of = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(types_of))
+    field_types = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(field_types))
     if unknown:
-        raise OlaError(f"{where}: unknown field {unknown[0]!r}; {cls.__name__} has {', '.join(types_of)}")
-    return cls(**{name: _value(types_of[name], value, f"{where}.{name}") for name, value in values.items()})
+        raise OlaError(f"{where}: unknown field {unknown[0]!r}; {cls.__name__} has {', '.join(field_types)}")
+    return cls(
+        **{name: _value(field_types[name], value, f"{where}.{name}") for name, value in values.items()}
+    )
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:

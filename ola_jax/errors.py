@@ -30,7 +30,7 @@ class OlaError(Exception):
 
 
 class SettingsError(OlaError):
-    """Settings that cannot work, with all their problems in one line."""
+    """Settings that are not possible, with all their problems in one line."""
 
     longest: ClassVar[int] = 4000
 
@@ -71,7 +71,7 @@ def first_line(error: BaseException) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Name of an unexpected exception, and the first line of its text."""
+    """The name of an unexpected exception, and the first line of its text."""
     name, line = type(error).__name__, first_line(error)
     return name if line == name else f"{name}: {line}"
 

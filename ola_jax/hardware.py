@@ -1,4 +1,4 @@
-"""Peak figures of one device of each accelerator, from the makers' pages.
+"""Peak figures of one device of each accelerator, from the vendors' pages.
 
 TPUs: docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e, tpu7x. GPUs: the data sheets of H100 SXM and H200 SXM
 (dense, without sparsity). Read 2026-11-23.
@@ -36,6 +36,6 @@ def find_chip(device_kind: str) -> Chip:
     """The figures of a device. Raises OlaError for an unknown one."""
     if device_kind not in CHIPS:
         raise OlaError(
-            f"{device_kind!r}: no figures of this device; ola_jax/hardware.py has {', '.join(CHIPS)}"
+            f"{device_kind!r}: no figures for this device; ola_jax/hardware.py has {', '.join(CHIPS)}"
         )
     return CHIPS[device_kind]

@@ -1,4 +1,4 @@
-"""JSON objects in files, read and written."""
+"""Reading and writing JSON objects in files."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""The device mesh, and over which of its axes every parameter and activation is split.
+"""The device mesh, and the axes over which each parameter and activation is split.
 
 Weights and optimizer state are split over `fsdp` and `context` (gathered where they are used) and over
 `tensor` (never gathered); rows of a batch over `data` and `fsdp`; tokens of a row over `context`. Windows
@@ -36,7 +36,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "width": ("fsdp",),  # of the embedding table, and of tokens while they are looked up
     "windows": ("data", "fsdp", "tensor", "context"),  # windows or audio chunks of all rows
     "length": ("context",),
-    # axes of parameters, and of activations made from them; all others: parameter_spec
+    # axes of parameters, and of activations computed with them; all others: parameter_spec
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
@@ -117,7 +117,7 @@ def constrain(x: Array, *names: str | None) -> Array:
 def gather_weight(weight: Array, names: Sequence[str | None]) -> Array:
     """Gathers a weight over `fsdp` and `context`; its gradient is scattered as the weight was.
 
-    So weights move (in the dtype in which they are used), never activations, and each gradient is
+    Only weights are moved (in the dtype in which they are used), never activations, and each gradient is
     reduced and scattered in one step.
     """
     return _gather(weight, tuple(names)) if is_sharded() else weight
@@ -210,7 +210,7 @@ def shard_windows(x: Shaped[AnyArray, "B W *rest"]) -> Shaped[Array, "windows *r
 def map_window_shards(
     function: Callable[..., Array], windows: Shaped[Array, "windows *rest"], *replicated: Any
 ) -> Array:
-    """function(windows, *replicated) on each device, with its own windows and all of `replicated`.
+    """Runs function(windows, *replicated) on each device, with its own windows and all of `replicated`.
 
     For operations before which XLA would gather the windows on every device: an FFT, a grouped
     convolution, a kernel.
@@ -264,7 +264,7 @@ def batch_shardings(mesh: Mesh) -> dict[str, NamedSharding]:
 
 
 def rows_of_process(mesh: Mesh, process: int) -> tuple[int, int]:
-    """(part, parts): a batch's rows are read in `parts` equal parts, of which this process reads one.
+    """The part of a batch's rows that this process reads, and the number of (equal) parts.
 
     Processes whose devices work on the same rows (split over `tensor` or `context`) read the same
     part. Raises OlaError if processes would share some of their rows but not all.

@@ -1,4 +1,4 @@
-"""Directories that are replaced as a whole, and the failures of storage that keep them from it."""
+"""Replacing a directory in one step, and the storage failures that prevent it."""
 
 import contextlib
 import errno
@@ -20,7 +20,7 @@ from ola_jax.errors import OlaError
 
 @contextlib.contextmanager
 def replace_directory(directory: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a new directory beside `directory` that takes its place when the block succeeds.
+    """Yields a new directory beside `directory`, which it replaces when the block succeeds.
 
     Processes enter and leave together; the first creates the directory and moves it.
     """
@@ -63,7 +63,7 @@ def replace_directory(directory: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def storage_failure(error: BaseException, writing: bool = False) -> str | None:
-    """Reason why this machine cannot read or write now, in a few words: no memory, space or permission.
+    """The reason why this machine cannot read or write now, in a few words: no memory, space or permission.
 
     None for any other error, of the data or of the program. A missing file is a failure of storage for a
     writer only.
@@ -72,13 +72,18 @@ def storage_failure(error: BaseException, writing: bool = False) -> str | None:
         if isinstance(each, MemoryError):
             return "out of memory"
         number = each.errno if isinstance(each, OSError) else None
-        if found := _OS_ERROR.search(str(each)):  # in tensorstore's form
+        if found := _OS_ERROR.search(str(each)):  # as tensorstore writes it
             number = int(found[1])
         if number and (writing or number not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)):
             return os.strerror(number)
         if found := _REFUSED.search(str(each)):
             return "out of memory" if found[0] == "RESOURCE_EXHAUSTED" else found[0].lower().replace("_", " ")
     return None
+
+
+def describe_unreadable(path: pathlib.Path, failure: str) -> str:
+    """A message about files that a storage failure keeps from being read, and that may not be damaged."""
+    return f"{path}: cannot be read now ({failure}); nothing was changed: resolve this, and start again"
 
 
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")
@@ -100,7 +105,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def remove_unfinished(directory: pathlib.Path, seconds: float = 10.0) -> None:
-    """Removes what a failed save left, until nothing returns: some of its threads may still be writing."""
+    """Removes the files of a failed save until none reappear: some of its threads may still be writing."""
     end, absent = time.monotonic() + seconds, 0
     while absent < 4 and time.monotonic() < end:
         absent = 0 if directory.exists() else absent + 1
@@ -133,7 +138,7 @@ def quiet_orbax() -> Iterator[None]:
 
 
 def _sync(directory: pathlib.Path) -> None:
-    """Flushes all files to the disk, before the directory takes its place."""
+    """Flushes all files to the disk, before the directory is renamed."""
     for path in directory.rglob("*"):
         if path.is_file():
             with path.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""One legend of axis letters and array types for the whole package.
+"""The axis letters and array types of the package.
 
     B  rows of a batch                    D  model width (of whichever part)
     L  tokens of a row                    H  query heads          K  key/value heads

@@ -13,7 +13,7 @@ from tests import golden
 from tests.released import released
 
 TRAIN = [c["id"] for c in golden.index()["cases"] if c["id"].startswith("train_")]
-# Literal runs of the original's script on a video show the model one frame only: mended here (quirk I1).
+# Literal runs of the original's script on a video show the model one frame only: fixed here (quirk I1).
 INFER = [
     c["id"] for c in golden.index()["cases"] if c["id"].startswith("infer_") and "literal" not in c["id"]
 ]

@@ -1,4 +1,4 @@
-"""docs/adding_a_modality.md, followed to the letter in a copy of the package: it trains and answers."""
+"""docs/adding_a_modality.md, followed literally in a copy of the package: it trains and answers."""
 
 import json
 import pathlib
@@ -24,11 +24,12 @@ from ola_jax.config import OlaConfig, PointsConfig, ProcessorConfig, Qwen2Config
 from ola_jax.data import Processor
 from ola_jax.data.pipeline import Source, make_train_iterator
 from ola_jax.data.tokenizer import load_tokenizer
-from ola_jax.generate.answer import answer
+from ola_jax.eval.accuracy import TaskQuestion, score_questions
 from ola_jax.generate.sampling import SamplingConfig
 from ola_jax.models import ola
 from ola_jax.training import flops, optimizer, state
-from ola_jax.training.config import Stage, TrainConfig, check
+from ola_jax.training.check_config import check_config
+from ola_jax.training.config import Stage, TrainConfig
 from ola_jax.training.optimizer import OptimizerConfig
 from ola_jax.training.step import make_train_step
 
@@ -50,12 +51,14 @@ budget = Budget(tokens=128, clouds=2)
 source = Source(str(folder / "records.json"), str(folder))
 trainable = ("points/", "points_projector/", "llm/")
 stage = Stage("align", trainable, (source,), steps=1, rows=1, budget=budget)
-check(TrainConfig("runs/none", config, ProcessorConfig(), (stage,)), to_train=False)
+check_config(TrainConfig("runs/none", config, ProcessorConfig(), (stage,)), to_train=False)
 
 # Both records share a row.
-(batch,) = make_train_iterator([source], processor, budget, 1, 0, epochs=1, isolate=False, num_threads=0)
-assert batch.fill["clouds"] == 1 and batch.batch.segments.max() == 2
-assert batch.batch.points.shape == (1, 2, 64, 3)
+(batch,) = make_train_iterator(
+    [source], processor, budget, batch_rows=1, seed=0, epochs=1, isolate=False, num_threads=0
+)
+assert batch.utilization["clouds"] == 1 and batch.batch.segments.max() == 2
+assert batch.batch.points.shape == (1, 2, 4, 16, 3)
 params = ola.init_params(config, seed=0)
 tx = optimizer.build(OptimizerConfig(learning_rate=1e-2, warmup_ratio=0.0), steps=30)
 step = make_train_step(ola.Ola(config), tx)
@@ -63,23 +66,21 @@ now, losses = state.create(params, trainable, tx), []
 for _ in range(30):
     now, metrics = step(now, batch.batch)
     losses.append(float(metrics["loss"]))
-counted = flops.step(config, budget, 1, trainable)
+counted = flops.count_step(config, budget, rows=1, trainable=trainable)
 
-def answers(params):
-    found = []
-    for name in shapes:
-        sample = processor.sample({"points": f"{name}.npy", "conversations": [ask]}, str(folder))
-        out = answer(ola.Ola(config), params, processor.batch([sample]), tokenizer, SamplingConfig(), 4)
-        found.append(out.texts[0])
-    return found, sample.counts
-
-found, counts = answers(now.params)
+questions = []
+for name in shapes:
+    sample = processor.sample({"points": f"{name}.npy", "conversations": [ask]}, str(folder))
+    questions.append(TaskQuestion(sample, name))
+scores = score_questions(
+    ola.Ola(config), now.params, processor, questions=questions, sampling=SamplingConfig(), rows=2
+)
 print(json.dumps({
     "losses": losses,
     "gradients": {name: float(value) for name, value in metrics.items() if name.startswith("grad_norm/")},
     "flops": counted,
-    "answers": found,
-    "counts": counts,
+    "scores": scores,
+    "counts": sample.counts,
 }))
 """
 
@@ -138,9 +139,9 @@ def test_the_new_modality_trains_and_answers(package: pathlib.Path, tmp_path: pa
     out = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert out.returncode == 0, out.stderr[-3000:]
     result = json.loads(out.stdout.splitlines()[-1])
-    assert result["answers"] == ["flat", "tall"]  # the two records differ in their clouds alone
+    assert result["scores"]["accuracy"] == 1, result  # the two records differ only in their clouds
     assert result["losses"][-1] < 0.1 * result["losses"][0]
     assert set(result["gradients"]) == {f"grad_norm/{part}" for part in result["flops"]}
     assert min(result["gradients"].values()) > 0
     assert set(result["flops"]) == {"llm", "points", "points_projector"}
-    assert result["counts"]["points"] == 64 // 16 + 2
+    assert result["counts"]["points"] == 4 + 2  # tokens, and the marks around them

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from ola_jax.compilation_cache import Progress, keep_compiled_programs, remove_half_written
+from ola_jax.compilation_cache import CompilationNotice, keep_compiled_programs, remove_half_written
 from ola_jax.errors import OlaError
 
 PROGRAM = """
@@ -69,7 +69,7 @@ def test_programs_left_half_written_are_removed_but_not_recent_ones(tmp_path: pa
 def test_long_compiling_is_reported_at_a_terminal_and_short_compiling_not(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    progress = Progress("FOLDER", seconds=0.05)
+    progress = CompilationNotice("FOLDER", seconds=0.05)
     progress.begin("compiling, where nobody looks")
     time.sleep(0.2)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

@@ -42,10 +42,10 @@ def test_a_config_survives_json():
 
 
 def test_presets_are_the_released_models() -> None:
-    whole, images = OlaConfig.ola_7b(), OlaConfig.ola_image_7b()
-    assert whole == OlaConfig()
+    complete, images = OlaConfig.ola_7b(), OlaConfig.ola_image_7b()
+    assert complete == OlaConfig()
     assert (images.whisper, images.beats, images.chunk_tokens) == (None, None, 0)
-    assert dataclasses.replace(images, whisper=whole.whisper, beats=whole.beats) == whole
+    assert dataclasses.replace(images, whisper=complete.whisper, beats=complete.beats) == complete
     assert OlaConfig.ola_7b().vision.patch_bytes == 768
 
 

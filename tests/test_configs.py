@@ -1,4 +1,4 @@
-"""Every stage of every config in configs/ is whole: its step can be traced."""
+"""Every stage of every config in configs/ is complete: its step can be traced."""
 
 import pathlib
 

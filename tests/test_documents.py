@@ -57,7 +57,7 @@ def broken_links(file: pathlib.Path, text: str) -> Iterator[str]:
 
 
 def missing(text: str) -> list[str]:
-    """What a document names and the repository does not have: files, modules, scripts, make targets."""
+    """Names in a document that the repository does not have: files, modules, scripts, make targets."""
     text = re.sub(r"\w+://\S+", "", text)
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     places = {path: ROOT / path for path in FILE.findall(text)}

@@ -32,7 +32,7 @@ jax.jit(lambda: init(text))().block_until_ready()
 
 
 def modules(code: str) -> set[str]:
-    """What a new interpreter has imported after `code`, the packages of each module too."""
+    """Modules that a new interpreter has imported after `code`, and their packages."""
     code += "\nimport sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stdout.splitlines()[-1].split())

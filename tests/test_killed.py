@@ -67,10 +67,10 @@ def run_until(
 
 @pytest.mark.slow
 def test_a_run_killed_twenty_times_has_the_losses_of_one_that_was_not(tmp_path: pathlib.Path) -> None:
-    whole, killed = run_of(tmp_path, "whole"), run_of(tmp_path, "killed")
-    done = subprocess.run(whole, capture_output=True, text=True, check=False)
+    complete, killed = run_of(tmp_path, "complete"), run_of(tmp_path, "killed")
+    done = subprocess.run(complete, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    expected = losses(tmp_path / "whole")
+    expected = losses(tmp_path / "complete")
     assert len(expected) == len(STAGES) * STEPS
 
     random = np.random.default_rng(0)
@@ -88,7 +88,7 @@ def test_a_run_killed_twenty_times_has_the_losses_of_one_that_was_not(tmp_path: 
     assert again.returncode == 0, again.stdout + again.stderr
     assert losses(tmp_path / "killed") == expected
     for stage in STAGES:
-        _, one = ola_jax.load(tmp_path / "whole" / stage / "model")
+        _, one = ola_jax.load(tmp_path / "complete" / stage / "model")
         _, other = ola_jax.load(tmp_path / "killed" / stage / "model")
         jax.tree.map(np.testing.assert_array_equal, other, one)
     assert not list((tmp_path / "killed").rglob("*.damaged"))

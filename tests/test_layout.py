@@ -34,7 +34,7 @@ MAX_LINES = 600
 
 
 def name(file: pathlib.Path) -> str:
-    """Of the module, such as "ola_jax.data.image"; a package's own file has the package's name."""
+    """The name of the module, such as "ola_jax.data.image"; a package's own file has the package's name."""
     return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 

@@ -54,13 +54,13 @@ def train(file: pathlib.Path, *overrides: str) -> list[str]:
 
 
 def test_a_run_that_was_stopped_ends_with_the_parameters_of_one_that_was_not(tmp_path: pathlib.Path) -> None:
-    whole = config_file(tmp_path, "whole")
-    done = subprocess.run(train(whole), capture_output=True, text=True, check=False)
+    complete = config_file(tmp_path, "complete")
+    done = subprocess.run(train(complete), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1_image_tune/model" in done.stdout.replace("\n", "")
-    report = json.loads((tmp_path / "whole" / "report.json").read_text())
+    report = json.loads((tmp_path / "complete" / "report.json").read_text())
     assert set(report["stages"]) == {"text", "image_tune"}
-    assert (tmp_path / "whole" / "report.png").stat().st_size > 10_000
+    assert (tmp_path / "complete" / "report.png").stat().st_size > 10_000
 
     stopped = config_file(tmp_path, "stopped")
     process = subprocess.Popen(train(stopped), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -74,7 +74,7 @@ def test_a_run_that_was_stopped_ends_with_the_parameters_of_one_that_was_not(tmp
     again = subprocess.run(train(stopped), capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
 
-    _, expected = ola_jax.load(tmp_path / "whole" / "1_image_tune" / "model")
+    _, expected = ola_jax.load(tmp_path / "complete" / "1_image_tune" / "model")
     _, actual = ola_jax.load(tmp_path / "stopped" / "1_image_tune" / "model")
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
 

@@ -1,4 +1,4 @@
-"""The memory that XLA has assigned to a program, read from its text of the assignment."""
+"""The memory that XLA has assigned to a program, read from its dumped buffer assignment."""
 
 import dataclasses
 import re
@@ -16,7 +16,7 @@ class Sizes:
     host: float  # of arguments in the memory of the device's host
 
 
-def read(text: str) -> Sizes:
+def read_sizes(text: str) -> Sizes:
     """The sizes in a dumped buffer assignment."""
     arguments = temporaries = host = 0.0
     for size, color, kind in _ALLOCATION.findall(text):

@@ -1,8 +1,8 @@
-"""The training step of a stage, compiled for TPUs or GPUs that are not there: what it needs and can reach.
+"""Compiling the training step of a stage for TPUs or GPUs that are not attached: its needs and bounds.
 
 libtpu compiles for a topology such as "v5p:4x4x4" on any machine, the CUDA plugin for "h100:8": the real
 program, kernels included.
-Nothing is run, so times are bounds: what the chip's peaks allow, not what was measured.
+Nothing is run, so times are bounds by the chip's peaks, not measurements.
 """
 
 import dataclasses
@@ -42,9 +42,9 @@ class DoesNotFitError(OlaError):
 
 
 def find_topology(name: str) -> Any:
-    """The TPUs or GPUs of that name. Raises OlaError where the name, or their compiler, is not known."""
+    """The TPUs or GPUs of that name. Raises OlaError if the name or their compiler is not known."""
     if gpu_topology.is_gpu(name):
-        return gpu_topology.find(name)
+        return gpu_topology.find_topology(name)
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name)
     except Exception as error:  # several kinds, by what is missing
@@ -61,7 +61,7 @@ def find_topology(name: str) -> Any:
 
 
 def compile_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
-    """Compile the step of `stage` for `topology`. Raises DoesNotFitError where the memory is too small."""
+    """Compiles the step of `stage` for `topology`. Raises DoesNotFitError if the memory is too small."""
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         memory = _compile(config, stage, topology, folder).memory_analysis()
@@ -76,14 +76,16 @@ def compile_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
 
 
 def analyze_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
-    """As `compile_stage`, but without code: minutes less.
+    """Compiles like `compile_stage`, but generates no code, which saves minutes.
 
     The compiler is stopped, in a process of its own, when the program is optimized and scheduled and all
-    memory assigned. What fails later, when code is generated, is not found. Raises DoesNotFitError where the
-    memory is too small.
+    memory is assigned. Failures of code generation are not found. Raises DoesNotFitError if the memory is
+    too small.
     """
     if gpu_topology.is_gpu(topology):
-        return compile_stage(config, stage, topology)  # has no such point to stop at, and needs seconds more
+        return compile_stage(
+            config, stage, topology
+        )  # it cannot be stopped there, and takes only seconds more
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         arguments = config, stage, topology, folder
@@ -106,7 +108,7 @@ def analyze_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
                 "and without a message; see its output above"
             )
         program = hlo.Program(_dumped(folder, "after_optimizations.txt"))
-        sizes = buffers.read(_dumped(folder, "after_optimizations-buffer-assignment.txt"))
+        sizes = buffers.read_sizes(_dumped(folder, "after_optimizations-buffer-assignment.txt"))
     seconds = time.perf_counter() - begin
     return _check_fits(
         _report(config, stage, topology, seconds=seconds, program=program, sizes=sizes, has_code=False)
@@ -114,7 +116,7 @@ def analyze_stage(config: TrainConfig, stage: Stage, topology: str) -> Report:
 
 
 def measure_arguments(config: TrainConfig, stage: Stage, topology: str) -> float:
-    """Bytes of a device that state and batch take (without padding), before anything is computed."""
+    """Bytes of a device that state and batch occupy (without padding)."""
     mesh = sharding.make_mesh(config.mesh, find_topology(topology).devices)
     train_state, _ = _abstract_state(config.model, stage, optimizer.build(stage.optimizer, stage.steps), mesh)
     leaves = jax.tree.leaves((train_state, _abstract_batch(config.model, stage, mesh)))
@@ -123,7 +125,7 @@ def measure_arguments(config: TrainConfig, stage: Stage, topology: str) -> float
 
 
 def _compile(config: TrainConfig, stage: Stage, topology: str, folder: str) -> Any:
-    """The compiled step; its texts are dumped into `folder`."""
+    """The compiled step; its program is dumped as text into `folder`."""
     mesh = sharding.make_mesh(config.mesh, find_topology(topology).devices)
     sharding.check_mesh(mesh, config.model, rows=stage.rows // stage.microbatches, budget=stage.budget)
     tx = optimizer.build(stage.optimizer, stage.steps)
@@ -135,7 +137,7 @@ def _compile(config: TrainConfig, stage: Stage, topology: str, folder: str) -> A
         if not isinstance(step, jax.stages.Wrapped):
             raise TypeError(f"expected a step from jax.jit, found {type(step).__name__}")
         lowered = step.lower(train_state, _abstract_batch(config.model, stage, mesh))
-        # Texts are dumped: this jaxlib cannot read all that a newer libtpu writes.
+        # As text: this jaxlib cannot parse everything that a newer libtpu writes.
         options: dict[str, Any] = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         if gpu_topology.is_gpu(topology):
             options |= gpu_topology.OPTIONS
@@ -151,19 +153,19 @@ def _compile(config: TrainConfig, stage: Stage, topology: str, folder: str) -> A
 
 
 def _compile_or_report(config: TrainConfig, stage: Stage, topology: str, folder: str) -> None:
-    """`_compile` in a process of its own, which leaves its error as a file."""
+    """Runs `_compile` in a process of its own, which writes its error to a file."""
     # The parent has loaded libtpu, which keeps other processes from the TPUs; none is used here.
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
     try:
         _compile(config, stage, topology, folder)
     except OlaError as error:
-        _leave_error(folder, type(error).__name__, str(error))
+        _write_error(folder, type(error).__name__, str(error))
     except Exception as error:  # the compiler's own kinds
         where = f"{stage.name} on {topology}, {stage.rows} rows, remat {config.model.remat}"
-        _leave_error(folder, OlaError.__name__, f"{where}: the compiler failed: {first_line(error)}")
+        _write_error(folder, OlaError.__name__, f"{where}: the compiler failed: {first_line(error)}")
 
 
-def _leave_error(folder: str, kind: str, reason: str) -> None:
+def _write_error(folder: str, kind: str, reason: str) -> None:
     beside = pathlib.Path(folder, "error.partial")
     beside.write_text(json.dumps([kind, reason]))
     beside.rename(pathlib.Path(folder, _ERROR_FILE))
@@ -175,7 +177,7 @@ def _dumped(folder: str, suffix: str) -> str:
 
 
 def _check_fits(report: Report) -> Report:
-    """The report. Raises DoesNotFitError where memory is too small: the compiler for GPUs does not check."""
+    """Returns the report. Raises DoesNotFitError if memory is too small: a GPU's compiler does not check."""
     if not report.fits:
         raise DoesNotFitError(f"{report.stage} on {report.topology} does not fit: {report.line()}")
     return report
@@ -195,9 +197,11 @@ def _report(
     devices = find_topology(topology).devices
     mesh = sharding.make_mesh(config.mesh, devices)
     chip = hardware.find_chip(devices[0].device_kind)
-    found = hlo.collectives(program)
-    by_part = flops.step(config.model, stage.budget, stage.rows, stage.trainable, stage.lora)
-    again = flops.recomputed(config.model, stage.budget, stage.rows, stage.trainable, stage.lora)
+    found = hlo.count_collectives(program)
+    count = lambda function: function(
+        config.model, stage.budget, rows=stage.rows, trainable=stage.trainable, adapters=stage.lora
+    )
+    by_part, again = count(flops.count_step), count(flops.count_recomputed)
     return Report(
         stage=stage.name,
         topology=topology,
@@ -214,9 +218,9 @@ def _report(
         flops={part: count / mesh.size for part, count in by_part.items()},
         recomputed=again / mesh.size,
         peak=chip,
-        traffic=hlo.traffic(program),
+        traffic=hlo.count_traffic(program),
         collectives=tuple(found[kind] for kind in hlo.COLLECTIVES if kind in found),
-        kernels=hlo.kernels(program),
+        kernels=hlo.count_kernels(program),
         open_loops=len(program.open_loops),
     )
 
@@ -226,20 +230,20 @@ def _abstract_state(
 ) -> tuple[state.TrainState, state.TrainState]:
     """The state's shapes with shardings, frozen parameters in the model's dtype.
 
-    In a run they have the dtype they are stored in: that of `init_from` (a release's is bfloat16), and
-    float32 for what an earlier stage trained or started at random, which then takes twice this memory.
+    In a run they have the dtype they are stored in: that of `init_from` (bfloat16 in a release), and float32
+    for parameters that an earlier stage trained or initialized, which then take twice this memory.
     """
     abstract, shardings = state.abstract_state(
-        config, stage.trainable, tx, mesh, adapters=stage.lora, offload=stage.optimizer.offload
+        config, stage.trainable, tx, mesh=mesh, adapters=stage.lora, offload=stage.optimizer.offload
     )
     frozen = {p: jax.ShapeDtypeStruct(x.shape, config.dtype) for p, x in abstract.frozen.items()}
-    place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-    return jax.tree.map(place, dataclasses.replace(abstract, frozen=frozen), shardings), shardings
+    shard = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    return jax.tree.map(shard, dataclasses.replace(abstract, frozen=frozen), shardings), shardings
 
 
 def _abstract_batch(config: OlaConfig, stage: Stage, mesh: Mesh) -> OlaBatch:
     splits = sharding.batch_shardings(mesh)
-    fields: dict[str, Any] = {  # in the place of arrays
+    fields: dict[str, Any] = {  # shapes instead of arrays
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=splits[name])
         for name, x in spec(config, stage.rows, stage.budget).items()
     }

@@ -1,13 +1,13 @@
-"""GPUs that are not there, to compile for: the CUDA plugin does it on any machine, ptxas included.
+"""Compiling for GPUs that are not attached, with the CUDA plugin, which runs on any machine (ptxas included).
 
     pip install "ola_jax[aot-cuda]"
 
-    mesh = jax.sharding.Mesh(find("h100:8").devices, ("data",))
+    mesh = jax.sharding.Mesh(find_topology("h100:8").devices, ("data",))
     lowered = jax.jit(step).lower(...)             # arguments with shardings on that mesh
     lowered.compile(compiler_options=OPTIONS)      # memory_analysis(), as_text(): as on the machine itself
 
-Checked by that: everything up to machine code (shared memory, registers, tile shapes, collectives).
-Not checked: numbers, speed, and what is chosen by trying it on the device (autotuning of products, cuDNN).
+This checks everything up to machine code (shared memory, registers, tile shapes, collectives).
+It does not check numbers, speed, and choices made by trials on the device (autotuning of products, cuDNN).
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from jax.experimental import topologies
 
 from ola_jax.errors import OlaError, first_line
 
-# Autotuning measures on the device, and there is none.
+# Autotuning measures on a device, and there is none.
 OPTIONS = {"xla_gpu_autotune_level": 0}
 
 # XLA's description of a GPU; figures of NVIDIA's data sheets and CUDA's device query.
@@ -42,14 +42,14 @@ GPUS = {
 
 
 def is_gpu(name: str) -> bool:
-    """True if the name is one of `find`'s rather than a TPU topology's."""
+    """True if the name is one of `find_topology`'s rather than a TPU topology's."""
     return name.split(":")[0] in GPUS
 
 
-def find(name: str) -> Any:
+def find_topology(name: str) -> Any:
     """The topology of one machine: "h100:8" has eight GPUs, "h100" one.
 
-    Raises OlaError for a name of another form, or where the CUDA plugin is not installed.
+    Raises OlaError for a name of another form, or if the CUDA plugin is not installed.
     """
     kind, _, count = name.partition(":")
     if not is_gpu(name) or not (count or "1").isdecimal() or int(count or 1) < 1:

@@ -1,6 +1,6 @@
-"""The work of a compiled program, read from its text: collectives and memory traffic, loops counted out.
+"""The work of a compiled program, read from its text: collectives and memory traffic, loops included.
 
-XLA's own cost analysis counts the body of a loop once; here it counts as often as it runs.
+XLA's own cost analysis counts the body of a loop once; here it is counted as often as it runs.
 """
 
 import collections
@@ -19,7 +19,7 @@ _OPCODE = re.compile(r"(?<=[\s)}\]])([a-z][\w\-]*)\(")
 _SHAPE = re.compile(r"\b([a-z]+[0-9]*(?:e\dm\d\w*)?)\[([0-9,]*)\](\{[^}]*\})?")
 # Mosaic GPU names no instruction; the last but one part of the operation's path is the kernel's name.
 _GPU_KERNEL = re.compile(r'custom_call_target="mosaic_gpu\w*".*op_name="[^"]*?(\w+)/\w+"')
-# These move nothing, or what they move is counted where it is done.
+# These move nothing, or are counted elsewhere.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"}
 _FREE |= {"after-all", "partition-id", "iota", "copy-done", "opt-barrier"}
 _FREE |= {"async-start", "async-done", "async-update"}
@@ -44,7 +44,7 @@ class Collective:
 
     kind: str
     count: int = 0
-    bytes: float = 0.0  # of the whole arrays: gathered, reduced, exchanged
+    bytes: float = 0.0  # of the global arrays: gathered, reduced, exchanged
     asynchronous: int = 0  # of `count`: under way while something else is computed
 
 
@@ -64,7 +64,7 @@ class Program:
                 current.append(Instruction(found[1], opcode[1], before.strip(), operands, after))
         self.runs: dict[str, float] = collections.defaultdict(float)
         self.overlapped: set[str] = set()  # computations that run beside what called them
-        self.open_loops: set[str] = set()  # whose number of rounds the data decides: counted as one
+        self.open_loops: set[str] = set()  # whose number of iterations depends on the data: counted as one
         self._count(self.entry, 1.0, overlapped=False)
 
     def _count(self, name: str, times: float, overlapped: bool) -> None:
@@ -79,7 +79,7 @@ class Program:
                 hidden = i.opcode == "async-start" and self.computes_meanwhile(name, i)
                 self._count(called, times, overlapped or hidden)
             elif i.opcode == "custom-call" and (called := _attribute(i, "called_computations")):
-                self._count(called, times, overlapped)  # what a SparseCore does
+                self._count(called, times, overlapped)  # run by a SparseCore
 
     def computes_meanwhile(self, name: str, start: Instruction) -> bool:
         """True if computation `name` does anything while what `start` starts is under way."""
@@ -94,7 +94,7 @@ class Program:
         return computes
 
     def _trips(self, loop: Instruction, condition: str) -> int:
-        """Rounds as XLA knows them, or the constant that the loop's counter is compared with; else 1."""
+        """Iterations as XLA knows them, or the constant that the loop's counter is compared with; else 1."""
         if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest):
             return int(known[1])
         constants = [
@@ -108,17 +108,17 @@ class Program:
         return constants[0]
 
     def executed(self) -> Iterator[tuple[str, Instruction, float]]:
-        """(computation, instruction, how often a step executes it); fusions as one."""
+        """Yields (computation, instruction, number of executions in a step); a fusion is one instruction."""
         for name, times in self.runs.items():
             for instruction in self.computations[name]:
                 yield name, instruction, times
 
 
-def collectives(program: Program) -> dict[str, Collective]:
+def count_collectives(program: Program) -> dict[str, Collective]:
     """The collectives of a step, by kind.
 
     On TPUs a reduce-scatter is a fusion of its own. An asynchronous collective is a pair of start and
-    done with something computed between; or what a SparseCore does meanwhile; or several fusions (one
+    done with something computed between; or one that a SparseCore runs meanwhile; or several fusions (one
     that starts it, some that compute meanwhile, one that waits), all with the number of its channel.
     """
     sizes: dict[tuple[str, str], tuple[str, float, float]] = {}  # kind, bytes, times
@@ -128,7 +128,7 @@ def collectives(program: Program) -> dict[str, Collective]:
             in_parts = "async" in holder
             key = name, _attribute(j, "channel_id") if in_parts else j.name
             kind = j.opcode.removesuffix("-start")
-            size = _whole_bytes(program, name, i, j)
+            size = _global_bytes(program, name, i, j)
             if "all-reduce-scatter" in holder:
                 kind = "reduce-scatter"
             pair = j is i and j.opcode.endswith("-start") and program.computes_meanwhile(name, i)
@@ -154,8 +154,8 @@ def _collectives_in(program: Program, i: Instruction) -> Iterator[tuple[Instruct
                 yield j, f"{i.name} {called}".replace("_", "-")
 
 
-def _whole_bytes(program: Program, name: str, holder: Instruction, collective: Instruction) -> float:
-    """Bytes of the arrays that take part: those before a reduce-scatter, after all others."""
+def _global_bytes(program: Program, name: str, holder: Instruction, collective: Instruction) -> float:
+    """Bytes of the arrays that take part: those before a reduce-scatter, and after all others."""
     if collective.opcode.startswith("reduce-scatter"):
         inside = program.computations[name if collective is holder else _attribute(holder, "calls")]
         shapes = {j.name: j.result for j in inside}
@@ -164,7 +164,7 @@ def _whole_bytes(program: Program, name: str, holder: Instruction, collective: I
     return hbm_bytes(collective.result, everywhere=True) / arrays
 
 
-def kernels(program: Program) -> dict[str, int]:
+def count_kernels(program: Program) -> dict[str, int]:
     """The calls of each Pallas kernel in the program; one in a loop's body counts once."""
     names = []
     for _, i, _ in program.executed():
@@ -175,11 +175,11 @@ def kernels(program: Program) -> dict[str, int]:
     return dict(sorted(collections.Counter(names).items()))
 
 
-def traffic(program: Program) -> float:
+def count_traffic(program: Program) -> float:
     """Bytes that one device reads from and writes to its main memory in a step, about.
 
     Every instruction reads its operands and writes its result once; of an operand that a fusion
-    only slices, the slice; what lies in a faster memory (VMEM) is not counted.
+    only slices, the slice. Data in a faster memory (VMEM) is not counted.
     """
     total = 0.0
     for name, i, times in program.executed():
@@ -207,13 +207,13 @@ def _moved(program: Program, i: Instruction, shapes: dict[str, str]) -> float:
         if j.opcode == "parameter":
             at = int(j.rest.split(")")[0])
             users = [u for u in inside if j.name in u.operands]
-            whole = hbm_bytes(operands[at]) if at < len(operands) else 0.0
+            full = hbm_bytes(operands[at]) if at < len(operands) else 0.0
             if users and all(u.opcode in ("dynamic-slice", "slice", "gather") for u in users):
-                total += min(whole, sum(hbm_bytes(u.result, everywhere=True) for u in users))
+                total += min(full, sum(hbm_bytes(u.result, everywhere=True) for u in users))
             elif not (
                 users and all(u.opcode == "dynamic-update-slice" and u.operands[0] == j.name for u in users)
             ):
-                total += whole
+                total += full
     root = inside[-1]
     if root.opcode == "dynamic-update-slice" and root.operands[1] in inner:
         return total + hbm_bytes(inner[root.operands[1]].result, everywhere=True)

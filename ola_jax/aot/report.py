@@ -1,4 +1,4 @@
-"""The report of a compiled training step: what it needs, and can reach at most."""
+"""The report of a compiled training step: its needs, and bounds on its speed."""
 
 import dataclasses
 
@@ -8,13 +8,13 @@ from ola_jax.aot import hlo
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """One step on one device; bytes and FLOPs are per device, rows and tokens of the whole batch."""
+    """One step on one device; bytes and FLOPs are per device, rows and tokens of the global batch."""
 
     stage: str
     topology: str
     mesh: dict[str, int]
     rows: int
-    tokens: int  # places for tokens in a batch
+    tokens: int  # tokens that a batch has room for
     remat: str
     seconds: float  # to lower and compile
     has_code: bool  # else compiled until all memory was assigned; no code was generated
@@ -28,7 +28,7 @@ class Report:
     traffic: float  # bytes to and from the device's memory
     collectives: tuple[hlo.Collective, ...]
     kernels: dict[str, int]  # Pallas kernels by name, as the program's text has them
-    open_loops: int = 0  # whose number of rounds the data decides; traffic has one round of each
+    open_loops: int = 0  # whose number of iterations depends on the data; traffic has one of each
 
     @property
     def flop_seconds(self) -> float:
@@ -73,11 +73,11 @@ class Report:
             f"{self.step_seconds * 1e3:.0f} ms, at most {self.tokens_per_second:,.0f} tokens/s"
         )
 
-    def _about_loops(self) -> list[str]:
+    def _loop_lines(self) -> list[str]:
         if not self.open_loops:
             return []
         return [
-            f"  {self.open_loops} loops have as many rounds as the data asks for (attention in blocks): "
+            f"  {self.open_loops} loops have as many iterations as the data needs (attention in blocks): "
             "the memory bound has one of each"
         ]
 
@@ -97,7 +97,7 @@ class Report:
             f"recomputed {self.recomputed / 1e12:.2f}",
             f"  bounds of a step: FLOPs {self.flop_seconds * 1e3:.1f} ms, memory "
             f"{self.memory_seconds * 1e3:.1f} ms ({gb(self.traffic)}); MFU at most {100 * self.mfu:.0f} %",
-            *self._about_loops(),
+            *self._loop_lines(),
             f"  collectives ({self.link_seconds * 1e3:.1f} ms if nothing hides them):",
         ]
         for c in self.collectives:

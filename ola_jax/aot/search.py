@@ -1,4 +1,4 @@
-"""The search for the rows of a batch and the remat policy whose step fits and is fastest by its bounds."""
+"""Searching for the rows of a batch and the remat policy whose step fits and has the best bounds."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,24 +12,26 @@ from ola_jax.training.config import Stage, TrainConfig
 
 Remat = Literal["full", "dots", "none"]
 POLICIES: tuple[Remat, ...] = ("full", "dots", "none")  # from the least memory to the most
-GAIN = 1.01  # more rows must give this many times the tokens a second, else they are not worth their memory
-MARGIN = 1.05  # what is expected to need more than this many times the memory is not tried
+GAIN = 1.01  # more rows must give this many times the tokens per second to be worth their memory
+MARGIN = 1.05  # candidates expected to need more than this many times the memory are not tried
 
 
-def search(config: TrainConfig, stage: Stage, topology: str, show: Callable[[str], None] = print) -> Report:
-    """The candidate with the most tokens a second at the bounds, compiled; `show` is called for each.
+def search(
+    config: TrainConfig, stage: Stage, topology: str, *, show: Callable[[str], None] = print
+) -> Report:
+    """Compiles the candidate with the most tokens per second at the bounds; `show` is called for each.
 
     Rows of each policy are doubled until they gain nothing or do not fit. Candidates are compiled without
-    code; those that cannot fit are left out: by state and batch alone, where fewer rows or a policy with
-    less memory did not fit, or by the memory of the last two. Raises OlaError where none fits, or where the
-    compiler fails for another reason than memory.
+    code. Those that cannot fit are left out: by state and batch alone, if fewer rows or a policy with less
+    memory did not fit, or by the memory of the last two. Raises OlaError if none fits, or if the compiler
+    fails for another reason.
     """
     devices = compiling.find_topology(topology).devices
     mesh = sharding.make_mesh(config.mesh, devices)
     limit = hardware.find_chip(devices[0].device_kind).memory
     least = mesh.shape["data"] * mesh.shape["fsdp"] * stage.microbatches
-    with_rows = lambda rows: dataclasses.replace(stage, rows=rows)
-    if (needed := compiling.measure_arguments(config, with_rows(least), topology)) > limit:
+    resize = lambda rows: dataclasses.replace(stage, rows=rows)
+    if (needed := compiling.measure_arguments(config, resize(least), topology)) > limit:
         raise OlaError(
             f"{stage.name} on {topology}: state and batch alone take {needed / 1e9:.1f} of "
             f"{limit / 1e9:.1f} GB of a device; split more (mesh), or set optimizer.offload=True"
@@ -42,7 +44,7 @@ def search(config: TrainConfig, stage: Stage, topology: str, show: Callable[[str
         rows = least
         while (too_many is None or rows < too_many) and _may_fit(tried, limit):
             try:
-                report = compiling.analyze_stage(candidate, with_rows(rows), topology)
+                report = compiling.analyze_stage(candidate, resize(rows), topology)
             except compiling.DoesNotFitError as error:
                 show(str(error))
                 too_many = rows
@@ -60,11 +62,11 @@ def search(config: TrainConfig, stage: Stage, topology: str, show: Callable[[str
         )
     report, candidate = best
     show(f"compiling the fastest: {report.line()}")
-    return compiling.compile_stage(candidate, with_rows(report.rows), topology)
+    return compiling.compile_stage(candidate, resize(report.rows), topology)
 
 
 def _may_fit(tried: list[Report], limit: float) -> bool:
-    """True if twice the rows may fit, where memory grows as between the last two."""
+    """True if twice the rows may fit, if memory grows as between the last two."""
     if len(tried) < 2:
         return True
     needs = [report.arguments + report.temporaries for report in tried[-2:]]

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ola_jax.compilation_cache import FOLDER, Progress, keep_compiled_programs
+from ola_jax.compilation_cache import FOLDER, CompilationNotice, keep_compiled_programs
 from ola_jax.generate.assistant import NEW_TOKENS, Assistant
 from ola_jax.generate.conversation import PARAMETERS, Question, check_question
 from ola_jax.speech.hibari_voice import HibariVoice
@@ -20,10 +20,10 @@ from ola_jax.speech.speaker import Speaker
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Ask a model about images, a video, a sound, or in plain text.
+    """Ask a model about images, a video or audio, or in plain text.
 
-    Audio beside an image is a spoken question about it; audio beside a video takes the place of the
-    video's own sound track. Sampling options left out come from the checkpoint's
+    Audio with an image is a spoken question about it; audio with a video replaces the video's own
+    sound track. Sampling options left out come from the checkpoint's
     generation_config.json.
     """
 
@@ -46,10 +46,10 @@ class Arguments:
     play: bool = False  # play the answer while it is written
     voice: str = "heart"  # of hibari-tts, which speaks English
     json: bool = False  # print one JSON object instead of streaming the text
-    compilation_cache: str = FOLDER  # folder where compiled programs are kept for the next time; or none
+    compilation_cache: str = FOLDER  # folder that keeps compiled programs for the next start; or none
 
 
-# What messages call the parts of a question.
+# Names of the parts of a question in messages.
 OPTIONS = {name: "--" + name.replace("_", "-") for name in PARAMETERS} | {"images": "--image"}
 
 
@@ -59,16 +59,16 @@ def main(arguments: Sequence[str] | None = None, prog: str = "ola ask") -> None:
 
 
 def ask(args: Arguments) -> None:
-    """Answer once. Raises OlaError for what the user can correct."""
+    """Answers once. Raises OlaError for mistakes of the user."""
     question = Question(args.text, args.image, args.video, args.audio, args.sound)
     check_question(question, args.max_new_tokens, args.seed, OPTIONS)
     keep_compiled_programs(args.compilation_cache)
     speech = _speech(args)
-    progress = Progress(args.compilation_cache)
-    assistant = Assistant.from_pretrained(args.checkpoint, args.dtype, progress.begin)
+    notice = CompilationNotice(args.compilation_cache)
+    assistant = Assistant.from_pretrained(args.checkpoint, args.dtype, notice.begin)
 
     def write(text: str) -> None:
-        progress.end()
+        notice.end()
         print(text, end="", flush=True)
 
     try:
@@ -96,7 +96,7 @@ def ask(args: Arguments) -> None:
             assistant.close()
         raise
     finally:
-        progress.end()
+        notice.end()
     assistant.close()  # not after Ctrl-C: it would wait for a program that is being compiled
     if not args.json:
         print(flush=True)
@@ -118,7 +118,7 @@ def ask(args: Arguments) -> None:
 
 
 def _speech(args: Arguments) -> Speaker | None:
-    """What speaks the answer, loaded before the question is read; None without --speech and --play."""
+    """The speaker of the answer, loaded before the question is read; None without --speech and --play."""
     if args.speech is None and not args.play:
         return None
     voice = HibariVoice(voice=args.voice)

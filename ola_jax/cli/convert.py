@@ -17,15 +17,15 @@ from ola_jax.convert.exporter import write_released
 from ola_jax.convert.import_job import ImportJob, prepare_import
 from ola_jax.convert.importer import write_checkpoint
 from ola_jax.convert.projector_init import parse_parts
-from ola_jax.eval.logits import Agreement, Features, compare_outputs
+from ola_jax.eval.logits import FeatureAgreement, LogitAgreement, compare_outputs
 
 File = Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")]
 Number = Annotated[int | None, tyro.conf.arg(metavar="N")]
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
-    """Options for the parts of a model that the released checkpoint lacks or stores elsewhere.
+class PartOptions:
+    """Options for parts of a model that the released checkpoint lacks or stores elsewhere.
 
     Args:
         whisper: Whisper in OpenAI's format (large-v3.pt), used instead of a copy inside the checkpoint.
@@ -69,7 +69,7 @@ def import_released(
     *,
     source: Annotated[str, tyro.conf.arg(name="from", metavar="HF_DIR")],
     to: Annotated[pathlib.Path, tyro.conf.arg(metavar="DIR")],
-    parts: Annotated[Parts, tyro.conf.arg(name="")] = Parts(),
+    parts: Annotated[PartOptions, tyro.conf.arg(name="")] = PartOptions(),
     check_finite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Imports a released PyTorch checkpoint: writes an ola_jax checkpoint, to train from or to ask.
@@ -117,7 +117,7 @@ def verify_import(
     *,
     ours: Annotated[pathlib.Path, tyro.conf.arg(name="jax", metavar="DIR")],
     theirs: Annotated[str, tyro.conf.arg(name="torch", metavar="HF_DIR")],
-    parts: Annotated[Parts, tyro.conf.arg(name="")] = Parts(),
+    parts: Annotated[PartOptions, tyro.conf.arg(name="")] = PartOptions(),
     logits: File = None,
     json_file: Annotated[pathlib.Path | None, tyro.conf.arg(name="json", metavar="FILE")] = None,
 ) -> None:
@@ -126,7 +126,7 @@ def verify_import(
     Args:
         ours: the ola_jax checkpoint, or the directory of a training stage.
         theirs: the released checkpoint: a directory, or a hub id.
-        parts: the options of the import. Parts named by --init are not compared.
+        parts: the options of the import. PartOptions named by --init are not compared.
         logits: also compare logits, in float32, for the prompts (texts or records) of this JSON array.
         json_file: write all figures to this file.
     """
@@ -172,7 +172,7 @@ def _short(number: float) -> str:
     return f"{number:.3g}"
 
 
-def _print_agreements(agreements: Sequence[Agreement]) -> None:
+def _print_agreements(agreements: Sequence[LogitAgreement]) -> None:
     display.print_table(
         ("prompt", "positions", "max abs", "relative", "top-1", "KL"),
         (
@@ -182,7 +182,7 @@ def _print_agreements(agreements: Sequence[Agreement]) -> None:
     )
 
 
-def _print_features(features: Sequence[Features]) -> None:
+def _print_features(features: Sequence[FeatureAgreement]) -> None:
     display.print_table(
         ("prompt", "encoder", "vectors", "max abs", "relative"),
         ((f.prompt, f.encoder, f.vectors, _short(f.max_abs), _short(f.relative)) for f in features),

@@ -1,4 +1,4 @@
-"""The console command `ola`: trains, converts weights, asks, serves. Commands are imported when chosen."""
+"""The console command `ola`: trains, converts weights, asks, serves. Commands are imported when called."""
 
 import importlib
 import sys
@@ -31,7 +31,7 @@ def _choose(name: str = "", *rest: str) -> None:
 
 
 def usage() -> str:
-    """The help of `ola`."""
+    """The help text of `ola`."""
     commands = "\n".join(f"  {name:<9}{description}" for name, description in COMMANDS.items())
     return f"usage: ola COMMAND ...\n\n{commands}\n\nOptions of a command: ola COMMAND --help"
 

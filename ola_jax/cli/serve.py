@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ola_jax.compilation_cache import FOLDER, Progress, keep_compiled_programs
+from ola_jax.compilation_cache import FOLDER, CompilationNotice, keep_compiled_programs
 from ola_jax.errors import OlaError, first_line
 from ola_jax.generate.engine import Engine, EngineConfig
 from ola_jax.serve.app import create_app
@@ -26,21 +26,20 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 class Arguments:
     """Serve a model to OpenAI's clients: text, images, audio and video in, text and speech out.
 
-    Everything that others could use comes switched off: other machines do not reach it, web pages do not, and
-    it fetches nothing.
+    Access by others is off by default: other machines and web pages cannot reach it, and it fetches nothing.
     """
 
     checkpoint: pathlib.Path  # an ola_jax checkpoint directory
-    host: str = "127.0.0.1"  # address to listen at; 0.0.0.0: of all networks
+    host: str = "127.0.0.1"  # address to listen on; 0.0.0.0: all networks
     port: int = 8000  # 0: a free one
-    model_name: str | None = None  # what requests call the model; else the name of the directory
-    api_key_file: pathlib.Path | None = None  # a file of API keys, one a line, of which a request brings one
+    model_name: str | None = None  # name of the model in requests; else that of the directory
+    api_key_file: pathlib.Path | None = None  # a file of API keys, one per line; requests need one of them
     cors_origin: Repeated = ()  # of a web page that may call the server; "*": any; may be repeated
     media_host: Repeated = ()  # a host that media may be fetched from; may be repeated
     media_private_hosts: bool = False  # media hosts may be on private networks
     media_folder: pathlib.Path | None = None  # local files below it may be asked about, as file: URLs
-    shutdown_seconds: int = 120  # for what runs, when the server is asked to end
-    stuck_seconds: float = 120.0  # without a step while requests run: /health says so
+    shutdown_seconds: int = 120  # that running requests may take when the server is stopped
+    stuck_seconds: float = 120.0  # without a step while requests run; then /health reports it
     decode_workers: int = 4  # requests whose media are decoded at the same time
     ui: bool = False  # a web page at / to talk with the model
     voice: VoiceKind = "auto"  # of spoken answers; auto: hibari (English) where it is installed
@@ -50,10 +49,10 @@ class Arguments:
     slots: int = 8  # requests that are answered at the same time
     length: int = 16_384  # tokens of a prompt and its answer together: memory is taken for all slots
     prefill_chunk: int = 256  # tokens of a prompt that are read between two steps of the others
-    steps: int = 4  # tokens that each answer gets in one call of the device
+    steps: int = 4  # tokens that each answer gets per call of the device
     dtype: Literal["float32", "bfloat16"] | None = None  # of matrix products and the cache
     limits: Limits = dataclasses.field(default_factory=Limits)
-    compilation_cache: str = FOLDER  # folder where compiled programs are kept for the next time; or none
+    compilation_cache: str = FOLDER  # folder that keeps compiled programs for the next start; or none
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "ola serve") -> None:
@@ -62,7 +61,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "ola serve") -> Non
 
 
 def serve(args: Arguments) -> None:
-    """Serve until a signal ends it. Raises OlaError for what the user can correct."""
+    """Serves until a signal ends it. Raises OlaError for mistakes of the user."""
     config = server_config(args)
     if args.host not in LOOPBACK and not config.api_keys:
         print("note: other machines can use this server, and no --api-key-file is given", file=sys.stderr)
@@ -80,12 +79,12 @@ def serve(args: Arguments) -> None:
 
 def load_engine(args: Arguments) -> Engine:
     """The engine, with its programs compiled."""
-    progress = Progress(args.compilation_cache)
+    notice = CompilationNotice(args.compilation_cache)
     engine = Engine.from_pretrained(args.checkpoint, engine_config(args))
     try:
-        engine.warm_up(progress.begin)
+        engine.warm_up(notice.begin)
     finally:
-        progress.end()
+        notice.end()
     return engine
 
 
@@ -94,7 +93,7 @@ def _address(host: str, port: int) -> str:
 
 
 def engine_config(args: Arguments) -> EngineConfig:
-    """The sizes of the engine; requests wait before it, with their media not yet decoded."""
+    """The sizes of the engine; requests wait outside it, with their media not yet decoded."""
     return EngineConfig(
         slots=args.slots,
         length=args.length,
@@ -106,7 +105,7 @@ def engine_config(args: Arguments) -> EngineConfig:
 
 
 def server_config(args: Arguments) -> ServerConfig:
-    """The settings of the server. Raises OlaError for those that cannot be."""
+    """The settings of the server. Raises OlaError for impossible ones."""
     name = args.checkpoint.resolve().name if args.model_name is None else args.model_name
     return ServerConfig(
         name,
@@ -123,7 +122,7 @@ def server_config(args: Arguments) -> ServerConfig:
 
 
 def read_keys(path: pathlib.Path) -> tuple[str, ...]:
-    """The keys of a file, one a line; lines that are empty or begin with # do not count."""
+    """The keys of a file, one per line; empty lines and lines that begin with # are ignored."""
     try:
         lines = [line.strip() for line in path.read_text().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -133,5 +132,5 @@ def read_keys(path: pathlib.Path) -> tuple[str, ...]:
         if not re.fullmatch("[!-~]{8,}", key):
             raise OlaError(f"{path}: key {number} is shorter than 8 characters, or has other than plain ones")
     if not keys:
-        raise OlaError(f"{path}: no API key in it, expected one a line")
+        raise OlaError(f"{path}: no API key in it, expected one per line")
     return keys

@@ -1,4 +1,4 @@
-"""Checkpoints of the original, of Hugging Face and of PEFT: read in, written, compared."""
+"""Checkpoints of the original, of Hugging Face and of PEFT: reading, writing, comparing."""
 
 from ola_jax.errors import require
 

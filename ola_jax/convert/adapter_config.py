@@ -1,6 +1,6 @@
 """adapter_config.json of a LoRA: fields that are used, that change no number, and that are refused.
 
-The fields are those of PEFT's LoraConfig, read as its version 0.21 reads them.
+The fields are those of PEFT's LoraConfig, interpreted as in its version 0.21.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ HARMLESS = {  # of training and bookkeeping; the tensors themselves show which m
     *("base_model_name_or_path", "layers_to_transform", "layers_pattern", "megatron_core", "runtime_config"),
     # of an initialization that init_lora_weights names, or of a switch that is refused below
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size"),
-    *("lora_dtype", "lorap_lr_ratio", "lorap_emb_lr"),  # ms-swift's: of training
+    *("lora_dtype", "lorap_lr_ratio", "lorap_emb_lr"),  # of ms-swift's training
     "ensure_weight_tying",  # tied matrices get the changes of both adapters anyway
 }
 REFUSED = {
@@ -43,9 +43,9 @@ REFUSED = {
 }
 UNCHANGED_BASE = ("gaussian", "eva", "orthogonal", "mica")  # initializations that do not change the base
 CONVERT = "save it with PEFT's path_initial_model_for_weight_conversion, which makes it a plain LoRA"
-LOST_BASE = {  # initializations that change the base by something that no file holds
+LOST_BASE = {  # initializations that change the base by values that no file holds
     "pissa_niter": "its decomposition was random",
-    "corda": "its decomposition needs the data it was made with",
+    "corda": "its decomposition needs the data that it was computed from",
     "loftq": "it belongs to a quantized base",
     "lora_ga": "it took gradients from the base",
 }
@@ -62,10 +62,10 @@ class AdapterConfig:
     use_rslora: bool
     use_dora: bool
     lora_bias: bool
-    base_init: BaseInit | None  # the initialization that took its values out of the base; None: unchanged
+    base_init: BaseInit | None  # the initialization that subtracted its values from the base; None: unchanged
     target_modules: list[str] | str  # names, or one pattern
     modules_to_save: list[str] | str
-    has_exclusions: bool  # exclude_modules takes some of target_modules out
+    has_exclusions: bool  # exclude_modules excludes some of target_modules
 
     def rank(self, module: str) -> int:
         """Rank of the adapter of a module."""
@@ -160,7 +160,7 @@ def _read_base_init(values: Mapping[str, Any], file: pathlib.Path) -> BaseInit |
 
 
 def _first_match(patterns: Mapping[str, Number], module: str, default: Number) -> Number:
-    """The value of the first pattern that matches the whole name, or its end after a dot."""
+    """The value of the first pattern that matches the full name, or its end after a dot."""
     for pattern, value in patterns.items():
         if re.match(rf"(.*\.)?({pattern})$", module):
             return value

@@ -20,22 +20,22 @@ WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoi
 
 
 @dataclasses.dataclass(frozen=True)
-class Adapter:
+class PeftAdapter:
     """An adapter, its tensors not yet read."""
 
     directory: pathlib.Path
     config: AdapterConfig
     parts: dict[str, dict[str, Tensor]]  # by module: its lora_A, lora_B, ...
     base: dict[str, Tensor]  # a changed module's own weight or bias, which replaces the base's
-    trained: dict[str, Tensor]  # tensors that were trained themselves and replace the base's
+    trained: dict[str, Tensor]  # tensors that were trained directly and replace the base's
 
     @property
     def file(self) -> pathlib.Path:
-        """The config's file, for messages."""
+        """The file of the config, for messages."""
         return self.directory / CONFIG
 
 
-def read_adapter(directory: pathlib.Path, tensors: Mapping[str, Tensor]) -> Adapter:
+def read_adapter(directory: pathlib.Path, tensors: Mapping[str, Tensor]) -> PeftAdapter:
     """The adapter in `directory`, checked against the base's `tensors`.
 
     Reads adapter_config.json, adapter_model.safetensors (or .bin), and the original's
@@ -49,7 +49,7 @@ def read_adapter(directory: pathlib.Path, tensors: Mapping[str, Tensor]) -> Adap
         raise OlaError(f"{directory / CONFIG}: no such file; expected an adapter in PEFT's layout")
     config = parse_adapter_config(read_json(directory / CONFIG), directory / CONFIG)
     names: set[str] = set()
-    adapter = Adapter(directory, config, {}, {}, {})
+    adapter = PeftAdapter(directory, config, {}, {}, {})
     for key, tensor in _read_tensors(directory).items():
         if tensor.dtype not in DTYPES:
             raise OlaError(
@@ -103,7 +103,7 @@ def _find_in_base(name: str, tensors: Mapping[str, Tensor], end: str = "") -> st
     return name
 
 
-def _check_complete(adapter: Adapter, tensors: Mapping[str, Tensor]) -> None:
+def _check_complete(adapter: PeftAdapter, tensors: Mapping[str, Tensor]) -> None:
     """Raises OlaError if the file lacks modules that the config names: PEFT would leave them unchanged."""
     config, where = adapter.config, adapter.directory
     if not adapter.parts and not adapter.trained:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ola_jax.convert.adapter_config import BaseInit
-from ola_jax.convert.adapter_files import CONFIG, Adapter, read_adapter
+from ola_jax.convert.adapter_files import CONFIG, PeftAdapter, read_adapter
 from ola_jax.convert.casting import cast
 from ola_jax.convert.safetensors_reader import Tensor
 from ola_jax.convert.vocabulary import KEYS as VOCABULARY
@@ -48,9 +48,9 @@ class Change:
 
 
 def fold_adapter(
-    tensors: Mapping[str, Tensor], directory: pathlib.Path, tied: bool = False
+    tensors: Mapping[str, Tensor], directory: pathlib.Path, *, tied: bool = False
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """`tensors` with an adapter's changes, computed when they are read; and notes for the user.
+    """Folds an adapter into `tensors`: its changes, computed when they are read, and notes for the user.
 
     `directory`: adapter_config.json, adapter_model.safetensors (or .bin), and the original's
     non_lora_trainables.bin if it exists. `tied`: lm_head is the embeddings, so a change of one
@@ -69,16 +69,16 @@ def fold_adapter(
         both = tuple(change for key in VOCABULARY for change in changes.get(key, ()))
         if len(both) > 1 and (both[0].magnitude or config.base_init):
             raise OlaError(f"{directory}: changes both of the tied {' and '.join(VOCABULARY)}, only LoRA can")
-        # A matrix that was trained itself is no longer tied.
+        # A matrix that was trained directly is no longer tied.
         changes |= {key: both for key in VOCABULARY if key in changes or key not in adapter.trained}
         for key, other in (VOCABULARY, VOCABULARY[::-1]):
             if key in base:
                 base.setdefault(other, base[key])
     folded = dict(tensors)
-    for key, tensor in (base | adapter.trained).items():  # biases, and modules that were trained themselves
+    for key, tensor in (base | adapter.trained).items():  # biases, and modules that were trained directly
         folded[key] = _replace(key, tensor, tensors)
     for key, several in changes.items():
-        # A weight in the adapter's file has had the initial values taken out already.
+        # The initial values are already subtracted from a weight in the adapter's file.
         folded[key] = _fold(key, folded[key], several, None if key in base else config.base_init)
     for module, parts in adapter.parts.items():
         if "lora_B.bias" in parts:
@@ -87,13 +87,13 @@ def fold_adapter(
     notes = [f"{kind} adapter folded into {len(adapter.parts)} tensors, {len(adapter.trained)} replaced"]
     if config.base_init:
         notes.append(
-            f"{NAMES[config.base_init]}: the adapter's initial values were taken out of the base, as PEFT "
+            f"{NAMES[config.base_init]}: the adapter's initial values were subtracted from the base, as PEFT "
             "does on loading"
         )
     return folded, notes
 
 
-def _read_change(adapter: Adapter, module: str, base: Tensor) -> Change:
+def _read_change(adapter: PeftAdapter, module: str, base: Tensor) -> Change:
     """The change of a module's weight, its parts and shapes checked."""
     parts, config = adapter.parts[module], adapter.config
     key, embedding = f"{module}.weight", any("embedding" in name for name in parts)
@@ -132,7 +132,7 @@ def _read_change(adapter: Adapter, module: str, base: Tensor) -> Change:
 
 
 def _replace(key: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-    """`tensor`, in the dtype of the base's tensor of that key."""
+    """Casts `tensor` to the dtype of the base's tensor of that key."""
     if key not in tensors or tensors[key].shape != tensor.shape:
         found = list(tensors[key].shape) if key in tensors else "nothing"
         raise OlaError(
@@ -166,7 +166,7 @@ def _fold(key: str, base: Tensor, changes: tuple[Change, ...], base_init: BaseIn
             squares = sum(np.sum(np.square(change(rows), dtype=np.float64), axis=0) for rows in blocks)
             with np.errstate(divide="ignore", invalid="ignore"):
                 by_column = magnitude / np.sqrt(squares).astype(np.float32)
-        out = np.empty_like(values)  # the values may be a file's own memory
+        out = np.empty_like(values)  # the values may be mapped from a file
         for rows in blocks:
             weight = change(rows)
             with np.errstate(divide="ignore", invalid="ignore"):  # a row of zeros: NaN, as with PEFT
@@ -183,7 +183,7 @@ def _fold(key: str, base: Tensor, changes: tuple[Change, ...], base_init: BaseIn
 def _find_initial(
     values: Shaped[HostArray, "out in"], base_init: BaseInit, scale: float, a: HostArray, b: HostArray
 ) -> tuple[Float[HostArray, "out r"], Float[HostArray, "r in"]]:
-    """Two matrices whose product the adapter took out of the base when it was initialized."""
+    """Two matrices whose product the adapter subtracted from the base when it was initialized."""
     rank = len(a)
     if base_init == "olora":
         q = np.linalg.qr(values[:, :rank].astype(np.float64))[0]
@@ -204,7 +204,7 @@ def _multiply(left: HostArray, right: HostArray) -> HostArray:
     return np.concatenate([left[i : i + ROWS].astype(np.float64) @ right for i in range(0, len(left), ROWS)])
 
 
-def _fold_bias(adapter: Adapter, module: str, tensors: Mapping[str, Tensor]) -> Tensor:
+def _fold_bias(adapter: PeftAdapter, module: str, tensors: Mapping[str, Tensor]) -> Tensor:
     key, bias, scale = f"{module}.bias", adapter.parts[module]["lora_B.bias"], adapter.config.scale(module)
     if key not in tensors:
         raise OlaError(f"{adapter.directory}: lora_bias needs a bias, and the base has no {key}")

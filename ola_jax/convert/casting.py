@@ -1,4 +1,4 @@
-"""Values in another dtype, refused where a finite value would become infinite."""
+"""Casting values, which is refused if a finite value would become infinite."""
 
 import pathlib
 
@@ -15,7 +15,7 @@ BLOCK = 2**22  # values that are examined together: the boolean results take mem
 def cast(
     values: Shaped[HostArray, "..."], dtype: DTypeLike, *, key: str, file: pathlib.Path
 ) -> Shaped[HostArray, "..."]:
-    """`values` in `dtype`. Raises OlaError if one lies beyond its range."""
+    """Casts `values` to `dtype`. Raises OlaError if one is beyond its range."""
     with np.errstate(over="ignore"):
         out = values.astype(jnp.dtype(dtype))
     if overflowed(values, out):
@@ -26,7 +26,7 @@ def cast(
 def cast_into(
     out: Shaped[HostArray, "..."], values: Shaped[HostArray, "..."], *, key: str, file: pathlib.Path
 ) -> None:
-    """out[...] = values. Raises OlaError if one lies beyond the range of the dtype of `out`."""
+    """Assigns out[...] = values. Raises OlaError if one is beyond the range of the dtype of `out`."""
     with np.errstate(over="ignore"):
         copy(values, out)
     if overflowed(values, out):

@@ -9,11 +9,11 @@ RESERVE = 64 * 2**20  # bytes, for all but the weights: tokenizer, indices, the 
 
 
 def check_space(directory: pathlib.Path, size: int) -> None:
-    """Raises OlaError unless `size` bytes fit where `directory` is to be written, with a little left."""
-    place = directory.absolute()
-    while not place.exists():
-        place = place.parent
-    free, needed = shutil.disk_usage(place).free, size + RESERVE
+    """Raises OlaError unless `size` bytes, and a reserve, are free where `directory` is to be written."""
+    existing = directory.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free, needed = shutil.disk_usage(existing).free, size + RESERVE
     if free < needed:
         raise OlaError(
             f"{directory}: not enough space: {free / 1e9:.1f} GB free on this disk, {needed / 1e9:.1f} GB "

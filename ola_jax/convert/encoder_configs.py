@@ -18,7 +18,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 SIGLIP_HEADS, SIGLIP_WIDTH, SMALL_HEADS = 16, 512, 4
 WHISPER_HEAD_WIDTH, SMALL_HEAD_WIDTH = 64, 8
-BEATS_FLAGS = {  # of our BEATs; with other values it is another network
+BEATS_FLAGS = {  # of our BEATs; other values mean another network
     "activation_fn": "gelu",
     "conv_bias": False,
     "deep_norm": True,
@@ -33,7 +33,7 @@ def assume_vision_heads(width: int) -> int:
     return SIGLIP_HEADS if width >= SIGLIP_WIDTH else SMALL_HEADS
 
 
-def read_vision(
+def read_vision_config(
     values: Mapping[str, Any], where: str, *, shapes: Shapes, heads: int | None, notes: list[str]
 ) -> OryxViTConfig:
     """The vision encoder's config, from the shapes; the number of heads is given, stored or assumed."""
@@ -60,7 +60,7 @@ def read_vision(
     )
 
 
-def read_whisper(
+def read_whisper_config(
     shapes: Shapes, *, dims: Mapping[str, Any] | None, heads: int | None, notes: list[str]
 ) -> WhisperConfig:
     """Whisper's config, from the `dims` of its file or from the shapes."""
@@ -95,7 +95,7 @@ def read_whisper(
     return config
 
 
-def read_beats(shapes: Shapes, cfg: Mapping[str, Any], notes: list[str]) -> BeatsConfig:
+def read_beats_config(shapes: Shapes, cfg: Mapping[str, Any], notes: list[str]) -> BeatsConfig:
     """BEATs' config, from the `cfg` of its file, and from the shapes where that lacks a number."""
     where = "cfg of the BEATs file"
     for key, only in BEATS_FLAGS.items():

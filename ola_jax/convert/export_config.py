@@ -20,7 +20,7 @@ def make_config_json(
     dtype: str,
     tied: bool,
 ) -> dict[str, Any]:
-    """config.json. Fields of `stored` (the imported one, if any) that our model does not decide are kept.
+    """Builds config.json. Fields of `stored` (the imported one, if any) that our model does not set are kept.
 
     `dtype`: of the decoder's weights; `tied`: lm_head is the embeddings.
     """
@@ -39,7 +39,7 @@ def make_config_json(
     }
     values = rope.write_rope(values, llm)
     length = values.get("tokenizer_model_max_length") or 0
-    unlimited = length > NO_LIMIT == processor_config.max_length  # keeps the file's own number for it
+    unlimited = length > NO_LIMIT == processor_config.max_length  # keeps the number that the file has
     if not unlimited and (length or processor_config != ProcessorConfig()):
         values["tokenizer_model_max_length"] = processor_config.max_length
     if config.vision and (
@@ -51,7 +51,7 @@ def make_config_json(
 
 
 def make_whisper_dims(config: WhisperConfig, stored: Mapping[str, Any] | None) -> dict[str, int]:
-    """`dims` of OpenAI's Whisper format for an encoder whose decoder has no layers and one token."""
+    """Builds `dims` of OpenAI's Whisper format, with a decoder of no layers and one token."""
     dims = dict(stored or {}) | {
         "n_mels": config.num_mels,
         "n_audio_ctx": config.num_positions,
@@ -64,7 +64,7 @@ def make_whisper_dims(config: WhisperConfig, stored: Mapping[str, Any] | None) -
 
 
 def make_beats_cfg(config: BeatsConfig, stored: Mapping[str, Any] | None) -> dict[str, Any]:
-    """`cfg` of the BEATs format; its fields about training are those of the released file."""
+    """Builds `cfg` of the BEATs format; its fields about training are those of the released file."""
     values = {
         **BEATS_FLAGS,
         "finetuned_model": config.predictor_classes > 0,
@@ -103,7 +103,7 @@ def find_built_in_sizes(config: OlaConfig) -> list[str]:
 
 
 def _new_values(config: OlaConfig, generation_config: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json of a model that was not imported: fields that our configs lack are those of Ola-7b."""
+    """config.json of a model that was not imported; fields that our configs lack are those of Ola-7b."""
     ends = generation_config.get("eos_token_id")
     values: dict[str, Any] = {
         "architectures": ["OlaQwenForCausalLM"],

@@ -1,4 +1,4 @@
-"""An export that has been checked: an ola_jax checkpoint, the tensors to write, its arrays not yet read."""
+"""A checked export: an ola_jax checkpoint, its arrays not yet read, and the tensors to write."""
 
 import dataclasses
 import itertools
@@ -79,7 +79,7 @@ def prepare_export(
     if separate and not (config.whisper and config.beats):
         raise OlaError(f"{source}: has no speech encoder; leave out --speech-encoder separate")
     if whisper and not separate:
-        raise OlaError("--whisper goes with --speech-encoder separate: without it no Whisper file is written")
+        raise OlaError("--whisper needs --speech-encoder separate: otherwise no Whisper file is written")
     origin = parse_origin(checkpoint.load_released(source), str(source / "released.json"))
     tensors = _list_tensors(config, reader.leaves, dtype=dtype, mixed=origin.dtypes)
     was_tied = bool((origin.config or {}).get("tie_word_embeddings"))
@@ -95,7 +95,7 @@ def prepare_export(
         )
     if config.whisper and not separate:
         notes.append(
-            "the original reads Whisper and BEATs from files of their own nevertheless; --speech-encoder "
+            "the original always reads Whisper and BEATs from separate files; --speech-encoder "
             "separate writes them"
         )
     if config.llm.rope_scaling:
@@ -118,7 +118,7 @@ def prepare_export(
 
 
 def find_model(source: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
-    """The checkpoint at `source` or in that stage's directory, and a note of what it lacks."""
+    """The checkpoint at `source` or in that stage's directory, and a note about what is not exported."""
     model = source / "model" if checkpoint.is_checkpoint(source / "model") else source
     stage = model.parent if model.name == "model" else None
     if stage and (stage / "checkpoints").is_dir():

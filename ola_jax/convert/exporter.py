@@ -1,4 +1,4 @@
-"""The arrays of an ola_jax checkpoint as a released PyTorch checkpoint, piece by piece."""
+"""Writing an ola_jax checkpoint as a released PyTorch checkpoint, piece by piece."""
 
 import pathlib
 import shutil
@@ -25,7 +25,7 @@ from ola_jax.typing import HostArray, Shaped
 def write_released(
     job: ExportJob, directory: pathlib.Path, *, max_shard_size: str = "5GB", progress: Progress = ignore
 ) -> None:
-    """Writes the released layout, or nothing. An existing directory with content is refused."""
+    """Writes the released layout, completely or not at all. A directory with content is refused."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise OlaError(f"{directory}: exists already and is not overwritten; choose another name")
     total, done = sum(spec.nbytes for spec in job.tensors.values()), 0
@@ -52,12 +52,12 @@ def write_released(
             json_files.write_object(build / "generation_config.json", job.generation_config)
             for file in (job.source / "tokenizer").iterdir():
                 shutil.copyfile(file, build / file.name)
-        except (OSError, RuntimeError) as error:  # torch.save has only RuntimeError for a full disk
+        except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError for a full disk
             raise OlaError(f"{directory}: cannot be written ({error})") from error
 
 
 def read_tensors(job: ExportJob) -> Iterator[tuple[str, Shaped[HostArray, "..."]]]:
-    """Every released key and its values, in the order of our leaves; each stored piece is read once."""
+    """Yields every released key and its values, in the order of our leaves, reading each piece once."""
     for path in job.reader.leaves:
         entry = BY_PATH[path]
         keys = entry.keys(num_layers(job.config, entry))
@@ -71,8 +71,8 @@ def read_tensors(job: ExportJob) -> Iterator[tuple[str, Shaped[HostArray, "..."]
             out = _empty(job.tensors[keys[0]])
             view = entry.to_jax(out)  # shares its memory, except for kernels of patches
             for start, piece in job.reader.pieces(path):
-                place = slice(start, start + len(piece)) if piece.ndim else ...
-                cast_into(view[place], piece, key=keys[0], file=job.source)
+                part = slice(start, start + len(piece)) if piece.ndim else ...
+                cast_into(view[part], piece, key=keys[0], file=job.source)
             if not np.shares_memory(view, out):
                 copy(entry.to_torch(view), out)
             for key in keys:
@@ -84,7 +84,7 @@ def _empty(spec: TensorSpec) -> HostArray:
 
 
 def _take(speech: Mapping[str, HostArray], released: str, own: str) -> dict[str, HostArray]:
-    """The tensors below the prefix `released`, by their keys in a file of their own."""
+    """The tensors below the prefix `released`, by their keys in a separate file."""
     return {
         own + key.removeprefix(released): values for key, values in speech.items() if key.startswith(released)
     }

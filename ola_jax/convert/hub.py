@@ -8,12 +8,8 @@ import huggingface_hub
 from ola_jax.errors import OlaError, describe
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-FILES = (
-    "*.json",
-    "*.safetensors",
-    "*.txt",
-    "*.jinja",
-)  # no pickles: each one needed has an option
+# No pickles: those that are needed have an option each.
+FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja")
 
 
 def fetch(source: str) -> pathlib.Path:

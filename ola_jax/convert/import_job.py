@@ -1,4 +1,4 @@
-"""An import that has been checked: a released checkpoint and the model it describes, tensors not yet read."""
+"""A checked import: a released checkpoint, its tensors not yet read, and the model that it describes."""
 
 import dataclasses
 import pathlib
@@ -12,7 +12,7 @@ import numpy as np
 from ola_jax.config import OlaConfig, ProcessorConfig
 from ola_jax.convert import added_encoders, projector_init, released_config, vocabulary
 from ola_jax.convert.adapters import fold_adapter
-from ola_jax.convert.added_encoders import Parts
+from ola_jax.convert.added_encoders import PartialModel
 from ola_jax.convert.origin import Origin
 from ola_jax.convert.parameter_matching import Leaf, match_parameters
 from ola_jax.convert.safetensors_reader import Tensor, check_weight_dtype, read_json, read_safetensors
@@ -67,23 +67,23 @@ def prepare_import(
 
     `whisper` and `beats` are the separate files of the speech encoders; they take precedence over
     copies inside the safetensors, as in the original's loader. `vision` (see `vision_files`), with the
-    projectors to initialize in `init`, gives encoders to a checkpoint without: a plain Qwen2.5, or
+    projectors to initialize in `init`, adds encoders to a checkpoint without them: a plain Qwen2.5, or
     Ola-Image. `adapter`: a LoRA or DoRA to fold in. `resize_vocabulary`: to one embedding for each token.
     Raises OlaError naming every missing, unused or mis-shaped key.
     """
     where = str(source / "config.json")
     released = read_json(source / "config.json")
-    parts = Parts(read_safetensors(source), released, vision_heads)
+    model = PartialModel(read_safetensors(source), released, vision_heads)
     if vision:
-        parts = added_encoders.add_vision(parts, vision, init=init, source=source)
-    parts = added_encoders.add_speech(parts, whisper, beats, init=init, source=source)
-    parts, tied, head = _tie_head(parts, where)
-    tensors, values, notes = parts.tensors, parts.values, list(parts.notes)
+        model = added_encoders.add_vision(model, vision, init=init, source=source)
+    model = added_encoders.add_speech(model, whisper, beats, init=init, source=source)
+    model, tied, head = _tie_head(model, where)
+    tensors, values, notes = model.tensors, model.values, list(model.notes)
     if resize_vocabulary:
         tensors, values, lines = vocabulary.resize_vocabulary(source, tensors, values)
         notes += lines
     if adapter:  # after the resizing: adapters are trained on the resized model
-        tensors, lines = fold_adapter(tensors, adapter, tied)
+        tensors, lines = fold_adapter(tensors, adapter, tied=tied)
         notes += lines
     vocabulary.check_vocabulary(source, values)
     replaced = tuple(projector_init.PREFIXES[part] for part in init)
@@ -92,9 +92,9 @@ def prepare_import(
         values,
         where,
         shapes=_shapes(tensors),
-        dims=parts.whisper_dims,
-        cfg=parts.beats_cfg,
-        vision_heads=parts.vision_heads,
+        dims=model.whisper_dims,
+        cfg=model.beats_cfg,
+        vision_heads=model.vision_heads,
         whisper_heads=whisper_heads,
     )
     if init:
@@ -116,8 +116,8 @@ def prepare_import(
         dtype=dtype,
         origin=Origin(
             config=values,
-            whisper_dims=parts.whisper_dims,
-            beats_cfg=parts.beats_cfg,
+            whisper_dims=model.whisper_dims,
+            beats_cfg=model.beats_cfg,
             dtypes=_mixed_dtypes(leaves, tensors) if dtype == "keep" else {},
             head=head,
         ),
@@ -130,15 +130,15 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {key: tensor.shape for key, tensor in tensors.items()}
 
 
-def _tie_head(parts: Parts, where: str) -> tuple[Parts, bool, Literal["absent", "present"]]:
-    """The parts with an lm_head, true if config.json ties it to the embeddings, and if it was stored."""
-    tensors = parts.tensors
-    if not parts.values.get("tie_word_embeddings") or EMBEDDING not in tensors:
-        return parts, False, "present"
+def _tie_head(model: PartialModel, where: str) -> tuple[PartialModel, bool, Literal["absent", "present"]]:
+    """The model with an lm_head, True if config.json ties it to the embeddings, and if it was stored."""
+    tensors = model.tensors
+    if not model.values.get("tie_word_embeddings") or EMBEDDING not in tensors:
+        return model, False, "present"
     if HEAD not in tensors:
         note = "lm_head: a copy of the embeddings, which this checkpoint ties to it"
         tied = tensors | {HEAD: tensors[EMBEDDING]}
-        return dataclasses.replace(parts, tensors=tied, notes=(*parts.notes, note)), True, "absent"
+        return dataclasses.replace(model, tensors=tied, notes=(*model.notes, note)), True, "absent"
     head, embedding = tensors[HEAD], tensors[EMBEDDING]
     same = (head.shape, head.dtype) == (embedding.shape, embedding.dtype)
     if not same or head.read().tobytes() != embedding.read().tobytes():
@@ -146,7 +146,7 @@ def _tie_head(parts: Parts, where: str) -> tuple[Parts, bool, Literal["absent", 
             f"{where}: tie_word_embeddings is true, but lm_head.weight differs from the embeddings; set "
             "it to false if both are meant, or leave lm_head.weight out"
         )
-    return parts, True, "present"
+    return model, True, "present"
 
 
 def _mixed_dtypes(leaves: list[Leaf], tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The tensors of a released PyTorch checkpoint as an ola_jax checkpoint, piece by piece."""
+"""Writing a released PyTorch checkpoint as an ola_jax checkpoint, piece by piece."""
 
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ from ola_jax.typing import HostArray, Params, Shaped
 def write_checkpoint(
     job: ImportJob, directory: pathlib.Path, *, check_finite: bool = False, progress: Progress = ignore
 ) -> None:
-    """Writes the ola_jax checkpoint, or nothing. Peak memory: a few pieces, or one tensor.
+    """Writes the ola_jax checkpoint, completely or not at all. Peak memory: a few pieces, or one tensor.
 
     `check_finite`: raise OlaError for a tensor with NaN or infinity.
     """
@@ -48,17 +48,17 @@ def read_params(job: ImportJob, *, check_finite: bool = False, progress: Progres
     """The model's parameters in memory, as numpy arrays."""
     flat = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in job.abstract_params().items()}
     for leaf, start, piece in read_pieces(job, check_finite=check_finite, progress=progress):
-        place = slice(start, start + len(piece)) if piece.ndim else ...
-        flat[leaf.entry.path][place] = piece
+        part = slice(start, start + len(piece)) if piece.ndim else ...
+        flat[leaf.entry.path][part] = piece
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def read_pieces(
     job: ImportJob, *, check_finite: bool = False, progress: Progress = ignore
 ) -> Iterator[tuple[Leaf, int, Shaped[HostArray, "..."]]]:
-    """(leaf, start on its first axis, values in our layout): all leaves in about CHUNK_BYTES each.
+    """Yields (leaf, start on its first axis, values in our layout), about CHUNK_BYTES at a time.
 
-    Raises OlaError if the job's dtype would make infinities of finite values.
+    Raises OlaError if finite values would become infinite in the job's dtype.
     """
     total = sum(job.tensors[key].nbytes for leaf in job.leaves for key in leaf.keys)
     done = 0
@@ -95,7 +95,7 @@ def read_pieces(
 
 
 def _check_finite(key: str, tensor: Tensor, values: HostArray) -> None:
-    # In slices: the answer for a whole embedding would take as much memory as the embedding.
+    # In slices: the temporary arrays of a full embedding would take much memory.
     flat = values.reshape(-1)
     bad = sum(int(np.count_nonzero(~np.isfinite(flat[i : i + 2**24]))) for i in range(0, flat.size, 2**24))
     if bad:
@@ -106,7 +106,7 @@ def _check_finite(key: str, tensor: Tensor, values: HostArray) -> None:
 
 
 def _check_copies(leaf: Leaf, tensors: Mapping[str, Tensor]) -> None:
-    """Raises OlaError unless copies of a shared tensor agree, bit for bit: which is meant? (quirk C2)."""
+    """Raises OlaError unless copies of a shared tensor are equal, bit for bit (quirk C2)."""
     if not leaf.copies:
         return
     first = tensors[leaf.keys[0]].read()

@@ -6,7 +6,7 @@ import numpy as np
 
 from ola_jax.typing import HostArray, Shaped
 
-BLOCK_ROWS = 128  # of a transposed copy: the cache lines that a block touches stay in the cache
+BLOCK_ROWS = 128  # of a transposed copy: the cache lines of a block stay in the cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,11 +16,11 @@ class Permute:
     axes: tuple[int, ...]
 
     def to_jax(self, tensor: Shaped[HostArray, "..."]) -> Shaped[HostArray, "..."]:
-        """From PyTorch's axes to ours."""
+        """Converts PyTorch's axes to ours."""
         return tensor.transpose(self.axes)
 
     def to_torch(self, tensor: Shaped[HostArray, "..."]) -> Shaped[HostArray, "..."]:
-        """From our axes to PyTorch's."""
+        """Converts our axes to PyTorch's."""
         return tensor.transpose(np.argsort(self.axes))
 
 
@@ -31,11 +31,11 @@ class Squeeze:
     axes: tuple[int, ...]
 
     def to_jax(self, tensor: Shaped[HostArray, "..."]) -> Shaped[HostArray, "..."]:
-        """From PyTorch's axes to ours."""
+        """Converts PyTorch's axes to ours."""
         return tensor.squeeze(self.axes)
 
     def to_torch(self, tensor: Shaped[HostArray, "..."]) -> Shaped[HostArray, "..."]:
-        """From our axes to PyTorch's."""
+        """Converts our axes to PyTorch's."""
         return np.expand_dims(tensor, self.axes)
 
 
@@ -46,11 +46,11 @@ class PatchKernel:
     channels: int
 
     def to_jax(self, tensor: Shaped[HostArray, "out c P P"]) -> Shaped[HostArray, "P*P*c out"]:
-        """From PyTorch's axes to ours."""
+        """Converts PyTorch's axes to ours."""
         return tensor.transpose(2, 3, 1, 0).reshape(-1, tensor.shape[0])
 
     def to_torch(self, tensor: Shaped[HostArray, "cells out"]) -> Shaped[HostArray, "out c P P"]:
-        """From our axes to PyTorch's."""
+        """Converts our axes to PyTorch's."""
         side = round((tensor.shape[0] / self.channels) ** 0.5)
         return tensor.reshape(side, side, self.channels, -1).transpose(3, 2, 0, 1)
 
@@ -61,7 +61,7 @@ CONV1D = Permute((2, 1, 0))  # [out, in, taps] to [taps, in, out]
 
 
 def copy(values: Shaped[HostArray, "..."], out: Shaped[HostArray, "..."]) -> None:
-    """out[...] = values, three times as fast where one of them is a transposed matrix."""
+    """Assigns out[...] = values, three times as fast if one of them is a transposed matrix."""
     if not out.flags.c_contiguous:
         values, out = values.T, out.T
     if values.dtype == out.dtype and values.dtype.itemsize == 2:

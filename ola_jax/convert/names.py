@@ -1,4 +1,4 @@
-"""The one table of the released checkpoints' keys, their paths in our tree, and the layouts between them.
+"""The table of the released checkpoints' keys, their paths in our tree, and the layouts between them.
 
 Both directions are derived from it: `to_jax` and `to_torch` here for tensors in memory, `importer`
 and `exporter` tensor by tensor for files. A `*` in a key is the number of a layer; our tree stacks
@@ -25,7 +25,7 @@ VISION = "model.vision_tower.vision_tower."
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One parameter: its key(s) in a released checkpoint, its path in our tree, the layout between."""
+    """One parameter: its key(s) in a released checkpoint, its path in our tree, its layout in both."""
 
     torch: str
     path: str
@@ -162,7 +162,7 @@ def num_layers(config: OlaConfig, entry: Entry) -> int:
 
 
 def to_jax(config: OlaConfig, tensors: Mapping[str, HostArray]) -> Params:
-    """The parameter tree of a released checkpoint's tensors, without the parameters that are not among them.
+    """The parameter tree of a released checkpoint's tensors; parameters that it lacks are left out.
 
     A shared tensor is read from its first copy. Raises KeyError if a layer is missing.
     """

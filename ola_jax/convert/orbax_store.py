@@ -1,9 +1,9 @@
-"""A checkpoint's params/, written and read piece by piece, so that no array is held in memory whole.
+"""Writing and reading a checkpoint's params/ piece by piece, so that no array is in memory at once.
 
 An Orbax tree is a directory with Orbax's own metadata and one tensorstore database (OCDBT) that holds a
 zarr array for each leaf. Orbax itself writes the metadata here, for a tree of the same structure with tiny
 leaves; then each array is recreated in its full size and written through tensorstore. So the metadata is
-always that of the installed Orbax, and what Orbax reads of it is checked.
+always that of the installed Orbax, and Orbax's reading of it is checked.
 """
 
 import pathlib
@@ -20,7 +20,7 @@ from ola_jax.checkpoint import CHUNK_BYTES
 from ola_jax.errors import OlaError, first_line
 from ola_jax.typing import DTypeLike, HostArray, Shaped
 
-IN_FLIGHT = 2  # writes in progress while the next piece is made
+IN_FLIGHT = 2  # writes in progress while the next piece is prepared
 
 
 def piece_rows(shape: tuple[int, ...], dtype: DTypeLike) -> int:
@@ -48,9 +48,9 @@ class Writer:
     def write(self, path: str, start: int, piece: Shaped[HostArray, "..."]) -> None:
         """Writes a piece of a leaf at `start` of its first axis; the caller must not change it afterwards."""
         array = self._arrays[path]
-        place = array[start : start + len(piece)] if piece.ndim else array
+        target = array[start : start + len(piece)] if piece.ndim else array
         try:
-            self._writes.append(place.write(piece))
+            self._writes.append(target.write(piece))
             while len(self._writes) > IN_FLIGHT:
                 self._writes.pop(0).result()
         except ValueError as error:  # tensorstore's only kind: no space, no permission
@@ -101,7 +101,7 @@ class Reader:
 
     def __init__(self, directory: pathlib.Path):
         self._directory = directory.absolute()
-        # Not through Orbax: for a damaged store it leaves reads behind that print errors later.
+        # Not through Orbax: for a damaged store it leaves reads running that print errors later.
         try:
             store = ts.KvStore.open(_database(self._directory), context=_context()).result()
             keys = [key.decode() for key in store.list().result()]
@@ -115,7 +115,7 @@ class Reader:
             raise _unreadable(directory, "no arrays")
 
     def pieces(self, path: str) -> Iterator[tuple[int, Shaped[HostArray, "..."]]]:
-        """(start on the first axis, values) of a leaf, each stored chunk read once; 0 for a scalar."""
+        """Yields (start on the first axis, values) of a leaf, each stored chunk read once; 0 for a scalar."""
         try:
             array, leaf = self._open(path), self.leaves[path]
             if not leaf.shape:

@@ -1,4 +1,4 @@
-"""The facts about a released checkpoint that our own checkpoint does not hold and its export needs."""
+"""Facts about a released checkpoint that an export needs and our own checkpoint does not hold."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class Origin:
 
 
 def parse_origin(values: Mapping[str, Any] | None, where: str) -> Origin:
-    """The inverse of `to_json`; for None, of a model without origin. OlaError names `where`."""
+    """The inverse of `to_json`; None: of a model without origin. OlaError names `where`."""
     values = values or {}
     given: dict[str, Any] = {}
     for name in ("config", "whisper_dims", "beats_cfg", "dtypes"):

@@ -1,4 +1,4 @@
-"""The released tensors of each parameter of our model; all of both are accounted for."""
+"""Matching released tensors with our parameters; none of either may be left over."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ def match_parameters(config: OlaConfig, shapes: Mapping[str, tuple[int, ...]], w
     """The leaves of the model with their tensors. `shapes`: of the tensors of a released checkpoint.
 
     Raises OlaError unless every leaf is covered, in its shape, and every tensor is used exactly once: the
-    original leaves some of what is missing at random values (quirks C4 and C6).
+    original leaves some missing tensors at random values (quirks C4 and C6).
     """
     leaves: list[Leaf] = []
     used: set[str] = set()

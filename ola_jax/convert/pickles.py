@@ -1,6 +1,6 @@
-"""PyTorch's own files (.pt, .pth, .bin): OpenAI's Whisper, BEATs, plain state dicts; read and written.
+"""Reading and writing PyTorch's own files (.pt, .pth, .bin): OpenAI's Whisper, BEATs, plain state dicts.
 
-Only tensors and plain values are read: a pickle that asks for more is refused.
+Only tensors and plain values are read: a pickle with anything else is refused.
 """
 
 import functools
@@ -20,7 +20,7 @@ from ola_jax.typing import HostArray
 
 
 def read_whisper(file: pathlib.Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
-    """`dims` of OpenAI's Whisper format (None if absent), and the encoder's tensors by released key."""
+    """Reads `dims` of OpenAI's Whisper format (None if absent), and the encoder's tensors by released key."""
     content = load(file)
     state = content.get("model_state_dict", content)
     encoder = read_state(file, state, prefix=WHISPER_FILE, released=WHISPER)
@@ -33,7 +33,7 @@ def read_whisper(file: pathlib.Path) -> tuple[dict[str, Any] | None, dict[str, T
 
 
 def read_whisper_decoder(file: pathlib.Path) -> tuple[dict[str, Any], dict[str, HostArray]]:
-    """`dims` of OpenAI's Whisper format and the decoder's arrays, by key without `decoder.`."""
+    """Reads `dims` of OpenAI's Whisper format and the decoder's arrays, by key without `decoder.`."""
     content = load(file)
     decoder = read_state(file, content.get("model_state_dict"), prefix="decoder.")
     dims = _section(file, content, "dims")
@@ -46,7 +46,7 @@ def read_whisper_decoder(file: pathlib.Path) -> tuple[dict[str, Any], dict[str, 
 
 
 def read_beats(file: pathlib.Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
-    """`cfg` of the BEATs format (None if absent), and its tensors by released key."""
+    """Reads `cfg` of the BEATs format (None if absent), and its tensors by released key."""
     content = load(file)
     state = content.get("model", content)
     if not isinstance(state, dict) or "patch_embedding.weight" not in state:
@@ -98,11 +98,11 @@ def load(file: pathlib.Path) -> dict[str, Any]:
 def save(
     file: pathlib.Path, state: Mapping[str, HostArray], *, section: str, beside: Mapping[str, Any]
 ) -> None:
-    """Writes {**beside, section: state}, numpy arrays as tensors, as torch.save does."""
+    """Writes {**beside, section: state} with torch.save, numpy arrays as tensors."""
     torch = import_torch(file)
     tensors = {}
     for key, value in state.items():
-        value = np.ascontiguousarray(value).reshape(value.shape)  # undoes a scalar made a vector
+        value = np.ascontiguousarray(value).reshape(value.shape)  # a scalar stays a scalar
         if value.dtype == ml_dtypes.bfloat16:
             tensors[key] = torch.from_numpy(value.view(np.int16)).view(torch.bfloat16)
         else:
@@ -130,7 +130,7 @@ def _to_numpy(value: Any) -> HostArray:
     import torch
 
     value = value.detach()
-    if value.dtype == torch.bfloat16:  # not among numpy's own types: the bits are passed on
+    if value.dtype == torch.bfloat16:  # not a type of numpy: its bits are reinterpreted
         return value.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return value.contiguous().numpy()
 

@@ -1,9 +1,9 @@
-"""Reports of how far a conversion is."""
+"""Reporting the progress of a conversion."""
 
 from collections.abc import Callable
 
-Progress = Callable[[int, int], None]  # is called with the bytes done and the bytes in all
+Progress = Callable[[int, int], None]  # called with the bytes done and the total bytes
 
 
 def ignore(done: int, total: int) -> None:
-    """The Progress that nobody watches."""
+    """A Progress that reports nothing."""

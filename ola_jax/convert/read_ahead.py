@@ -8,7 +8,7 @@ Item = TypeVar("Item")
 
 
 def read_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items; a thread makes the next one while one is in use. At most these two exist."""
+    """Yields the same items; a thread prepares the next one while one is in use. At most these two exist."""
 
     def take() -> tuple[Item, ...]:  # empty at the end
         for item in items:

@@ -23,7 +23,7 @@ def has_vision(values: Mapping[str, Any]) -> bool:
 
 
 def has_speech(values: Mapping[str, Any], where: str) -> bool:
-    """True if config.json names a speech encoder. OlaError if it is not the dual one (Whisper and BEATs)."""
+    """True if config.json names a speech encoder. OlaError unless it is the dual one (Whisper and BEATs)."""
     if values.get("speech_encoder") is None:
         return False
     kind = values.get("speech_encoder_type")
@@ -63,13 +63,15 @@ def read_ola_config(
     notes = released_fields.check_fields(values, where, vision=vision, speech=speech)
     config = OlaConfig(vision=None, whisper=None, beats=None)
     if vision:
-        encoder = encoder_configs.read_vision(values, where, shapes=shapes, heads=vision_heads, notes=notes)
+        encoder = encoder_configs.read_vision_config(
+            values, where, shapes=shapes, heads=vision_heads, notes=notes
+        )
         config = dataclasses.replace(config, vision=encoder)
     if speech:
         config = dataclasses.replace(
             config,
-            whisper=encoder_configs.read_whisper(shapes, dims=dims, heads=whisper_heads, notes=notes),
-            beats=encoder_configs.read_beats(shapes, cfg or {}, notes),
+            whisper=encoder_configs.read_whisper_config(shapes, dims=dims, heads=whisper_heads, notes=notes),
+            beats=encoder_configs.read_beats_config(shapes, cfg or {}, notes),
             speech_stack=read_integer(values, "speech_encoder_ds_rate", where),
         )
         inner = "model.speech_projector.linear1.weight"

@@ -19,7 +19,7 @@ READ = {
     *("speech_encoder", "speech_encoder_type", "speech_encoder_ds_rate", "music_encoder"),
 }
 
-Value = str | bool | int | None  # None stands for a field that is absent or null
+Value = str | bool | int | None  # None: the field is absent or null
 
 DECODER: dict[str, tuple[Value, ...]] = {
     "hidden_act": (None, "silu"),
@@ -72,7 +72,7 @@ LISTED = 5  # unknown fields that the note names
 
 
 def check_fields(values: Mapping[str, Any], where: str, *, vision: bool, speech: bool) -> list[str]:
-    """Raises OlaError for a field that makes it another model; returns a note that names unknown fields."""
+    """Raises OlaError for a field of another model; returns a note that names unknown fields."""
     needed = DECODER | (VISION if vision else {}) | (SPEECH if speech else {})
     for key, allowed in needed.items():
         value = values.get(key)

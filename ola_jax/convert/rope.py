@@ -26,10 +26,10 @@ def read_rope(values: Mapping[str, Any], where: str) -> tuple[float, YarnConfig 
     """The base of the rotary angles, and their scaling. OlaError names any scaling but YaRN."""
     name, section = _section(values, where)
     here = f"{where}: {name}" if name else where
-    places = ((here, section), (where, values))
+    sections = ((here, section), (where, values))
     bases = {
-        _number(fields, "rope_theta", place)
-        for place, fields in places
+        _number(fields, "rope_theta", name)
+        for name, fields in sections
         if fields.get("rope_theta") is not None
     }
     if len(bases) != 1:
@@ -50,17 +50,17 @@ def read_rope(values: Mapping[str, Any], where: str) -> tuple[float, YarnConfig 
             raise OlaError(
                 f"{here}: unknown field {key!r:.40}; of rope type {kind!r}: {', '.join(sorted(known))}"
             )
-    for place, fields in places:
+    for label, fields in sections:
         share = fields.get("partial_rotary_factor")
         if share is not None and share != 1:
             raise OlaError(
-                f"{place}: partial_rotary_factor is {share!r:.40}; ola_jax's decoder rotates whole heads (1)"
+                f"{label}: partial_rotary_factor is {share!r:.40}; ola_jax's decoder rotates full heads (1)"
             )
     return theta, _yarn(section, values, theta, here) if kind == "yarn" else None
 
 
 def write_rope(values: Mapping[str, Any], llm: Qwen2Config) -> dict[str, Any]:
-    """config.json with the rotary positions of `llm`; unchanged if it already has them."""
+    """Returns config.json with the rotary positions of `llm`; unchanged if it already has them."""
     out = dict(values)
     try:
         if read_rope(values, "") == (llm.rope_theta, llm.rope_scaling):

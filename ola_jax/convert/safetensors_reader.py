@@ -19,7 +19,7 @@ from ola_jax.typing import HostArray
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}  # of safetensors: those of weights
-_WIDE = {"F64": "float64"}  # adapters may have it too
+_WIDE = {"F64": "float64"}  # adapters may also have it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +72,8 @@ def read_safetensors(directory: pathlib.Path) -> dict[str, Tensor]:
 def open_safetensors(file: pathlib.Path) -> dict[str, Tensor]:
     """The tensors of one file, its header checked.
 
-    The library checks header, shapes and offsets. The values are then read by offset: its own
-    reader maps the file, and every page of a map that was touched counts as this process's memory.
+    The library checks header, shapes and offsets. The values are then read by offset: the library
+    would map the file, and every mapped page that was touched counts as this process's memory.
     """
     try:
         with safe_open(file, framework="numpy"):

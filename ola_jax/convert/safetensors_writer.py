@@ -32,7 +32,7 @@ class ShardWriter:
     """Safetensors files in `directory` as Hugging Face lays them out: one, or shards and their index.
 
     `tensors` has the shape and dtype of each key. Every file gets its full size at once, and each
-    tensor is written to its own place, so that none is held in memory. Raises OlaError for a
+    tensor is written to its own offset, so that none is held in memory. Raises OlaError for a
     `max_shard_size` that is not a size such as "5GB".
     """
 
@@ -49,7 +49,7 @@ class ShardWriter:
                 f"--max-shard-size {max_shard_size}: not a size; expected one such as 5GB"
             ) from error
         self._specs, self._left = dict(tensors), set(tensors)
-        self._places: dict[str, tuple[str, int]] = {}  # the file, and the offset in it
+        self._offsets: dict[str, tuple[str, int]] = {}  # the file, and the offset in it
         self._files: dict[str, pathlib.Path] = {}
         for name, keys in split.filename_to_tensors.items():
             self._files[name] = directory / name
@@ -63,7 +63,7 @@ class ShardWriter:
         """Writes one tensor; its shape and dtype are those of its TensorSpec."""
         if (values.shape, values.dtype.name) != self._specs[key] or key not in self._left:
             raise ValueError(f"{key}: {values.dtype}{list(values.shape)} does not go here")
-        name, offset = self._places[key]
+        name, offset = self._offsets[key]
         with self._files[name].open("r+b") as stream:
             stream.seek(offset)
             stream.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
@@ -83,7 +83,7 @@ class ShardWriter:
     def _begin(self, name: str, keys: list[str]) -> None:
         header: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
         offset = 0
-        # Wide dtypes first, as safetensors itself does: so every tensor is aligned to its width.
+        # Wide dtypes first, as safetensors itself does, so that every tensor is aligned to its width.
         for key in sorted(keys, key=lambda key: -np.dtype(self._specs[key].dtype).itemsize):
             spec = self._specs[key]
             end = offset + spec.nbytes
@@ -92,12 +92,12 @@ class ShardWriter:
                 "shape": list(spec.shape),
                 "data_offsets": [offset, end],
             }
-            self._places[key] = (name, offset)
+            self._offsets[key] = (name, offset)
             offset = end
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         start = 8 + len(text)
-        self._places |= {key: (name, start + self._places[key][1]) for key in keys}
+        self._offsets |= {key: (name, start + self._offsets[key][1]) for key in keys}
         with self._files[name].open("wb") as stream:
             stream.write(len(text).to_bytes(8, "little") + text)
             stream.truncate(start + offset)

@@ -1,4 +1,4 @@
-"""Every tensor of an ola_jax checkpoint compared with a released PyTorch checkpoint, piece by piece."""
+"""Comparing every tensor of an ola_jax checkpoint with a released PyTorch checkpoint, piece by piece."""
 
 import dataclasses
 import pathlib
@@ -24,14 +24,14 @@ class Difference:
     path: str
     tensors: int
     dtypes: tuple[str, str]  # ours, the release's
-    identical: bool = True  # every bit, and the dtype
+    identical: bool = True  # bit for bit, in the same dtype
     max_abs: float = 0.0
     error_squared: float = 0.0  # sums over all values
     value_squared: float = 0.0
 
     @property
     def verdict(self) -> Literal["identical", "differ", "same values"]:
-        """In words; "same values": in other dtypes."""
+        """A summary; "same values": in other dtypes."""
         return "identical" if self.identical else "differ" if self.max_abs else "same values"
 
     @property
@@ -41,7 +41,7 @@ class Difference:
 
 
 def compare_tensors(directory: pathlib.Path, job: ImportJob, progress: Progress = ignore) -> list[Difference]:
-    """One entry for each leaf. NaN on one side only is an infinite difference.
+    """Compares each leaf. NaN on one side only is an infinite difference.
 
     Parts that `job` initializes at random are left out. Raises OlaError if the two are not models of the
     same structure.
@@ -97,7 +97,7 @@ def _add(one: Difference, ours: Shaped[HostArray, "..."], theirs: Shaped[HostArr
     same = ours.dtype == theirs.dtype and np.array_equal(bits(ours), bits(theirs))
     one.identical &= same
     ours, theirs = ours.reshape(-1), theirs.reshape(-1)
-    for i in range(0, theirs.size, 2**22):  # float32 copies of a whole piece would take much memory
+    for i in range(0, theirs.size, 2**22):  # float32 copies of a full piece would take much memory
         b = theirs[i : i + 2**22].astype(np.float32)
         finite = np.isfinite(b)
         one.value_squared += float(np.sum(np.square(b, dtype=np.float64), where=finite))

@@ -1,4 +1,4 @@
-"""A vision encoder from a file or directory of its own: OryxViT's state dict, or SigLIP of transformers."""
+"""Reading a separate vision encoder: OryxViT's state dict, or SigLIP of transformers."""
 
 import pathlib
 from collections.abc import Mapping
@@ -86,7 +86,7 @@ def _siglip(directory: pathlib.Path) -> tuple[dict[str, Tensor], int, list[str]]
         if ".q_proj." in key:
             keys = [key.replace("q_proj", part) for part in ("q_proj", "k_proj", "v_proj")]
             if not all(part in own for part in keys):
-                raise OlaError(f"{directory}: {key} is there, but not its k_proj or v_proj")
+                raise OlaError(f"{directory}: {key} exists, but not its k_proj or v_proj")
             tensors[VISION + name.replace("self_attn.q_proj", "attn.qkv")] = _join([own[k] for k in keys])
         elif name == "pos_embed":
             tensors[VISION + name] = _resize_grid(tensor, OryxViTConfig.position_grid)
@@ -109,7 +109,7 @@ def _join(parts: list[Tensor]) -> Tensor:
 
 
 def _resize_grid(tensor: Tensor, side: int) -> Tensor:
-    """[cells, width] to [1, side * side, width], by PyTorch's bicubic interpolation."""
+    """Resizes [cells, width] to [1, side * side, width] by PyTorch's bicubic interpolation."""
     cells, width = tensor.shape
     old = round(cells**0.5)
 

@@ -1,4 +1,4 @@
-"""Embeddings with one row for each token, as the original resizes them on loading (quirk C5)."""
+"""Resizing embeddings to one row for each token, as the original does on loading (quirk C5)."""
 
 import dataclasses
 import pathlib

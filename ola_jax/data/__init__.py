@@ -1,4 +1,4 @@
-"""From records on disk to batches: decoding, tokenising, packing."""
+"""From records on disk to batches: decoding, tokenizing, packing."""
 
 import importlib
 from typing import Any

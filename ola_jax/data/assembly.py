@@ -8,11 +8,11 @@ from ola_jax.batch import PARTS, POOLED, TEXT, Budget, FeatureTable, OlaBatch, f
 from ola_jax.config import OlaConfig
 from ola_jax.data.layout import block_order, pooled_size
 from ola_jax.data.sample import Sample
-from ola_jax.data.windows import lay_out
+from ola_jax.data.windows import assign_windows
 
 
 def misfit(row: Sequence[Sample], budget: Budget) -> str | None:
-    """The reason for which these samples do not fit one row of this budget; None if they do."""
+    """The reason why these samples do not fit one row of this budget; None if they do."""
     tokens, chunks = sum(len(s.tokens) for s in row), sum(len(s.audio) for s in row)
     sizes = [len(image.patches) for s in row for image in s.images]
     if tokens > budget.tokens:
@@ -21,7 +21,7 @@ def misfit(row: Sequence[Sample], budget: Budget) -> str | None:
         return f"{chunks} audio chunks, a row holds {budget.audio_chunks}"
     if sizes and max(sizes) > budget.window_patches:
         return f"an image of {max(sizes)} patches, a window holds {budget.window_patches}"
-    if sizes and (windows := lay_out(sizes, budget.window_patches)[1]) > budget.windows:
+    if sizes and (windows := assign_windows(sizes, budget.window_patches)[1]) > budget.windows:
         return f"{windows} windows of {budget.window_patches} patches, a row holds {budget.windows}"
     return None
 
@@ -40,7 +40,7 @@ def assemble(rows: Sequence[Sequence[Sample]], budget: Budget, config: OlaConfig
 
 
 def utilization(batch: OlaBatch, rows: Sequence[Sequence[Sample]]) -> dict[str, float]:
-    """Share of a batch's places that its samples use, by budget; none for a budget of 0."""
+    """Share of each budget that the samples of a batch use; none for a budget of 0."""
     used = batch.patch_image > 0
     chunks = sum(len(sample.audio) for row in rows for sample in row)
     counts = {
@@ -49,18 +49,18 @@ def utilization(batch: OlaBatch, rows: Sequence[Sequence[Sample]]) -> dict[str, 
         "patches": (used.sum(), used.size),
         "audio_chunks": (chunks, batch.audio.shape[0] * batch.audio.shape[1]),
     }
-    return {name: float(real / places) for name, (real, places) in counts.items() if places}
+    return {name: float(count / total) for name, (count, total) in counts.items() if total}
 
 
 def _place(
     batch: OlaBatch, row: int, samples: Sequence[Sample], table: FeatureTable, config: OlaConfig
 ) -> None:
-    """Write these samples into a row, which has this feature table."""
+    """Writes these samples into a row, whose feature table is `table`."""
     _, windows, window_patches = batch.patch_image.shape
     images = [image for sample in samples for image in sample.images]
-    places, _ = lay_out([len(image.patches) for image in images], window_patches)
+    starts, _ = assign_windows([len(image.patches) for image in images], window_patches)
     number_in_window = [0] * windows
-    for image, (window, start) in zip(images, places, strict=True):
+    for image, (window, start) in zip(images, starts, strict=True):
         patches = row, window, slice(start, start + len(image.patches))
         number_in_window[window] += 1
         batch.patches[patches] = image.patches
@@ -79,11 +79,11 @@ def _place(
         batch.targets[tokens] = sample.targets
         batch.audio[row, first_chunk:last_chunk] = sample.audio
 
-        # Each row of the sample's own feature table, by part: its place within that part of the row's.
+        # For each row of the sample's own feature table, by part: its index within that part of the row's.
         moved = {
             "patches": [
                 (window * window_patches + start) // POOLED + np.arange(pooled_size(image.grid))
-                for image, (window, start) in zip(sample.images, places[first_image:], strict=False)
+                for image, (window, start) in zip(sample.images, starts[first_image:], strict=False)
             ],
             "audio": [np.arange(first_chunk * chunk_tokens, last_chunk * chunk_tokens)],
             "marks": [np.arange(table.marks)],

@@ -13,14 +13,14 @@ from jaxtyping import Float
 
 from ola_jax.config import SAMPLE_RATE, MediaLimits
 from ola_jax.data.chained_ogg import split_links
-from ola_jax.data.containers import is_picture, limit_threads, open_container, reason
+from ola_jax.data.containers import describe_failure, is_picture, limit_threads, open_container
 from ola_jax.data.media import LIMITS, BadMediaError, Media, MediaBytes
 from ola_jax.errors import first_line
 
 Block = tuple[int, np.ndarray]  # sample rate in Hz, samples of all channels [length, channels]
 
 BLOCK = 2**18  # samples that are decoded at a time, of all channels together
-JOINED = ("MP3", "MPEG")  # formats of which libsndfile may read the first part only, FFmpeg all
+JOINED = ("MP3", "MPEG")  # formats of which libsndfile may read only the first part; FFmpeg reads all
 
 
 def read_audio(
@@ -84,7 +84,7 @@ def _track(
             waveform = _waveform(_track_blocks(container, track), media, limits, max_seconds)
             return waveform if len(waveform) else None
     except (av.FFmpegError, OSError, ValueError, EOFError) as error:
-        raise BadMediaError(f"{media.name}: cannot be read as audio ({reason(error)})") from error
+        raise BadMediaError(f"{media.name}: cannot be read as audio ({describe_failure(error)})") from error
 
 
 def split_into_chunks(waveform: Float[np.ndarray, "samples"], chunk_samples: int) -> Float[np.ndarray, "c T"]:

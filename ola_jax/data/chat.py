@@ -1,8 +1,8 @@
 """Conversations as token ids: training with labels, and prompts for generation.
 
-The original tokenises the two differently, and the released weights are used to both: training
-builds a message piece by piece and puts a newline after every placeholder, inference tokenises the rendered
-prompt between the placeholders. Both are kept (quirk P2). Source: `preprocess_qwen` of the
+The original tokenizes the two differently, and the released weights were trained and used with both:
+training builds a message piece by piece and puts a newline after every placeholder, inference tokenizes the
+rendered prompt between the placeholders. Both are kept (quirk P2). Source: `preprocess_qwen` of the
 original's ola/train/train.py; `tokenizer_*_token` of its ola/datasets/preprocess.py.
 """
 
@@ -48,7 +48,7 @@ def move_placeholders_first(text: str, has_image: bool = True, has_audio: bool =
 
 
 def normalize_line_ends(text: str, has_image: bool, has_audio: bool) -> str:
-    r"""Replaces the \r\n or \r after a placeholder of media that the record has by \n."""
+    r"""Replaces the \r\n or \r after a placeholder of media that the record has with \n."""
     for placeholder, present in ((IMAGE, has_image), (AUDIO, has_audio)):
         text = re.sub(f"{placeholder}\r\n?", f"{placeholder}\n", text) if present else text
     return text
@@ -71,7 +71,7 @@ class Conversation:
 def encode_training(
     turns: Sequence[Turn], tokenizer: Tokenizer, system: str, *, has_image: bool, has_audio: bool
 ) -> Conversation:
-    """Tokenises a conversation for training.
+    """Tokenizes a conversation for training.
 
     As in the original, the loss covers the answers and also the start, end and newline tokens of every
     turn, the system's included (quirk P1). Raises OlaError for a placeholder that is left in the text.
@@ -104,7 +104,7 @@ def encode_prompt(
 ) -> Int[HostArray, "l"]:
     """Token ids (with IMAGE_ID and AUDIO_ID) of a conversation for the assistant to continue.
 
-    `<|endoftext|>` in it is a token like others; the original masks it out (quirk P4).
+    `<|endoftext|>` in it is a token like any other; the original masks it out (quirk P4).
     """
     prompt = f"{START}system\n{system}{END}\n"
     for speaker, text in turns:

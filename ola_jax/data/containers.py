@@ -11,11 +11,11 @@ import av
 from ola_jax.data.media import Media, MediaFile, short
 from ola_jax.errors import first_line
 
-THREADS = 2  # of one decoder, whatever the number of cores: several records are decoded side by side
+THREADS = 2  # of one decoder, on any number of cores: several records are decoded at the same time
 
 
 class _Reader(io.BufferedReader):
-    """A file whose name is no more than its suffix, by which FFmpeg knows some formats."""
+    """A file whose name is reduced to its suffix, by which FFmpeg recognizes some formats."""
 
     name = ""
 
@@ -45,7 +45,7 @@ def open_container(media: Media) -> Iterator[av.container.InputContainer]:
         yield container
 
 
-def reason(error: Exception) -> str:
+def describe_failure(error: Exception) -> str:
     """The message of FFmpeg or of the system, without the name of the file."""
     return short(getattr(error, "strerror", None) or first_line(error))
 
@@ -57,5 +57,5 @@ def is_picture(container: av.container.InputContainer) -> bool:
 
 def limit_threads(stream: av.VideoStream | av.AudioStream) -> None:
     """Bounds the threads of a decoder, and with them the frames it holds; call before its first packet."""
-    stream.codec_context.thread_type = "SLICE"  # does not hold frames back, as threads for whole frames do
+    stream.codec_context.thread_type = "SLICE"  # does not hold frames back, as threading by frames does
     stream.codec_context.thread_count = THREADS

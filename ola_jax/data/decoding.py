@@ -5,7 +5,7 @@ Like what it imports, it does not import `ola_jax.typing`, so that such a proces
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, TypeVarTuple, runtime_checkable
+from typing import Protocol, TypeVar, TypeVarTuple, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -47,7 +47,7 @@ def in_process(function: Callable[[*Ts], T], *arguments: *Ts) -> T:
     return function(*arguments)
 
 
-def decode_images(refs: tuple[Any, ...], root: str | None, settings: DecodeSettings) -> list[ImagePatches]:
+def decode_images(refs: tuple[object, ...], root: str | None, settings: DecodeSettings) -> list[ImagePatches]:
     """The views of images in order, two each: low and high resolution."""
     images: list[ImagePatches] = []
     for ref in refs:
@@ -62,7 +62,9 @@ def decode_images(refs: tuple[Any, ...], root: str | None, settings: DecodeSetti
     return images
 
 
-def image_sizes(refs: tuple[Any, ...], root: str | None, settings: DecodeSettings) -> list[tuple[int, int]]:
+def image_sizes(
+    refs: tuple[object, ...], root: str | None, settings: DecodeSettings
+) -> list[tuple[int, int]]:
     """Width and height of each image in pixels, from the headers; empty if one cannot be read."""
     sizes = []
     for media in [media for ref in refs for media in locate(ref, root, settings.media)]:
@@ -75,11 +77,11 @@ def image_sizes(refs: tuple[Any, ...], root: str | None, settings: DecodeSetting
 
 
 def decode_video(
-    ref: Any, root: str | None, settings: DecodeSettings
+    ref: object, root: str | None, settings: DecodeSettings
 ) -> tuple[list[ImagePatches], list[int]]:
-    """The distinct frames of a video that the model sees, and for each frame shown its place among them.
+    """The distinct frames of a video that the model sees, and for each frame shown its index among them.
 
-    The video is a file, or its frames: a list of images, or of places in a patch file.
+    The video is a file, or its frames: a list of images, or of byte ranges in a patch file.
     """
     refs = ref if isinstance(ref, list) else [ref]
     items = [media for item in refs for media in locate(item, root, settings.media)]
@@ -94,8 +96,8 @@ def decode_video(
     return frames, shown
 
 
-def decode_audio(ref: Any, root: str | None, settings: DecodeSettings) -> Float[np.ndarray, "samples"]:
-    """The audio of a file, or of several places in a patch file, concatenated."""
+def decode_audio(ref: object, root: str | None, settings: DecodeSettings) -> Float[np.ndarray, "samples"]:
+    """The audio of a file, or of several byte ranges in a patch file, concatenated."""
     parts, longest = [], settings.max_seconds
     for media in locate(ref, root, settings.media):
         parts.append(read_audio(media, settings.media, longest))
@@ -108,7 +110,7 @@ def decode_audio(ref: Any, root: str | None, settings: DecodeSettings) -> Float[
 
 
 def decode_sound_track(
-    ref: Any, root: str | None, settings: DecodeSettings
+    ref: object, root: str | None, settings: DecodeSettings
 ) -> Float[np.ndarray, "samples"] | None:
     """The sound track of a video file; None for a silent one."""
     return read_sound_track(locate(ref, root, settings.media)[0], settings.media, settings.max_seconds)

@@ -22,7 +22,7 @@ WATCH_SECONDS = 1.0  # between checks that the parent is alive
 
 
 def serve(connection: socket.socket, parent: int) -> None:
-    """Answers requests until the other end is closed or the parent has died.
+    """Serves requests until the other end is closed or the parent has died.
 
     A request is a time limit in seconds, and a function with its arguments, pickled; an answer is True and
     the function's result, or False and its exception.
@@ -43,7 +43,7 @@ def serve(connection: socket.socket, parent: int) -> None:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def subject(arguments: tuple[object, ...]) -> str:
+def name_media(arguments: tuple[object, ...]) -> str:
     """The media of a call, for messages: its first argument."""
     return short(arguments[0]) if arguments else "media"
 
@@ -53,7 +53,7 @@ def _answer(connection: socket.socket, request: bytes) -> None:
     answer: tuple[bool, Any]
     try:
         function, arguments = pickle.loads(request)
-        media = subject(arguments)
+        media = name_media(arguments)
         answer = (True, function(*arguments))
         pickle.dumps(answer, protocol=5, buffer_callback=lambda buffer: None)  # raises if it cannot be sent
     except OlaError as error:

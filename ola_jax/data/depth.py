@@ -1,4 +1,4 @@
-"""Images of more than 8 bits a sample: grey of 16 and 32 bits, and floats, brought to 8 bits."""
+"""Images of more than 8 bits a sample: grey of 16 and 32 bits, and floats, reduced to 8 bits."""
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -10,7 +10,7 @@ FLOAT_RANGES = (1.0, 255.0, 65_535.0)
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 8 bits from modes I;16, I and F; other modes are returned as they are.
+    """Converts modes I;16, I and F to 8-bit grey; returns other modes as they are.
 
     16 bits lose the lower 8, as 16-bit colour does in Pillow. Files of 32-bit integers or floats do not state
     their range: it is taken to be the smallest that holds the largest sample, for integers of 0 to 255,

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 from ola_jax.data.media import BadMediaError, CrashedError, MissingFileError, TimedOutError
 from ola_jax.errors import OlaError, describe, quote
@@ -41,7 +41,7 @@ def failure_kind(error: OlaError) -> FailureKind:
 
 
 @contextlib.contextmanager
-def errors_naming_media(key: str, refs: Any) -> Iterator[None]:
+def errors_naming_media(key: str, refs: object) -> Iterator[None]:
     """A context in which any exception of a decoder becomes BadMediaError, naming the media."""
     try:
         yield

@@ -1,8 +1,7 @@
-"""Keys and marks of other projects in records: ignored, they would be trained on without their media."""
+"""Keys and marks of other projects in records: if ignored, they would be trained on without their media."""
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ola_jax.data.chat import AUDIO, IMAGE, Turn
 from ola_jax.errors import OlaError, quote
@@ -25,7 +24,7 @@ _NAME = r"<\|?(?:image|video|audio|speech)(?:_?\d+|_pad)?\|?>"
 _MARK = re.compile(rf"^\s*({_NAME})|({_NAME})\s*$", re.IGNORECASE | re.MULTILINE)
 
 
-def check_keys(record: Mapping[Any, Any]) -> None:
+def check_keys(record: Mapping[object, object]) -> None:
     """Raises OlaError for a foreign key that seems to hold media, and for a key of Ola's in another case."""
     for key, value in record.items():
         if key in KEYS or not isinstance(key, str):
@@ -75,6 +74,6 @@ def check_foreign_marks(turns: Sequence[Turn], first: int) -> None:
 _IF_TEXT = "if it is plain text, set marks_are_text=True (of the Source, or of Processor.sample)"
 
 
-def _may_be_media(value: Any) -> bool:
+def _may_be_media(value: object) -> bool:
     items = value if isinstance(value, list | tuple) else [value]
     return any(isinstance(item, str | bytes | dict | list) and bool(item) for item in items)

@@ -1,4 +1,4 @@
-"""Images and video frames: decoding, resizing to whole patches, splitting into patches.
+"""Images and video frames: decoding, resizing to a multiple of patches, splitting into patches.
 
 Source: the original's ola/mm_utils.py.
 """
@@ -32,7 +32,7 @@ def read_image(media: Media, to_rgb: bool, limits: MediaLimits = LIMITS) -> Imag
     """
     try:
         with open_image(media) as image:
-            check_pixels(media, image.size, limits.image_pixels, "image_pixels")
+            check_pixels(media, image.size, limit=limits.image_pixels, name="image_pixels")
             image.load()
             if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
                 del image.info["transparency"]  # it is not used, and Pillow warns about it
@@ -49,7 +49,7 @@ def read_image(media: Media, to_rgb: bool, limits: MediaLimits = LIMITS) -> Imag
 
 
 def open_image(media: Media) -> Image.Image:
-    """Opens an image without decoding it, however many pixels it has: `check_pixels` is there for that."""
+    """Opens an image without decoding it, however many pixels it has; `check_pixels` limits them."""
     try:
         return Image.open(media.open())
     except Image.DecompressionBombWarning:
@@ -58,7 +58,7 @@ def open_image(media: Media) -> Image.Image:
             return Image.open(media.open())
 
 
-def check_pixels(media: Media, size: tuple[int, int], limit: int, name: str) -> None:
+def check_pixels(media: Media, size: tuple[int, int], *, limit: int, name: str) -> None:
     """Raises OlaError for an image or frame of more pixels than allowed."""
     if size[0] * size[1] > limit:
         raise BadMediaError(
@@ -75,7 +75,7 @@ def image_views(image: Image.Image, limits: PixelLimits) -> tuple[Image.Image, I
     """
     multiple = limits.image_multiple
     high = _pad_or_resize(image, multiple, 0, limits.high_res_max_side, smallest=multiple)
-    low = high.resize(_scaled(high.size, limits.low_res_side, multiple, smallest=multiple))
+    low = high.resize(scale_size(high.size, limits.low_res_side, multiple=multiple, smallest=multiple))
     return low.convert("RGB"), high.convert("RGB")
 
 
@@ -116,11 +116,11 @@ def _pad_or_resize(
         canvas = Image.new("RGB", padded, GREY)
         canvas.paste(image, ((padded[0] - width) // 2, (padded[1] - height) // 2))
         return canvas
-    size = _scaled(image.size, side, multiple, smallest)
+    size = scale_size(image.size, side, multiple=multiple, smallest=smallest)
     return Image.new("RGB", size) if min(size) == 0 else image.resize(size)
 
 
-def _scaled(size: tuple[int, int], side: int, multiple: int, smallest: int) -> tuple[int, int]:
+def scale_size(size: tuple[int, int], side: int, *, multiple: int, smallest: int) -> tuple[int, int]:
     """The size of about side² pixels, sides rounded down to multiples and at least `smallest` (quirk V1)."""
     scale = math.sqrt(side * side / (size[0] * size[1]))
     width, height = (max(int(length * scale / multiple) * multiple, smallest) for length in size)

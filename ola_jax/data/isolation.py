@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar, TypeVarTuple
 
-from ola_jax.data.decoding_process import subject
+from ola_jax.data.decoding_process import name_media
 from ola_jax.data.media import CrashedError, TimedOutError
 from ola_jax.data.messages import receive, send
 from ola_jax.errors import OlaError, first_line
@@ -34,8 +34,8 @@ class IsolatedDecoder:
 
     Functions and arguments are pickled, so functions must be at the top level of a module. Any number of
     threads may call; each waits for its own result. There are at most as many processes as concurrent calls;
-    they start when needed, are reused, and end with `close`, with this object, or with the process that made
-    it.
+    they start when needed, are reused, and end with `close`, with this object, or with the process that
+    created it.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -67,8 +67,8 @@ class IsolatedDecoder:
                     "the load of the machine"
                 ) from None
             raise TimedOutError(
-                f"{subject(arguments)}: decoding took more than {self._seconds:g} seconds (decode_seconds) "
-                "and was ended; shorten or convert the file, or raise the limit"
+                f"{name_media(arguments)}: decoding took more than {self._seconds:g} seconds "
+                "(decode_seconds) and was ended; shorten or convert the file, or raise the limit"
             ) from None
         except (EOFError, OSError) as error:
             how = worker.kill(wait=1.0)
@@ -79,7 +79,7 @@ class IsolatedDecoder:
             if worker.calls > 1 and isinstance(error, ConnectionError):  # it died before this call
                 return self(function, *arguments)
             reason = f"the decoder crashed ({how}); convert the file or remove it"
-            raise CrashedError(f"{subject(arguments)}: {reason}") from error
+            raise CrashedError(f"{name_media(arguments)}: {reason}") from error
         except BaseException:  # an interrupt, or a pickling error: the process may still be busy
             worker.kill()
             raise
@@ -90,7 +90,7 @@ class IsolatedDecoder:
         return value
 
     def close(self) -> None:
-        """Ends all processes, those that are decoding included."""
+        """Ends all processes, including those that are decoding."""
         self._end()
 
 

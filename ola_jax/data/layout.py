@@ -1,4 +1,4 @@
-"""The rows of a feature table that images, videos and audio become, marks included.
+"""Feature table rows that images, videos and audio become, marks included.
 
 Source: `OlaMLP.forward` and `EncoderProjectorConcat.forward` of the original.
 """
@@ -32,7 +32,7 @@ def video_rows(starts: Sequence[int], grid: Grid, marks: int) -> Int[HostArray, 
     return np.concatenate([[row["image_begin"]], *frames, [row["image_end"]]]).astype(np.int32)
 
 
-def audio_rows(start: int, chunks: int, chunk_tokens: int, marks: int) -> Int[HostArray, "rows"]:
+def audio_rows(start: int, chunks: int, *, chunk_tokens: int, marks: int) -> Int[HostArray, "rows"]:
     """Audio: begin, the tokens of each chunk followed by a newline, end; one block (quirk M2)."""
     row = mark_rows(marks)
     tokens = start + np.arange(chunks * chunk_tokens).reshape(chunks, chunk_tokens)

@@ -1,4 +1,4 @@
-"""Finding the bytes that a record's media refer to: files, and places in patch files."""
+"""Finding the bytes that a record's media refer to: files, and byte ranges in patch files."""
 
 import base64
 import binascii
@@ -53,7 +53,7 @@ class MediaFile:
 class MediaBytes:
     """An encoded image, video or audio in memory, from within a patch file."""
 
-    name: str  # for messages: the path of the file, and the place in it
+    name: str  # for messages: the path of the file, and the byte range
     data: bytes
 
     def open(self) -> io.BytesIO:
@@ -77,8 +77,8 @@ def short(value: object, length: int = 160) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def locate(ref: Any, root: str | None = None, limits: MediaLimits = LIMITS) -> Sequence[Media]:
-    """The media that a reference of a record stands for; more than one for video frames in a patch file.
+def locate(ref: object, root: str | None = None, limits: MediaLimits = LIMITS) -> Sequence[Media]:
+    """The media that a reference of a record names; several for video frames in a patch file.
 
     A reference is a path, `{"img_path": path or list of paths}`, or `{"patch": path, "start_num": first byte,
     "size": bytes of one item or a list of them, "image_encoding": "base64" if so encoded}`. Relative paths
@@ -98,7 +98,7 @@ def locate(ref: Any, root: str | None = None, limits: MediaLimits = LIMITS) -> S
 class _Patch:
     """A patch object of a record, after checking: items that follow each other in one file."""
 
-    path: Any  # checked when it is looked up
+    path: object  # checked when it is looked up
     start: int  # byte
     sizes: list[int]  # bytes of each item; may be negative
     base64: bool
@@ -126,7 +126,7 @@ def _read_patch(patch: _Patch, root: str | None, limits: MediaLimits) -> list[Me
             length = os.fstat(opened.fileno()).st_size
             for size in patch.sizes:
                 name = f"{file.name} [bytes {short(str(start), 40)} to {short(str(start + size), 40)}]"
-                _check_place(start, size, length=length, total=total, name=name, limits=limits)
+                _check_range(start, size, length=length, total=total, name=name, limits=limits)
                 items.append(MediaBytes(name, _read_item(opened, start, size, name)))
                 start += size
     except (OSError, ValueError) as error:
@@ -134,8 +134,8 @@ def _read_patch(patch: _Patch, root: str | None, limits: MediaLimits) -> list[Me
     return [MediaBytes(item.name, _from_base64(item)) for item in items] if patch.base64 else items
 
 
-def _number(value: Any) -> int | None:
-    """The value of a whole number of at most 63 bits, or of text that is one; else None.
+def _number(value: object) -> int | None:
+    """The value of an integer of at most 63 bits, or of text that is one; else None.
 
     The original takes both.
     """
@@ -146,7 +146,7 @@ def _number(value: Any) -> int | None:
     return value if type(value) is int and abs(value) < 2**63 else None
 
 
-def _check_place(start: int, size: int, *, length: int, total: int, name: str, limits: MediaLimits) -> None:
+def _check_range(start: int, size: int, *, length: int, total: int, name: str, limits: MediaLimits) -> None:
     """Raises BadMediaError, before anything is read, for an item that is incomplete or beyond the limit."""
     if start < 0:
         raise BadMediaError(f"{name}: cannot be read; 'start_num' must be at least 0")
@@ -182,7 +182,7 @@ def _from_base64(item: MediaBytes) -> bytes:
     return data
 
 
-def _file(path: Any, root: str | None) -> MediaFile:
+def _file(path: object, root: str | None) -> MediaFile:
     if not isinstance(path, str) or not path:
         raise OlaError(f"expected the path of a file, found {short(path) or 'an empty string'}")
     full = str(pathlib.Path(root or "") / path)
@@ -205,7 +205,7 @@ def _file(path: Any, root: str | None) -> MediaFile:
 
 
 def _hint(path: str) -> str:
-    """Advice for an address given instead of a path; "" for anything else."""
+    """Advice for a URL given instead of a path; "" for anything else."""
     if path.startswith("data:") or re.match(r"[a-z][a-z0-9+.-]*://", path):
         return "; URLs and data URIs are not read, expected the path of a file"
     return ""

@@ -1,7 +1,7 @@
 """Merging: placeholders among token ids are replaced by the features of their media."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ class Merged(NamedTuple):
     modality: Int[HostArray, "L"]  # indices of MODALITIES
 
 
-def check_counts(placeholder: str, found: int, expected: int, modality: Modality) -> None:
+def check_counts(placeholder: str, *, found: int, expected: int, modality: Modality) -> None:
     """Raises OlaError unless there are as many placeholders as media of this modality."""
     if found != expected:
         raise OlaError(
@@ -35,17 +35,18 @@ def merge(
     *,
     visuals: Sequence[Int[HostArray, "_"]],
     audio: Sequence[Int[HostArray, "_"]],
-    visual_modality: Literal["image", "video"],
+    visual_modality: Modality,
 ) -> Merged:
-    """Replaces the placeholders among `ids` by the rows of the feature table that are their media.
+    """Replaces the placeholders among `ids` with the rows of the feature table that hold their media.
 
     As in the original, features are placed by count, not by kind: all visuals come first, in the slots of the
-    leftmost placeholders, then the audio; in `<speech><image>` the video takes the slot of the speech (quirk
-    M1). The released weights were trained so. Raises OlaError if the number of placeholders is not the number
-    of media.
+    leftmost placeholders, then the audio; in `<speech><image>` the video takes the slot of the speech
+    (quirk M1). The released weights were trained this way. Raises OlaError unless there is one placeholder
+    for each medium.
     """
-    check_counts(IMAGE, int((ids == IMAGE_ID).sum()), len(visuals), visual_modality)
-    check_counts(AUDIO, int((ids == AUDIO_ID).sum()), len(audio), "audio")
+    images_found, audio_found = int((ids == IMAGE_ID).sum()), int((ids == AUDIO_ID).sum())
+    check_counts(IMAGE, found=images_found, expected=len(visuals), modality=visual_modality)
+    check_counts(AUDIO, found=audio_found, expected=len(audio), modality="audio")
     parts: list[tuple[HostArray, HostArray, HostArray, Modality]] = []  # tokens, labels, source
 
     def add_text(begin: int, end: int) -> None:

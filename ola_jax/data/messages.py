@@ -1,4 +1,4 @@
-"""Python objects over a socket between processes; arrays are sent as they lie in memory."""
+"""Python objects over a socket between processes; arrays are sent as raw memory."""
 
 import pickle
 import socket

@@ -1,4 +1,4 @@
-"""The training input: records of several sources, mixed, shuffled and packed into endless batches."""
+"""The training input: records of several sources, mixed, shuffled and packed into batches without end."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from ola_jax.data.assembly import assemble, utilization
 from ola_jax.data.decoding import in_process
 from ola_jax.data.failures import failure_kind
 from ola_jax.data.isolation import ClosedError, IsolatedDecoder
-from ola_jax.data.packing import Loaded, Packer, samples
+from ola_jax.data.packing import LoadedRecord, Packer, samples
 from ola_jax.data.processor import Processor
 from ola_jax.data.record_files import JsonRecord, Malformed
 from ola_jax.data.records import message_prefix
@@ -25,10 +25,10 @@ from ola_jax.errors import OlaError, describe, quote, shortened
 
 @dataclasses.dataclass(frozen=True)
 class RecordId:
-    """The record that a sample was made of."""
+    """The record that a sample was made from."""
 
     source: str  # the file of its records
-    index: int  # place in that file, from 0
+    index: int  # position in that file, from 0
     id: str  # its own id; "" if it has none
 
 
@@ -52,6 +52,7 @@ class TrainIterator(Iterator[TrainBatch]):
     def __init__(
         self,
         iterator: grain.DatasetIterator[TrainBatch],
+        *,
         skips: SkipLog,
         identity: dict[str, Any],
         decoder: IsolatedDecoder | None = None,
@@ -98,9 +99,9 @@ def make_train_iterator(
     sources: Sequence[Source],
     processor: Processor,
     budget: Budget,
+    *,
     batch_rows: int,
     seed: int,
-    *,
     max_skipped: int = 0,
     epochs: int | None = None,
     process_index: int = 0,
@@ -111,7 +112,7 @@ def make_train_iterator(
     prefetch: int = 2,
     isolate: bool = True,
 ) -> TrainIterator:
-    """Returns an iterator over batches of packed rows for this process, endless unless `epochs` is given.
+    """Builds an iterator over batches of packed rows for this process, without end unless `epochs` is given.
 
     Sources without weights are shuffled together, differently in each epoch, and split between processes.
     With weights, which all sources have or none, each source is shuffled and split by itself, and they are
@@ -120,7 +121,7 @@ def make_train_iterator(
 
     Args:
         sources: files of records, their media folders and mixing weights.
-        processor: makes the samples.
+        processor: turns records into samples.
         budget: sizes of one row.
         batch_rows: rows of the batches of this process.
         seed: of the shuffling, from 0 to 2**32 - 1.
@@ -151,9 +152,9 @@ def make_train_iterator(
     open_rows = open_rows or 4 * batch_rows
     tables = load_tables(sources)
     weights = [len(t) if s.weight is None else s.weight for s, t in zip(sources, tables, strict=True)]
-    places = [[(number, index) for index in range(len(table))] for number, table in enumerate(tables)]
+    groups = [[(number, index) for index in range(len(table))] for number, table in enumerate(tables)]
     if all(source.weight is None for source in sources):
-        places, shares = [list(itertools.chain(*places))], [1.0]
+        groups, shares = [list(itertools.chain(*groups))], [1.0]
     else:
         shares = weights
     decoder = None
@@ -162,7 +163,7 @@ def make_train_iterator(
         processor = dataclasses.replace(processor, decode=decoder)
     load = _Load(sources, tables, processor, {} if cache else None)
     datasets = []
-    for group in places:
+    for group in groups:
         if len(group) < process_count:
             name = sources[group[0][0]].records
             raise OlaError(
@@ -171,18 +172,18 @@ def make_train_iterator(
         shuffled = grain.MapDataset.source(group).seed(seed).shuffle()
         datasets.append(shuffled[process_index::process_count].repeat(epochs).map(load))
     mixed = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, shares)
-    # As many samples ahead of the packer as keep the threads busy.
+    # Enough samples ahead of the packer to keep the threads busy.
     read = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4 * num_threads)
 
     skips = SkipLog(max_skipped, [len(table) for table in tables])
 
-    def to_batch(rows: Sequence[list[Loaded]]) -> TrainBatch:
+    def to_batch(rows: Sequence[list[LoadedRecord]]) -> TrainBatch:
         rows = [*rows, *[[]] * (batch_rows - len(rows))]
         packed = [samples(row) for row in rows]
         batch = assemble(packed, budget, processor.config)
         return TrainBatch(batch, tuple(map(_record_ids, rows)), utilization(batch, packed), skips.counts())
 
-    rows = Packer(mixed.to_iter_dataset(read), budget, open_rows, skips)
+    rows = Packer(mixed.to_iter_dataset(read), budget=budget, open_rows=open_rows, skips=skips)
     batches = rows.batch(batch_rows, batch_fn=to_batch)
     if prefetch:
         batches = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=prefetch)
@@ -198,10 +199,10 @@ def make_train_iterator(
         "epochs": epochs,
         "process": [process_index, process_count],
     }
-    return TrainIterator(iter(batches), skips, identity, decoder)
+    return TrainIterator(iter(batches), skips=skips, identity=identity, decoder=decoder)
 
 
-def _record_ids(row: Sequence[Loaded]) -> tuple[RecordId, ...]:
+def _record_ids(row: Sequence[LoadedRecord]) -> tuple[RecordId, ...]:
     return tuple(RecordId(x.source, x.index, x.sample.id) for x in row if x.sample is not None)
 
 
@@ -216,24 +217,24 @@ def _short(value: object) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Load:
-    """Makes the sample of one record, or states the reason why there is none."""
+    """Loads the sample of one record, or the reason why there is none."""
 
     sources: Sequence[Source]
     tables: Sequence[Sequence[JsonRecord | Malformed]]  # the records of each source
     processor: Processor
-    cache: dict[tuple[int, int], Loaded] | None
+    cache: dict[tuple[int, int], LoadedRecord] | None
 
-    def __call__(self, place: tuple[int, int]) -> Loaded:
-        if self.cache is not None and place in self.cache:
-            return self.cache[place]
-        loaded = self._load(*place)
+    def __call__(self, key: tuple[int, int]) -> LoadedRecord:
+        if self.cache is not None and key in self.cache:
+            return self.cache[key]
+        loaded = self._load(*key)
         if self.cache is not None:
-            self.cache[place] = loaded
+            self.cache[key] = loaded
         return loaded
 
-    def _load(self, number: int, index: int) -> Loaded:
+    def _load(self, number: int, index: int) -> LoadedRecord:
         source, record = self.sources[number], self.tables[number][index]
-        loaded = functools.partial(Loaded, source.records, index, number=number)
+        loaded = functools.partial(LoadedRecord, source.records, index, number=number)
         if isinstance(record, Malformed):
             return loaded(None, "malformed record", record.reason)
         try:

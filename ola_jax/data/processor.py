@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -101,17 +101,17 @@ class Processor:
 
     def sample(
         self,
-        record: Any,
+        record: object,
         root: str | None = None,
         *,
         training: bool = False,
         marks_are_text: bool = False,
     ) -> Sample:
-        """Decodes, tokenises and merges one record (a JSON object); relative media paths are below `root`.
+        """Decodes, tokenizes and merges one record (a JSON object); relative media paths are below `root`.
 
         A record whose last message is the human's becomes a prompt: it ends with the beginning of the
         assistant's turn and has no targets. With `training` no record is a prompt: such a message is kept,
-        and a record without a token of an answer among its first `max_length` tokens is refused. With
+        and a record without an answer token among its first `max_length` tokens is refused. With
         `marks_are_text`, "<image>" and "<speech>" are text if the record has no such media.
 
         Raises OlaError naming the record and the file, for any failure.
@@ -162,7 +162,7 @@ class Processor:
         # A video may have no sound track, and the placeholder of its audio is then removed.
         own_track = record.has_audio and record.audio is None
         shortest = self._encode(record.without_audio()) if own_track and training else text
-        if training:  # before media are decoded in vain
+        if training:  # before media are decoded needlessly
             check_room(shortest, [], limit)
             if record.images and self.config.vision and may_exceed(len(record.images), self.limits, limit):
                 with errors_naming_media("image", record.images):
@@ -180,7 +180,9 @@ class Processor:
         table = FeatureTable(patches=starts[-1], audio=len(chunks) * self.config.chunk_tokens)
         marks, first = table.start("marks"), table.start("audio")
         visuals = self._visuals(record, images, shown, starts, marks)
-        audio = [audio_rows(first, len(chunks), self.config.chunk_tokens, marks)] if len(chunks) else []
+        audio = []
+        if len(chunks):
+            audio = [audio_rows(first, len(chunks), chunk_tokens=self.config.chunk_tokens, marks=marks)]
         if training:
             check_room(text, [len(rows) for rows in (*visuals, *audio)], limit)
 

@@ -23,7 +23,7 @@ _MAGIC = {  # first bytes of files that are often given instead
 }
 
 
-JsonRecord = dict[str, Any]  # a record as it is in a file, not yet checked
+JsonRecord = dict[str, Any]  # a record as read from a file, not yet checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ def load(path: str | pathlib.Path) -> list[JsonRecord | Malformed]:
 
     Lines end at line feeds only, since other separators may occur in text. A line that cannot be parsed, an
     element that is not an object and an object with a duplicate key become Malformed. Raises OlaError for a
-    file that cannot be read as a whole.
+    file that cannot be read at all.
     """
     data = _read_bytes(path)
     if str(path).lower().endswith(LINE_SUFFIXES):
@@ -107,7 +107,7 @@ def _line(line: bytes, number: int) -> JsonRecord | Malformed:
     return Malformed(f"line {number}: {found.reason}") if isinstance(found, Malformed) else found
 
 
-def _record(element: Any) -> JsonRecord | Malformed:
+def _record(element: object) -> JsonRecord | Malformed:
     if isinstance(element, dict | Malformed):
         return element
     return Malformed(f"expected a JSON object, found {_name(element)}")
@@ -130,5 +130,5 @@ def _is_json_lines(data: bytes) -> bool:
         return False
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     return "an object" if isinstance(value, dict) else type(value).__name__

@@ -24,12 +24,12 @@ from ola_jax.errors import OlaError, one_line, quote, shortened
 
 MAX_ID = 120  # characters of an id that are kept
 
-MediaRef = str | dict[str, Any]  # a path, or a place in a patch file, as `media.locate` takes it
+MediaRef = str | dict[str, Any]  # a path, or a byte range in a patch file, as `media.locate` takes it
 
 
 @dataclasses.dataclass(frozen=True)
 class ParsedRecord:
-    """A record after checking; its messages are as they will be tokenised."""
+    """A record after checking; its messages are ready to be tokenized."""
 
     id: str
     turns: tuple[Turn, ...]
@@ -37,7 +37,7 @@ class ParsedRecord:
     video: MediaRef | list[MediaRef] | None = None
     audio: MediaRef | None = None
     is_prompt: bool = False  # ends with a human turn: for the assistant to continue
-    has_audio: bool = False  # AUDIO in the text stands for `audio`, or for the video's own sound track
+    has_audio: bool = False  # AUDIO in the text is `audio`, or the video's own sound track
 
     def without_audio(self) -> "ParsedRecord":
         """The same record with its audio placeholders removed."""
@@ -53,13 +53,13 @@ def read_records(path: str | pathlib.Path) -> list[JsonRecord]:
     records: list[JsonRecord] = []
     for number, record in enumerate(record_files.load(path)):
         if isinstance(record, Malformed):
-            place = "" if record.reason.startswith("line ") else f"record {number} (from 0): "
-            raise OlaError(f"{path}: {place}{record.reason}")
+            where = "" if record.reason.startswith("line ") else f"record {number} (from 0): "
+            raise OlaError(f"{path}: {where}{record.reason}")
         records.append(record)
     return records
 
 
-def record_id(record: Any) -> str:
+def record_id(record: object) -> str:
     """The record's id as text, abbreviated if it is very long; "" if it has none."""
     value = record.get("id") if isinstance(record, dict) else None
     if value is None:
@@ -67,13 +67,13 @@ def record_id(record: Any) -> str:
     return shortened(one_line(value if isinstance(value, str) else quote(value)), MAX_ID)
 
 
-def message_prefix(record: Any) -> str:
+def message_prefix(record: object) -> str:
     """The beginning of messages about this record: "record ID: ", or "" if it has no id."""
-    has_id = isinstance(record, dict) and record.get("id") is not None
-    return f"record {quote(record['id'])}: " if has_id else ""
+    value = record.get("id") if isinstance(record, dict) else None
+    return "" if value is None else f"record {quote(value)}: "
 
 
-def parse_record(record: Any, *, training: bool = False, marks_are_text: bool = False) -> ParsedRecord:
+def parse_record(record: object, *, training: bool = False, marks_are_text: bool = False) -> ParsedRecord:
     """Parses a JSON record. Raises OlaError naming the key that is wrong (the caller adds the id).
 
     Kinds: text; `image` (one, or a list); `video`; `audio`; `video` + `audio`; spoken questions,
@@ -113,11 +113,11 @@ def parse_record(record: Any, *, training: bool = False, marks_are_text: bool = 
             check_foreign_marks(turns, first)
     if has_image and (video is not None or all(isinstance(ref, str) for ref in images)):
         if video is None:
-            check_counts(IMAGE, _count(turns, IMAGE), len(images), "image")
+            check_counts(IMAGE, found=_count(turns, IMAGE), expected=len(images), modality="image")
         else:
-            check_counts(IMAGE, _count(turns, IMAGE), 1, "video")
+            check_counts(IMAGE, found=_count(turns, IMAGE), expected=1, modality="video")
     if has_audio:
-        check_counts(AUDIO, _count(turns, AUDIO), 1, "audio")
+        check_counts(AUDIO, found=_count(turns, AUDIO), expected=1, modality="audio")
     turns = [(speaker, normalize_line_ends(text, has_image, has_audio)) for speaker, text in turns]
     if audio_key == "audio_q":
         turns = [(speaker, add_newline_after_audio(text)) for speaker, text in turns]
@@ -162,7 +162,7 @@ def prompt_record(
     return record | {"conversations": [{"from": "human", "value": front + text}]}
 
 
-def _turns(record: JsonRecord, spoken: Any) -> tuple[int, list[Turn]]:
+def _turns(record: JsonRecord, spoken: object) -> tuple[int, list[Turn]]:
     """The number of the first message that is used, and the messages from there."""
     conversations = record.get("conversations")
     if not isinstance(conversations, list) or not conversations:
@@ -199,7 +199,7 @@ def _text(text: str, where: str) -> str:
         half = text[error.start]
         raise OlaError(
             f"{where}: character {error.start} is half of a surrogate pair (U+{ord(half):04X}), which no "
-            "text may contain; write the whole character"
+            "text may contain; write the full character"
         ) from error
     return text
 

@@ -1,4 +1,4 @@
-"""Checks that a sample has room for an answer after its media: before they are decoded, if possible."""
+"""Checks that a sample has room for an answer after its media; before they are decoded, if possible."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ import numpy as np
 from ola_jax.config import PixelLimits
 from ola_jax.data.chat import AUDIO_ID, IMAGE_ID, Conversation
 from ola_jax.data.failures import TooLargeError
+from ola_jax.data.image import scale_size
 from ola_jax.data.layout import Grid, image_rows
 
 
@@ -27,14 +28,14 @@ def check_room(text: Conversation, media_tokens: Sequence[int], max_length: int)
 
 
 def image_tokens(sizes: Sequence[tuple[int, int]], limits: PixelLimits, patch_size: int) -> list[int]:
-    """The least number of tokens of each image of these widths and heights, in pixels."""
+    """The minimum number of tokens of each image of these widths and heights, in pixels."""
     block = 2 * patch_size
-    # Decoding may turn an image upright: the lesser of both ways.
+    # Decoding may turn an image upright: the smaller number of both orientations.
     return [min(_tokens(size, limits, block), _tokens(size[::-1], limits, block)) for size in sizes]
 
 
 def may_exceed(images: int, limits: PixelLimits, room: int) -> bool:
-    """True if so many images of ordinary shape can have `room` tokens or more."""
+    """True if this many images of ordinary shape may have `room` tokens or more."""
     return images * 2 * (limits.high_res_max_side // limits.image_multiple + 1) ** 2 >= room
 
 
@@ -43,15 +44,9 @@ def _tokens(size: tuple[int, int], limits: PixelLimits, block: int) -> int:
     width, height = size
     multiple = limits.image_multiple
     if width * height > limits.high_res_max_side**2:
-        high = _scaled(size, limits.high_res_max_side, multiple)
+        high = scale_size(size, limits.high_res_max_side, multiple=multiple, smallest=multiple)
     else:
         high = (-(-width // multiple) * multiple, -(-height // multiple) * multiple)
-    low = _scaled(high, limits.low_res_side, multiple)
+    low = scale_size(high, limits.low_res_side, multiple=multiple, smallest=multiple)
     grids: list[Grid] = [(2 * (side[1] // block), 2 * (side[0] // block)) for side in (low, high)]
     return len(image_rows((0, 0), (grids[0], grids[1]), 0))
-
-
-def _scaled(size: tuple[int, int], side: int, multiple: int) -> tuple[int, int]:
-    scale = np.sqrt(side * side / (size[0] * size[1]))
-    width, height = (max(int(length * scale / multiple) * multiple, multiple) for length in size)
-    return width, height

@@ -1,21 +1,29 @@
-"""One record, ready to be placed in a row of a batch: ragged numpy arrays."""
+"""One record, ready to be packed into a row of a batch: ragged numpy arrays.
+
+It does not import `ola_jax.typing`, as a process that decodes media starts without JAX.
+"""
 
 import dataclasses
+from collections.abc import Iterator
 
-from ola_jax.typing import Float, HostArray, Int, UInt8
+import numpy as np
+from jaxtyping import Float, Int, UInt8
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImagePatches:
     """One view of one image, or one video frame, as raw patches in 2x2-block order."""
 
-    patches: UInt8[HostArray, "n P"]  # bytes (row, column, channel) of each patch
+    patches: UInt8[np.ndarray, "n P"]  # bytes (row, column, channel) of each patch
     grid: tuple[int, int]  # height and width in patches; both even, n = height * width
+
+
+EncoderInput = ImagePatches | Float[np.ndarray, "T"]  # a view of an image, a video frame, or a chunk of audio
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
-    """One record, tokenised, its media decoded and merged by `source`.
+    """One record, tokenized, its media decoded and merged by `source`.
 
     `source` points into the sample's own feature table (a FeatureTable): the pooled patches of images[0],
     images[1], ..., the tokens of the audio chunks, the marks. Several stretches of `source` may point to the
@@ -23,10 +31,20 @@ class Sample:
     """
 
     id: str  # of the record; "" if it has none
-    tokens: Int[HostArray, "L"]  # anything where `source` is not TEXT
-    targets: Int[HostArray, "L"]  # the label of the next position, or IGNORE
-    source: Int[HostArray, "L"]  # TEXT, or a row of the sample's feature table
+    tokens: Int[np.ndarray, "L"]  # anything where `source` is not TEXT
+    targets: Int[np.ndarray, "L"]  # the label of the next position, or IGNORE
+    source: Int[np.ndarray, "L"]  # TEXT, or a row of the sample's feature table
     images: tuple[ImagePatches, ...]
-    audio: Float[HostArray, "c T"]  # chunks at 16 kHz, the last one zero padded
-    prompt_ids: Int[HostArray, "l"]  # before merging: -300 stands for an image or video, -200 for audio
+    audio: Float[np.ndarray, "c T"]  # chunks at 16 kHz, the last one zero padded
+    prompt_ids: Int[np.ndarray, "l"]  # before merging: -300 is an image or video, -200 audio
     counts: dict[str, int]  # merged tokens by modality: text, image, video, audio
+
+    def encoder_inputs(self, chunk_tokens: int) -> Iterator[tuple[EncoderInput, int]]:
+        """Yields the inputs of encoders in the order of the feature table, each with its number of rows.
+
+        `chunk_tokens`: rows of a chunk of audio.
+        """
+        from ola_jax.data.layout import pooled_size  # it imports JAX
+
+        yield from ((image, pooled_size(image.grid)) for image in self.images)
+        yield from ((chunk, chunk_tokens) for chunk in self.audio)

@@ -16,7 +16,7 @@ class Skip:
     """A record that was left out, and why."""
 
     source: str  # the file of its records
-    index: int  # place in that file, from 0
+    index: int  # position in that file, from 0
     kind: str  # a FailureKind
     reason: str  # with the record's id and the file
     number: int = 0  # of the source; the same file may be two sources

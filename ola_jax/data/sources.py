@@ -45,7 +45,7 @@ def load_tables(sources: Sequence[Source]) -> list[list[JsonRecord | Malformed]]
 def check_sizes(
     budget: Budget, *, seed: int, process_index: int, process_count: int, **sizes: int | None
 ) -> None:
-    """Raises OlaError unless the budget has room and each size is a whole number in its range."""
+    """Raises OlaError unless the budget has room and each size is an integer in its range."""
     if not isinstance(budget, Budget):
         raise OlaError(f"budget: expected a Budget, found {quote(budget)}")
     for name, value in dataclasses.asdict(budget).items():

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ola_jax.config import MediaLimits, PixelLimits
-from ola_jax.data.containers import is_picture, limit_threads, open_container, reason
+from ola_jax.data.containers import describe_failure, is_picture, limit_threads, open_container
 from ola_jax.data.image import check_pixels, open_image, read_image
 from ola_jax.data.media import LIMITS, BadMediaError, Media, MediaFile
 from ola_jax.data.orientation import Transpose, orientation
@@ -39,7 +39,7 @@ def read_frames(
     reduce: Reduce[Frame],
     single_image: bool = False,
 ) -> tuple[list[Frame], list[int]]:
-    """The distinct frames that the model sees, and for each frame shown its place in that list.
+    """The distinct frames that the model sees, and for each frame shown its index in that list.
 
     `items` is one video file, or the frames themselves as encoded images. A file that is a single image is a
     video of one frame with `single_image` (bytes always are), and otherwise an error. The frames of a video
@@ -57,8 +57,8 @@ def read_frames(
         shown, frames = _animation(items[0], limits, media_limits, reduce)
     else:
         shown, frames = _video(items[0], limits, media_limits, reduce)
-    place = {index: position for position, index in enumerate(frames)}
-    return list(frames.values()), [place[index] for index in shown]
+    positions = {index: position for position, index in enumerate(frames)}
+    return list(frames.values()), [positions[index] for index in shown]
 
 
 def _kind(media: Media) -> Literal["image", "animation", "video"]:
@@ -78,7 +78,7 @@ def _animation(
 ) -> tuple[list[int], dict[int, Frame]]:
     try:
         with open_image(media) as image:
-            check_pixels(media, image.size, media_limits.frame_pixels, "frame_pixels")
+            check_pixels(media, image.size, limit=media_limits.frame_pixels, name="frame_pixels")
             count: int = getattr(image, "n_frames", 1)
             _check_count(media, count, media_limits)
             shown, frames = frame_indices(count, limits), {}
@@ -104,7 +104,7 @@ def _video(
             shown = frame_indices(decoded, limits)
             _, frames = _decode(media, set(shown), media_limits, reduce)
     except (av.FFmpegError, OSError, ValueError, EOFError) as error:
-        raise BadMediaError(f"{media.name}: cannot be read as a video ({reason(error)})") from error
+        raise BadMediaError(f"{media.name}: cannot be read as a video ({describe_failure(error)})") from error
     if not frames:
         raise BadMediaError(f"{media.name}: the video has no frames; replace or remove it")
     return shown, frames
@@ -133,7 +133,7 @@ def _decode(
         stream = _stream(container, media)
         limit_threads(stream)
         for frame in container.decode(stream):
-            check_pixels(media, (frame.width, frame.height), limits.frame_pixels, "frame_pixels")
+            check_pixels(media, (frame.width, frame.height), limit=limits.frame_pixels, name="frame_pixels")
             if count == 0:  # of the first only: PyAV keeps a frame whose side data were read in memory
                 size, transpose = (frame.width, frame.height), orientation(frame)
             if count in wanted:

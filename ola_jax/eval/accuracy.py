@@ -19,17 +19,19 @@ PREFILL_CHUNK = 64  # tokens: questions are short
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class TaskQuestion:
     """A held-out prompt, ready for the model, and the right answer."""
 
     sample: Sample
     expected: str
 
 
-def read_questions(records: str, root: str, processor: Processor, limit: int | None = None) -> list[Question]:
+def read_questions(
+    records: str, root: str, processor: Processor, *, limit: int | None = None
+) -> list[TaskQuestion]:
     """The records of a JSON file, each one question with its answer; at most `limit` of them.
 
-    Raises OlaError naming the file and the record if there are none or one of them is something else.
+    Raises OlaError naming the file and the record if there are none or one is not a question with an answer.
     """
     if limit is not None and limit < 1:
         raise OlaError(f"{records}: the limit of questions is {limit}; it must be 1 or more")
@@ -44,7 +46,7 @@ def read_questions(records: str, root: str, processor: Processor, limit: int | N
     return found
 
 
-def _question(record: Any, root: str, processor: Processor) -> Question:
+def _question(record: Any, root: str, processor: Processor) -> TaskQuestion:
     messages = record.get("conversations") if isinstance(record, dict) else None
     turns = messages if isinstance(messages, list) else []
     if [turn.get("from") for turn in turns if isinstance(turn, dict)] != ["human", "gpt"] or len(turns) != 2:
@@ -53,15 +55,15 @@ def _question(record: Any, root: str, processor: Processor) -> Question:
     expected = gpt.get("value")
     if not isinstance(expected, str) or not expected.strip():
         raise OlaError(f"'conversations'[1]: expected the answer as text, found {str(expected)[:60]!r}")
-    return Question(processor.sample({**record, "conversations": [human]}, root), expected)
+    return TaskQuestion(processor.sample({**record, "conversations": [human]}, root), expected)
 
 
-def exact_match(
+def score_questions(
     model: Ola,
     params: Params,
     processor: Processor,
-    questions: Sequence[Question],
     *,
+    questions: Sequence[TaskQuestion],
     sampling: SamplingConfig,
     rows: int,
 ) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def exact_match(
     config = EngineConfig(slots=rows, length=length, queue=len(questions), prefill_chunk=PREFILL_CHUNK)
     engine = Engine(model, params, processor, sampling, config)
     handles = [engine.submit(Request(q.sample, sampling, MAX_NEW_TOKENS)) for q in questions]
-    engine.close()  # on this thread, for it may have set a mesh
+    engine.close()  # on this thread, as it may have set a mesh
     correct, wrong = 0, []
     for question, completion in zip(questions, (handle.result() for handle in handles), strict=True):
         if completion.error is not None:

@@ -1,4 +1,4 @@
-"""Evaluation of a stage while it is trained: loss on held-out records, answers to the tasks."""
+"""Evaluation of a stage during training: loss on held-out records, answers to the tasks."""
 
 import functools
 import statistics
@@ -15,7 +15,7 @@ from ola_jax.data.assembly import assemble
 from ola_jax.data.pipeline import make_train_iterator
 from ola_jax.data.processor import Processor
 from ola_jax.errors import OlaError
-from ola_jax.eval.accuracy import Question
+from ola_jax.eval.accuracy import TaskQuestion
 from ola_jax.eval.tasks import read_tasks, score_tasks
 from ola_jax.models.ola import Ola
 from ola_jax.sharding import MeshConfig
@@ -27,7 +27,7 @@ from ola_jax.typing import Array, FlatParams, Float, Int
 
 
 class Evaluation:
-    """The same batches and the same questions each time; neither state nor training data are touched.
+    """Evaluates on the same batches and questions each time; changes neither state nor training data.
 
     Raises OlaError if the stage has nothing to evaluate.
     """
@@ -53,7 +53,7 @@ class Evaluation:
                 stage.held_out,
                 processor,
                 stage.budget,
-                stage.rows // self._parts,
+                batch_rows=stage.rows // self._parts,
                 seed=config.seed,
                 epochs=1,
                 process_index=part,
@@ -74,8 +74,8 @@ class Evaluation:
             trainable: FlatParams, adapters: Adapters, frozen: FlatParams, batch: OlaBatch
         ) -> tuple[Float[Array, ""], Int[Array, ""]]:
             params = apply_adapters(join_params(trainable, frozen), adapters, stage.lora)
-            total, about = loss(self._model, params, batch, jnp.int32(1))
-            return total, about["targets"]
+            total, counts = loss(self._model, params, batch, targets=jnp.int32(1))
+            return total, counts["targets"]
 
         self._total_loss = total_loss
 
@@ -89,7 +89,7 @@ class Evaluation:
         return found
 
     def close(self) -> None:
-        """Stop reading."""
+        """Stops reading."""
         if self._data:
             self._data.close()
 
@@ -107,7 +107,7 @@ class Evaluation:
         return float(sum(totals)) / labelled
 
     def _batches(self) -> Iterator[OlaBatch]:
-        """At most `evaluation.batches`; with several processes exactly as many, for some may have fewer."""
+        """At most `evaluation.batches`; with several processes exactly as many, as some may have fewer."""
         assert self._data is not None
         self._data.set_state(self._start)
         rows = self._stage.rows // self._parts
@@ -128,12 +128,12 @@ class Evaluation:
                 self._model,
                 params,
                 self._processor,
-                self._questions,
+                questions=self._questions,
                 generation=self._generation,
                 rows=self._config.evaluation.rows,
             )
         return {name: score["accuracy"] for name, score in scores.items()}
 
     @functools.cached_property
-    def _questions(self) -> dict[str, list[Question]]:
+    def _questions(self) -> dict[str, list[TaskQuestion]]:
         return read_tasks(self._config.tasks, self._processor, self._config.evaluation.limit)

@@ -24,7 +24,7 @@ from ola_jax.typing import Array, Float, HostArray, Shaped
 
 
 @dataclasses.dataclass(frozen=True)
-class Agreement:
+class LogitAgreement:
     """Agreement of the logits of one prompt, over all of its positions."""
 
     prompt: str
@@ -36,7 +36,7 @@ class Agreement:
 
 
 @dataclasses.dataclass(frozen=True)
-class Features:
+class FeatureAgreement:
     """Agreement of one encoder's features of a prompt's media."""
 
     prompt: str
@@ -71,7 +71,7 @@ class Outputs:
 
 def compare_outputs(
     directory: pathlib.Path, job: ImportJob, prompts: pathlib.Path
-) -> tuple[list[Agreement], list[Features]]:
+) -> tuple[list[LogitAgreement], list[FeatureAgreement]]:
     """Logits of each prompt, and features of the media of each; in float32, one model at a time in memory.
 
     PyTorch's parts are those of `transformers`: the decoder, the vision encoder's layers, Whisper.
@@ -80,7 +80,7 @@ def compare_outputs(
     records = read_prompts(prompts)
     torch_parts.import_libraries()  # report missing ones before the long part
     config, params = checkpoint.load(directory, dtype="float32")
-    model = Ola(architecture(config))  # in float32, by whatever attention this machine has
+    model = Ola(architecture(config))  # in float32, with the attention that this machine has
     processor = Processor.from_pretrained(directory, preset="infer")
     forward = jax.jit(lambda params, batch: model.apply({"params": params}, batch, method=_compute_outputs))
     outputs = []
@@ -105,20 +105,20 @@ def compare_outputs(
 def _compute_outputs(model: Ola, batch: OlaBatch) -> dict[str, Array]:
     outputs = {"inputs": model.merge(batch), "logits": model(batch)}
     if batch.patches.shape[1]:
-        image, place = batch.patch_image[0], batch.patch_position[0]
-        outputs["vision"] = model.vision(normalize(batch.patches[0]), image, place)
+        image, position = batch.patch_image[0], batch.patch_position[0]
+        outputs["vision"] = model.vision(normalize(batch.patches[0]), image, position)
     if batch.audio.shape[1] and model.config.whisper:
         outputs["mel"] = log_mel(batch.audio[0], model.config.whisper.num_mels)
         outputs["whisper"] = model.whisper(outputs["mel"])
     return outputs
 
 
-def _compare_features(job: ImportJob, outputs: list[Outputs]) -> list[Features]:
+def _compare_features(job: ImportJob, outputs: list[Outputs]) -> list[FeatureAgreement]:
     """The features of each encoder that some prompt uses; PyTorch's encoders one at a time in memory."""
     return [*_compare_vision(job, outputs), *_compare_whisper(job, outputs)]
 
 
-def _compare_vision(job: ImportJob, outputs: list[Outputs]) -> list[Features]:
+def _compare_vision(job: ImportJob, outputs: list[Outputs]) -> list[FeatureAgreement]:
     outputs = [ours for ours in outputs if "vision" in ours.arrays]
     if not outputs or job.config.vision is None:
         return []
@@ -130,14 +130,14 @@ def _compare_vision(job: ImportJob, outputs: list[Outputs]) -> list[Features]:
             for number in range(1, image.max() + 1):
                 chosen = image == number
                 pixels = np.asarray(normalize(ours.batch.patches[0, window, chosen]))
-                place = np.asarray(ours.batch.patch_position[0, window, chosen])
-                pairs.append((ours.arrays["vision"][window, chosen], vision.features(pixels, place)))
+                position = np.asarray(ours.batch.patch_position[0, window, chosen])
+                pairs.append((ours.arrays["vision"][window, chosen], vision.features(pixels, position)))
         a, b = (np.concatenate(side) for side in zip(*pairs, strict=True))
-        found.append(Features(ours.prompt, "vision", len(b), *_errors(a, b)))
+        found.append(FeatureAgreement(ours.prompt, "vision", len(b), *_errors(a, b)))
     return found
 
 
-def _compare_whisper(job: ImportJob, outputs: list[Outputs]) -> list[Features]:
+def _compare_whisper(job: ImportJob, outputs: list[Outputs]) -> list[FeatureAgreement]:
     outputs = [ours for ours in outputs if "whisper" in ours.arrays]
     if not outputs or job.config.whisper is None:
         return []
@@ -146,14 +146,18 @@ def _compare_whisper(job: ImportJob, outputs: list[Outputs]) -> list[Features]:
     for ours in outputs:
         theirs = whisper.features(ours.arrays["mel"])
         vectors = theirs.shape[0] * theirs.shape[1]
-        found.append(Features(ours.prompt, "whisper", vectors, *_errors(ours.arrays["whisper"], theirs)))
+        found.append(
+            FeatureAgreement(ours.prompt, "whisper", vectors, *_errors(ours.arrays["whisper"], theirs))
+        )
     return found
 
 
-def _compare_logits(name: str, ours: Float[HostArray, "L V"], theirs: Float[HostArray, "L V"]) -> Agreement:
+def _compare_logits(
+    name: str, ours: Float[HostArray, "L V"], theirs: Float[HostArray, "L V"]
+) -> LogitAgreement:
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
     log_p, log_q = _log_softmax(b), _log_softmax(a)
-    return Agreement(
+    return LogitAgreement(
         name,
         len(b),
         *_errors(a, b),

@@ -11,8 +11,8 @@ from ola_jax.errors import require
 from ola_jax.training.config import EvalTask
 
 
-def table(tasks: Sequence[EvalTask], stages: Sequence[str], results: dict[str, Any]) -> rich.table.Table:
-    """A table of one row for each task, one column for each stage. `results[stage][task]["accuracy"]`."""
+def make_table(tasks: Sequence[EvalTask], stages: Sequence[str], results: dict[str, Any]) -> rich.table.Table:
+    """A table with a row for each task and a column for each stage: `results[stage][task]["accuracy"]`."""
     out = rich.table.Table(title="held-out accuracy after each stage (exact match, %)")
     for name in ("task", "chance", *stages):
         out.add_column(name, justify="left" if name == "task" else "right")
@@ -29,9 +29,9 @@ def write_json(file: pathlib.Path, tasks: Sequence[EvalTask], results: dict[str,
 
 
 def plot(
-    file: pathlib.Path, tasks: Sequence[EvalTask], stages: Sequence[str], results: dict[str, Any]
+    file: pathlib.Path, tasks: Sequence[EvalTask], stages: Sequence[str], *, results: dict[str, Any]
 ) -> None:
-    """A plot as PNG: a line for each task over the stages, its chance level dotted."""
+    """Plots a line for each task over the stages, its chance level dotted, as PNG."""
     require("demo", "matplotlib")
     import matplotlib
 

@@ -51,7 +51,7 @@ def import_libraries() -> tuple[Any, Any]:
 class Decoder:
     """transformers' Qwen2ForCausalLM, as the release's own config.json (`values`) describes it.
 
-    Not as our config does: if that was read wrongly, the logits are to show it.
+    Our config is not used: if it was read wrongly, the logits should show it.
     """
 
     def __init__(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]):
@@ -83,7 +83,7 @@ class Decoder:
 
 
 class Vision:
-    """OryxViT, built of the layers of transformers' SigLIP."""
+    """OryxViT, built from the layers of transformers' SigLIP."""
 
     def __init__(self, config: OryxViTConfig, tensors: Mapping[str, Tensor]):
         _, transformers = import_libraries()
@@ -113,14 +113,14 @@ class Vision:
         self._table = read("pos_embed").reshape(1, side, side, -1).permute(0, 3, 1, 2)
 
     def features(
-        self, pixels: Float[HostArray, "N P"], place: Int[HostArray, "N 4"]
+        self, pixels: Float[HostArray, "N P"], position: Int[HostArray, "N 4"]
     ) -> Float[HostArray, "N D"]:
         """Features of one image's patches, which may be in any order."""
         torch, _ = import_libraries()
         with torch.no_grad():
-            size = tuple(int(n) for n in place[0, 2:])
+            size = tuple(int(n) for n in position[0, 2:])
             table = torch.nn.functional.interpolate(self._table, size=size, mode="bilinear")
-            rows, columns = torch.from_numpy(np.array(place[:, :2]).T.astype(np.int64))
+            rows, columns = torch.from_numpy(np.array(position[:, :2]).T.astype(np.int64))
             embedded = torch.from_numpy(np.array(pixels)) @ self._kernel + self._bias
             embedded = embedded + table[0, :, rows, columns].T
             return self._encoder(inputs_embeds=embedded[None]).last_hidden_state[0].numpy()

@@ -61,7 +61,7 @@ class Device:
         """Of the cache, whose key heads are split, and of the rest, which is replicated."""
         if self._mesh is None:
             return None
-        split = NamedSharding(self._mesh, PartitionSpec(None, None, None, "tensor", None))
+        split = NamedSharding(self._mesh, PartitionSpec(None, None, None, "tensor"))
         return split, NamedSharding(self._mesh, PartitionSpec())
 
     def _on_mesh(self) -> contextlib.AbstractContextManager[object]:

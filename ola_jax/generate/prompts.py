@@ -6,9 +6,8 @@ import hashlib
 import numpy as np
 
 from ola_jax.batch import MARKS, TEXT
-from ola_jax.data.layout import pooled_size
-from ola_jax.data.sample import ImagePatches, Sample
-from ola_jax.typing import Float, HostArray, Int, UInt8
+from ola_jax.data.sample import EncoderInput, ImagePatches, Sample
+from ola_jax.typing import HostArray, Int, UInt8
 
 DIGEST = 32  # bytes
 
@@ -17,7 +16,7 @@ DIGEST = 32  # bytes
 class MediaPart:
     """A view of an image, a frame of a video or a chunk of audio: what is encoded in one call."""
 
-    content: ImagePatches | Float[HostArray, "T"]
+    content: EncoderInput
     row: int  # of the table of features, the first
     rows: int
 
@@ -43,8 +42,7 @@ class Prompt:
 def prompt(sample: Sample, chunk_tokens: int) -> Prompt:
     """The prompt of a sample; `chunk_tokens`: rows of a chunk of audio."""
     parts, row = [], len(MARKS)
-    contents = [(image, pooled_size(image.grid)) for image in sample.images]
-    for content, rows in [*contents, *((chunk, chunk_tokens) for chunk in sample.audio)]:
+    for content, rows in sample.encoder_inputs(chunk_tokens):
         parts.append(MediaPart(content, row, rows))
         row += rows
     features = row - len(MARKS)

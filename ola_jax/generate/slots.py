@@ -17,7 +17,7 @@ from ola_jax.generate.choosing import Settings, next_tokens
 from ola_jax.models.ola import Ola
 from ola_jax.models.qwen2 import Behind, KVCache, empty_cache
 from ola_jax.sharding import constrain
-from ola_jax.typing import Array, Bool, DTypeLike, Float, Int, Key, Params
+from ola_jax.typing import Array, Bool, DTypeLike, Float, Int, Key, Params, Shaped
 
 MAX_STOP_IDS = 64  # of one answer
 NO_ID = -1
@@ -29,7 +29,7 @@ class Answering:
 
     settings: Settings
     stop_ids: Int[Array, "slots stops"]  # NO_ID: none
-    keys: Key[Array, "slots"]  # of the request; step i draws with fold_in(key, i)
+    keys: Shaped[Array, "slots 2"]  # data of the request's key; step i draws with fold_in(key, i)
     token: Int[Array, "slots"]  # the newest, not yet in the cache
     places: Int[Array, "slots"]  # of the cache that are written
     step: Int[Array, "slots"]  # tokens made so far
@@ -71,7 +71,7 @@ def empty_slots(model: Ola, slots: int, places: int, dtype: DTypeLike) -> Slots:
             vocab_size=ints(c.vocab_size),
         ),
         stop_ids=jnp.full((slots, MAX_STOP_IDS), NO_ID, jnp.int32),
-        keys=jax.vmap(jax.random.key)(jnp.zeros(slots, jnp.uint32)),
+        keys=jnp.zeros((slots, 2), jnp.uint32),
         token=ints(0),
         places=ints(0),
         step=ints(0),
@@ -79,7 +79,7 @@ def empty_slots(model: Ola, slots: int, places: int, dtype: DTypeLike) -> Slots:
         active=jnp.zeros(slots, bool),
         generated=jnp.zeros((slots, c.vocab_size), bool),
     )
-    return Slots(cache=empty_cache(c, slots, places, dtype), answering=answering)
+    return Slots(cache=empty_cache(c, slots, places, dtype=dtype), answering=answering)
 
 
 @functools.partial(jax.jit, static_argnames="model", donate_argnames="cache")
@@ -130,7 +130,7 @@ def begin(
     answering = Answering(
         settings=jax.tree.map(lambda old, new: put(old, new[0]), a.settings, start.settings),
         stop_ids=put(a.stop_ids, stop_ids),
-        keys=put(a.keys, start.key),
+        keys=put(a.keys, jax.random.key_data(start.key)),
         token=put(a.token, token),
         places=put(a.places, start.places),
         step=put(a.step, 1),
@@ -160,7 +160,7 @@ def advance(
 
         logits, longer = _apply(model, params, extend)
         logits = constrain(logits, None, None)  # a mesh has split the vocabulary
-        keys = jax.vmap(jax.random.fold_in)(a.keys, a.step)
+        keys = jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(a.keys), a.step)
         # A slot at rest keeps its settings: it must not make the others wait for sampling.
         chosen_by = dataclasses.replace(
             a.settings, temperature=jnp.where(a.active, a.settings.temperature, 0)
@@ -187,9 +187,7 @@ def advance(
 
 def replicated(answering: Answering) -> Answering:
     """The same, on a mesh whole on every device: so that the next call finds it as this one did."""
-    keys = answering.keys
-    whole = lambda x: x if x is keys else constrain(x, *[None] * x.ndim)
-    return jax.tree.map(whole, answering)
+    return jax.tree.map(lambda x: constrain(x, *[None] * x.ndim), answering)
 
 
 def _apply(model: Ola, params: Params, method: Callable[[Ola], Any]) -> Any:

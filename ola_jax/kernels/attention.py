@@ -1,4 +1,4 @@
-"""Attention: one function for packed rows, which every part but BEATs calls, and one behind a cache.
+"""Attention: one function for packed rows, which every part but BEATs calls, and one over a cache.
 
 Splash attention is imported where it is chosen: importing Pallas takes time, and its API is experimental.
 """
@@ -26,14 +26,14 @@ ENCODER_AXES: Axes = ("windows", None, None)
 def packed_attention(
     inputs: PackedInputs, *, axes: Axes = DECODER_AXES, implementation: Implementation = "auto"
 ) -> Float[Array, "B L H h"]:
-    """Softmax attention in which a query sees the keys of its own segment only.
+    """Computes softmax attention in which a query sees the keys of its own segment only.
 
-    The outputs of padding are finite and mean nothing. Key heads are not repeated in memory. Scores
+    Outputs at padding are finite and have no meaning. Key heads are not repeated in memory. Scores
     are scaled by h ** -0.5; softmax in float32. Memory grows with L and not with its square.
 
-    On a mesh every device computes its own rows, heads and queries; all keys of a row are brought
-    to all devices that have a part of its tokens. `implementation` "auto" is "splash" where the
-    devices are TPUs, else "xla"; the others raise OlaError for what they cannot do.
+    On a mesh every device computes its own rows, heads and queries; all keys of a row are gathered
+    on all devices that have a part of its tokens. `implementation` "auto" is "splash" where the
+    devices are TPUs, else "xla"; the others raise OlaError for what they do not support.
     """
     form = _form(implementation)
     length, width = inputs.q.shape[1], inputs.q.shape[3]
@@ -59,28 +59,28 @@ def packed_attention(
 def cached_attention(
     inputs: CachedInputs, *, implementation: Implementation = "auto"
 ) -> Float[Array, "B L H h"]:
-    """Softmax attention of each row with the places of its slot up to the query's own.
+    """Computes softmax attention of each row over the positions of its slot up to the query's own.
 
-    What a row gives does not depend on the other rows, bit for bit, nor on what the cache holds behind it.
+    The result of a row does not depend on other rows, bit for bit, nor on later positions of the cache.
 
-    "xla" can do everything. "splash" is for reading prompts, one slot at a time in pieces of whole blocks
-    of 128 tokens, on one device: it raises OlaError elsewhere, but for pieces of one token, steps of
-    decoding, which no block of the kernel fits: they are by "xla". "auto" is "splash" on TPUs where it can
-    do it, else "xla". "cudnn" has no form for a cache and raises OlaError.
+    "xla" supports everything, and "auto" is "xla" on every device. "splash" is for reading prompts, one slot
+    at a time in multiples of 128 tokens, on one device, and raises OlaError elsewhere; steps of decoding
+    (one token), which no block of the kernel fits, always use "xla". "auto" does not choose it on TPUs
+    because XLA then copies the full cache for each piece of a prompt (compiled for a v6e: 1.75 GiB for 8
+    slots of 4096 tokens of the 7B decoder). "cudnn" does not support a cache and raises OlaError.
     """
     rows, length = inputs.q.shape[:2]
     fits = rows == 1 and length % LANES == 0 and not is_sharded()
-    form = _form(implementation)
-    if form == "cudnn":
-        raise OlaError('cudnn attention: has no form for answers, which need a cache; use attention="xla"')
-    if form == "splash" and not fits and length > 1 and implementation == "splash":
+    if implementation == "cudnn":
+        raise OlaError('cudnn attention: does not support the cache that answers need; use attention="xla"')
+    if implementation == "splash" and not fits and length > 1:
         raise OlaError(
-            f"splash attention behind a cache: {rows} rows of {length} tokens on {_devices()} devices; "
+            f"splash attention over a cache: {rows} rows of {length} tokens on {_devices()} devices; "
             f'expected one row of a multiple of {LANES} tokens on one device, or attention="xla"'
         )
-    if form == "xla" or not fits:
-        return attention_cached.attend(inputs)
-    return _splash(_one_slot(inputs))
+    if implementation == "splash" and fits:
+        return _splash(_one_slot(inputs))
+    return attention_cached.attend(inputs)
 
 
 def _form(implementation: Implementation) -> Form:
@@ -94,7 +94,7 @@ def _devices() -> int:
 
 
 def _one_slot(inputs: CachedInputs) -> PackedInputs:
-    """The cache of the one row's slot and layer as keys and values of their own."""
+    """The keys and values of the one row's slot and layer, cut out of the cache."""
     start = (inputs.layer, jnp.asarray(inputs.slot), 0, 0, 0)
     cut = lambda x: jax.lax.dynamic_slice(x, start, (1, 1, *x.shape[2:]))[0]
     k, v, first, length = cut(inputs.k), cut(inputs.v), inputs.start[0], inputs.q.shape[1]
@@ -105,7 +105,7 @@ def _one_slot(inputs: CachedInputs) -> PackedInputs:
 
 
 def _splash(inputs: PackedInputs) -> Float[Array, "B L H h"]:
-    """By the Pallas kernel; where there is no TPU, interpreted (slow: for tests)."""
+    """Runs the Pallas kernel; where there is no TPU, interpreted (slow: for tests)."""
     from ola_jax.kernels import splash
 
     return splash.attend(inputs, interpret=platform() != "tpu")
@@ -119,7 +119,7 @@ _FORMS: dict[Form, Callable[[PackedInputs], Array]] = {
 
 
 def _check_splash(length: int, axes: Axes) -> None:
-    """Raises OlaError where a device's share of the queries would be no whole blocks."""
+    """Raises OlaError if a device's share of the queries is not a multiple of a block."""
     from ola_jax.kernels import splash
 
     shards = axis_size("context") if axes[1] else 1

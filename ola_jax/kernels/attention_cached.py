@@ -1,8 +1,8 @@
-"""Attention behind a cache in plain JAX, for any device: the reference of all other forms.
+"""Attention over a cache in plain JAX, for any device: the reference for all other forms.
 
-In blocks of keys, as many as the longest row needs. A block behind the end of a row changes nothing of the
-row, not a bit: its weights are exactly 0 and what was summed is multiplied by exactly 1. So a row's result
-does not depend on how long its neighbours are.
+It runs over blocks of keys, as many as the longest row needs. A block beyond the end of a row leaves the row
+unchanged, bit for bit: its weights are exactly 0 and the sums so far are multiplied by exactly 1. So a row's
+result does not depend on the length of its neighbours.
 """
 
 import jax
@@ -12,22 +12,22 @@ from ola_jax.kernels.attention_inputs import CachedInputs
 from ola_jax.sharding import constrain, platform
 from ola_jax.typing import Array, Float
 
-BLOCKS = (1024, 512, 256, 128)  # places of a block: the first that divides those of the cache
+BLOCKS = (1024, 512, 256, 128)  # positions of a block: the first that divides those of the cache
 BLOCKS_ON_CPU = (128,)
-MASKED = -1e30  # score of a pair that must not meet
+MASKED = -1e30  # score of a pair that is masked out
 
 
 def attend(inputs: CachedInputs) -> Float[Array, "B L H h"]:
-    """What cached_attention does."""
+    """Computes cached_attention."""
     q, start = inputs.q, inputs.start
     rows, length, heads, width = q.shape
-    places, kv_heads = inputs.k.shape[2:4]
-    block = _block(places)
+    positions, kv_heads = inputs.k.shape[2:4]
+    block = _choose_block(positions)
     # [B K G L h]: query heads that share a key head side by side
     q = jnp.moveaxis((q * width**-0.5).reshape(rows, length, kv_heads, -1, width), 1, 3)
     by_head = lambda x: constrain(x, "rows", "kv_heads", *[None] * (x.ndim - 2))
     q = by_head(q)
-    own = start[:, None] + jnp.arange(length)  # place of each query
+    own = start[:, None] + jnp.arange(length)  # position of each query
 
     def cut(x: Array, j: Array) -> Array:
         first = (inputs.layer, jnp.asarray(inputs.slot), j * block, 0, 0)
@@ -35,12 +35,12 @@ def attend(inputs: CachedInputs) -> Float[Array, "B L H h"]:
 
     def keys(j: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         top, total, out = state
-        place = j * block + jnp.arange(block)
+        key_positions = j * block + jnp.arange(block)
         scores = _product("bkgqh,bskh->bkgqs", q, cut(inputs.k, j))
-        seen = own[:, :, None] >= place
+        seen = own[:, :, None] >= key_positions
         scores = jnp.where(seen[:, None, None], scores, MASKED)
-        # Whatever an earlier answer left behind the end of a row, NaN perhaps, must not be multiplied by 0.
-        v = jnp.where((place <= own[:, -1:])[..., None, None], cut(inputs.v, j), 0)
+        # What an earlier answer left beyond the end of a row may be NaN, so it must not be multiplied by 0.
+        v = jnp.where((key_positions <= own[:, -1:])[..., None, None], cut(inputs.v, j), 0)
         new_top = jnp.maximum(top, scores.max(axis=-1))
         weights = jnp.exp(scores - new_top[..., None])
         fade = jnp.exp(top - new_top)
@@ -53,15 +53,15 @@ def attend(inputs: CachedInputs) -> Float[Array, "B L H h"]:
         by_head(jnp.zeros(shape)),
         by_head(jnp.zeros((*shape, width))),
     )
-    blocks = jnp.minimum(own.max() // block + 1, places // block)
+    blocks = jnp.minimum(own.max() // block + 1, positions // block)
     _, total, out = jax.lax.fori_loop(0, blocks, keys, none)
     out = by_head((out / total[..., None]).astype(inputs.v.dtype))
     return jnp.moveaxis(out, 3, 1).reshape(rows, length, heads, width)
 
 
-def _block(places: int) -> int:
+def _choose_block(positions: int) -> int:
     sizes = BLOCKS_ON_CPU if platform() == "cpu" else BLOCKS
-    return next((size for size in sizes if places % size == 0), places)
+    return next((size for size in sizes if positions % size == 0), positions)
 
 
 def _product(formula: str, a: Array, b: Array) -> Array:

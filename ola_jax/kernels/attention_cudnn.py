@@ -1,7 +1,7 @@
-"""Attention over packed segments by cuDNN's flash attention, for NVIDIA GPUs from Ampere on.
+"""Attention over packed segments with cuDNN's flash attention, for NVIDIA GPUs from Ampere on.
 
-Through jax.nn.dot_product_attention, which takes segments as a mask of all pairs: bytes grow with the square
-of the length (2 for each pair of a row, whatever the heads), and blocks between segments are computed.
+It calls jax.nn.dot_product_attention, which takes segments as a mask of all pairs: memory grows with the
+square of the length (2 bytes for each pair of a row), and blocks between segments are computed as well.
 """
 
 import jax
@@ -15,8 +15,8 @@ from ola_jax.typing import Array, DTypeLike, Float
 HEAD_WIDTHS = "multiples of 8 up to 128 (from Hopper on, 256)"
 
 
-def check_inputs(length: int, width: int, dtype: DTypeLike, splits_length: bool) -> None:
-    """Raises OlaError for what cuDNN cannot do, and says what can."""
+def check_inputs(length: int, width: int, dtype: DTypeLike, *, splits_length: bool) -> None:
+    """Raises OlaError for inputs that cuDNN does not support; the message names an alternative."""
     if platform() != "gpu":
         found = f"devices are {platform().upper()}s; expected NVIDIA GPUs"
     elif dtype not in (jnp.bfloat16, jnp.float16):
@@ -26,14 +26,14 @@ def check_inputs(length: int, width: int, dtype: DTypeLike, splits_length: bool)
     elif length % 2:
         found = f"{length} tokens; expected an even number"
     elif splits_length and axis_size("context") > 1:
-        found = f"a mesh of context={axis_size('context')}; expected whole rows"
+        found = f"a mesh of context={axis_size('context')}; expected rows that are not split"
     else:
         return
     raise OlaError(f'cudnn attention: {found}; use attention="xla"')
 
 
 def attend(inputs: PackedInputs) -> Float[Array, "B L H h"]:
-    """What packed_attention does, for one device's rows and heads; queries and keys are the same tokens."""
+    """Computes packed_attention for one device's rows and heads; queries and keys are the same tokens."""
     allowed = (inputs.q_segments[:, :, None] == inputs.k_segments[:, None, :])[:, None]
     return jax.nn.dot_product_attention(
         inputs.q, inputs.k, inputs.v, mask=allowed, is_causal=inputs.causal, implementation="cudnn"

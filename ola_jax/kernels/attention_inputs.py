@@ -1,4 +1,4 @@
-"""What attention is computed from: within packed rows, and behind a cache."""
+"""Inputs of attention: within packed rows, and over a cache."""
 
 import dataclasses
 
@@ -14,15 +14,15 @@ class PackedInputs:
     v: Float[Array, "B S K h"]
     q_segments: Int[Array, "B L"]  # numbers from 1; 0 is padding
     k_segments: Int[Array, "B S"]
-    causal: bool  # a query sees no key behind its own place
-    q_offset: Int[Array, ""] | int = 0  # place of the first query among the keys
+    causal: bool  # a query sees no key after its own position
+    q_offset: Int[Array, ""] | int = 0  # position of the first query among the keys
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CachedInputs:
-    """Rows of queries, each behind the keys of its slot in a cache, its own keys among them.
+    """Rows of queries, and a cache with the keys of each row's slot, those of the queries included.
 
-    Row b has slot `slot + b`; its query i stands at place `start[b] + i` and sees the places up to its own.
+    Row b has slot `slot + b`; its query i has position `start[b] + i` and sees the positions up to its own.
     """
 
     q: Float[Array, "B L H h"]

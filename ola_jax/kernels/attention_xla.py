@@ -1,11 +1,11 @@
-"""Attention over packed segments in plain JAX, for any device: the reference of all other forms.
+"""Attention over packed segments in plain JAX, for any device: the reference for all other forms.
 
-Short inputs go through in one piece. Long ones in blocks, as flash attention does it: the scores of one
-block exist at a time, and blocks without a pair of the same segment are not computed.
+Short inputs are computed at once, long ones in blocks, as in flash attention: the scores of one block
+are in memory at a time, and blocks without a pair of the same segment are not computed.
 """
 
 import functools
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,27 +18,27 @@ from ola_jax.typing import Array, Float, Int
 
 BLOCK = 1024  # queries and keys of a block, on accelerators: each step of a loop costs microseconds
 BLOCK_ON_CPU = 128  # what a core's cache holds
-WHOLE_ON_CPU = 256  # up to so many queries one piece is faster there than blocks
-MASKED = -1e30  # score of a pair that must not meet
+UNBLOCKED_ON_CPU = 256  # up to this many queries, one piece is faster there than blocks
+MASKED = -1e30  # score of a pair that is masked out
 
 
 def attend(inputs: PackedInputs) -> Float[Array, "B L H h"]:
-    """What packed_attention does, for one device's rows, heads and queries."""
-    longest = WHOLE_ON_CPU if platform() == "cpu" else BLOCK
-    return whole(inputs) if inputs.q.shape[1] <= longest else blocked(inputs)
+    """Computes packed_attention for one device's rows, heads and queries."""
+    longest = UNBLOCKED_ON_CPU if platform() == "cpu" else BLOCK
+    return attend_unblocked(inputs) if inputs.q.shape[1] <= longest else attend_in_blocks(inputs)
 
 
-def whole(inputs: PackedInputs) -> Float[Array, "B L H h"]:
-    """All scores at once."""
+def attend_unblocked(inputs: PackedInputs) -> Float[Array, "B L H h"]:
+    """Computes all scores at once."""
     q, k, v = _arranged(inputs)
-    place = inputs.q_offset + jnp.arange(q.shape[3])
-    scores = _scores(q, k, inputs.q_segments, inputs.k_segments, place, 0, inputs.causal)
+    positions = inputs.q_offset + jnp.arange(q.shape[3])
+    scores = _scores(q, k, inputs.q_segments, inputs.k_segments, positions, 0, inputs.causal)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return _by_query_head(_product("bkgqs,bksh->bkgqh", weights, v).astype(v.dtype))
 
 
-def blocked(inputs: PackedInputs, block: int | None = None) -> Float[Array, "B L H h"]:
-    """Block by block, row by row; the backward pass computes the scores again."""
+def attend_in_blocks(inputs: PackedInputs, block: int | None = None) -> Float[Array, "B L H h"]:
+    """Computes block by block, row by row; the backward pass recomputes the scores."""
     block = block or (BLOCK_ON_CPU if platform() == "cpu" else BLOCK)
     length = inputs.q.shape[1]
 
@@ -153,8 +153,10 @@ _flash.defvjp(_flash_forward, _flash_backward)
 
 
 def _loops(q_segments: Array, k_segments: Array, q_offset: Array | int, causal: bool, block: int) -> tuple:
-    """How to cut block i out of an axis; the first key block of each block of queries, and the end."""
-    computed = computed_blocks(q_segments, k_segments, block, block, causal, q_offset)
+    """A function that cuts block i out of an axis; the first key block of each query block, and the end."""
+    computed = computed_blocks(
+        q_segments, k_segments, block_q=block, block_k=block, causal=causal, q_offset=q_offset
+    )
     first = jnp.argmax(computed, axis=1)
     end = computed.shape[1] - jnp.argmax(computed[:, ::-1], axis=1)
     cut = lambda x, i, axis: jax.lax.dynamic_slice_in_dim(x, i * block, block, axis)
@@ -169,15 +171,15 @@ def _block_scores(
     q_offset: Array | int,
     causal: bool,
     i: Array,
-    cut: Any,
-) -> Any:
+    cut: Callable[[Array, Array, int], Array],
+) -> Callable[[Array], Array]:
     """The scores of one block of queries with the block of keys `j`, as a function of j."""
-    of_queries, count = cut(q_segments, i, 0), q_i.shape[2]
-    q_place = q_offset + i * count + jnp.arange(count)
+    q_segments_i, count = cut(q_segments, i, 0), q_i.shape[2]
+    q_positions = q_offset + i * count + jnp.arange(count)
 
     def score(j: Array) -> Array:
-        k_j, of_keys = cut(k, j, 1), cut(k_segments, j, 0)
-        args = q_i[None], k_j[None], of_queries[None], of_keys[None], q_place, j * count, causal
+        k_j, k_segments_j = cut(k, j, 1), cut(k_segments, j, 0)
+        args = q_i[None], k_j[None], q_segments_i[None], k_segments_j[None], q_positions, j * count, causal
         return _scores(*args)[0]
 
     return score
@@ -188,14 +190,14 @@ def _scores(
     k: Float[Array, "B K S h"],
     q_segments: Int[Array, "B L"],
     k_segments: Int[Array, "B S"],
-    q_place: Int[Array, "L"],
+    q_positions: Int[Array, "L"],
     k_start: Int[Array, ""] | int,
     causal: bool,
 ) -> Float[Array, "B K G L S"]:
     scores = _product("bkgqh,bksh->bkgqs", q, k)
     allowed = q_segments[:, :, None] == k_segments[:, None, :]
     if causal:
-        allowed &= q_place[:, None] >= k_start + jnp.arange(k.shape[2])
+        allowed &= q_positions[:, None] >= k_start + jnp.arange(k.shape[2])
     return jnp.where(allowed[:, None, None], scores, MASKED)
 
 
@@ -204,7 +206,7 @@ def _product(formula: str, a: Array, b: Array) -> Array:
 
 
 def _arranged(inputs: PackedInputs) -> tuple[Array, Array, Array]:
-    """Scaled queries, keys and values, heads before places."""
+    """Scaled queries, keys and values, heads before positions."""
     scaled = inputs.q * inputs.q.shape[-1] ** -0.5
     return _by_key_head(scaled, inputs.k.shape[2]), _heads_first(inputs.k), _heads_first(inputs.v)
 
@@ -223,7 +225,7 @@ def _by_query_head(out: Float[Array, "B K G L h"]) -> Float[Array, "B L H h"]:
 
 
 def _join(blocks: Array, axis: int) -> Array:
-    """[blocks ... block ...] to [... blocks * block ...]."""
+    """Reshapes [blocks ... block ...] to [... blocks * block ...]."""
     return jnp.moveaxis(blocks, 0, axis).reshape(*blocks.shape[1 : axis + 1], -1, *blocks.shape[axis + 2 :])
 
 

@@ -1,11 +1,11 @@
-"""BEATs' attention with a position bias that each query scales, in float32."""
+"""Attention of BEATs, with a position bias that each query scales, in float32."""
 
 import jax
 import jax.numpy as jnp
 
 from ola_jax.typing import Array, Float
 
-QUERY_BLOCK = 128  # queries whose scores exist at one time
+QUERY_BLOCK = 128  # queries whose scores are in memory at a time
 
 
 def biased_attention(
@@ -16,9 +16,9 @@ def biased_attention(
     gate: Float[Array, "B F H"],
     bias: Float[Array, "H F F"],
 ) -> Float[Array, "B F H h"]:
-    """softmax(q k / sqrt(h) + gate * bias) v, every frame attending to every frame; all in float32.
+    """Computes softmax(q k / sqrt(h) + gate * bias) v, every frame attending to every frame, in float32.
 
-    Long inputs are computed in blocks of queries, whose scores the backward pass computes again:
+    Long inputs are computed in blocks of queries, whose scores the backward pass recomputes:
     memory holds B * H * 128 * F scores, not B * H * F * F. JAX has no kernel that scales a bias per
     query without writing the scaled bias of each chunk to memory.
     """

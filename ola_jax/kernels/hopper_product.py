@@ -6,7 +6,7 @@ A column is a member of a group. The columns of BLOCK groups are adjacent, membe
 holds the same groups of all members, at the same positions of n slices of its accumulator: reductions over
 members are elementwise, without shuffles or shared memory.
 
-A persistent block of threads on each multiprocessor goes from tile to tile: one warpgroup fetches
+A persistent block of threads on each multiprocessor loops over tiles: one warpgroup fetches
 the steps of the product, ahead of two that multiply, each for rows of its own. While these run
 their epilogue, the steps of the next tile arrive.
 
@@ -214,7 +214,7 @@ def _pipeline(layout: _Layout, step: Callable, context: Callable) -> Any:
 def _reader(
     layout: _Layout, rows: Slice, block: Array, inputs: tuple[Ref, ...], arriving: Ref, arrived: Ref
 ) -> tuple[Callable[[], None], Read]:
-    """(start, read) for a warpgroup's inputs: each buffer is refilled as soon as it has been read."""
+    """Functions start and read of a warpgroup: each buffer is refilled as soon as it has been read."""
     count = layout.buffers.arriving
     buffer = lambda number: jax.lax.axis_index("warpgroup") * count + number % count
     numbers = iter(range(len(layout.reads)))

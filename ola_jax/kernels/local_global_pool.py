@@ -47,7 +47,7 @@ def local_global_pool(
     interpret: bool = False,
     kernels: Literal["tpu", "gpu"] | None = None,
 ) -> Float[Array, "*b D"]:
-    """Pool the n members of each group (n = 4 in Ola: a 2x2 block).
+    """Pools the n members of each group (n = 4 in Ola: a 2x2 block).
 
     `pallas` is a kernel: for TPUs one that keeps scores and hidden activations out of main memory, forward
     and backward; for Hopper GPUs products with fused epilogues, in bfloat16 and for at most four members

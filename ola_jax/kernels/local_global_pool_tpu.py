@@ -12,7 +12,7 @@ Backward, in three steps, as the gradients of the matrices sum over all groups a
    matrices' slices (which stay in VMEM) and of the hidden layer's input;
 3. the latter times the first matrix: a plain product, left to the compiler.
 
-A group of four costs 18 D^2 FLOPs forward and 64 D^2 backward, 28 of these for computing again.
+A group of four costs 18 D^2 FLOPs forward and 64 D^2 backward, 28 of these for recomputation.
 """
 
 import dataclasses
@@ -141,7 +141,7 @@ def choose_blocks(
 ) -> Blocks:
     """The largest blocks for x of `shape` [n, G, D] that fit into VMEM (default: of the target TPU).
 
-    With more groups at a time the matrices are read less often, with wider tiles x is.
+    More groups at a time read the matrices less often; wider tiles read x less often.
     """
     capacity = vmem_bytes or _target_vmem_bytes()
     members, groups, width = shape

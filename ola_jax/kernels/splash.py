@@ -1,7 +1,7 @@
 """Splash attention, the Pallas kernel for TPUs that comes with JAX, over packed segments.
 
-The scores never exist in memory. Blocks of queries and keys that hold no pair of the same segment are
-skipped, forward and backward: which these are is computed on the device, from the segments of each row.
+The scores are never stored in memory. Blocks of queries and keys that hold no pair of the same segment are
+skipped, forward and backward; they are found on the device, from the segments of each row.
 """
 
 import operator
@@ -20,15 +20,15 @@ RESIDUALS = "attention"  # name of what the backward pass needs, for remat polic
 
 
 def padded_length(length: int) -> int:
-    """The length that the kernel takes: whole blocks."""
+    """The length rounded up to a multiple of the kernel's block."""
     multiple = LANES if length < BLOCK else BLOCK
     return length + -length % multiple
 
 
 def attend(inputs: PackedInputs, interpret: bool) -> Float[Array, "B L H h"]:
-    """What packed_attention does, for one device's rows, heads and queries.
+    """Computes packed_attention for one device's rows, heads and queries.
 
-    The kernel's own index maps bring neighbouring query heads to the key head that they share.
+    The kernel's own index maps lead neighbouring query heads to the key head that they share.
     """
     length, width = inputs.q.shape[1], inputs.q.shape[-1]
     heads_first = lambda x: jnp.swapaxes(_pad(x), 1, 2)
@@ -61,8 +61,10 @@ def _kernel(
         block_q_dq=q,
         block_kv_dq=k,
     )
-    place = q_offset + jnp.arange(queries, dtype=jnp.int32)
-    computed = computed_blocks(segments.q, segments.kv, q, k, causal, q_offset)
+    positions = q_offset + jnp.arange(queries, dtype=jnp.int32)
+    computed = computed_blocks(
+        segments.q, segments.kv, block_q=q, block_k=k, causal=causal, q_offset=q_offset
+    )
 
     def info(next_block: Int[Array, "q_blocks k_blocks"]) -> MaskInfo:
         return MaskInfo(
@@ -70,7 +72,7 @@ def _kernel(
             mask_next=None,
             block_mask=computed[None].astype(jnp.int8),
             partial_mask_blocks=None,
-            q_sequence=place if causal else None,  # type: ignore[arg-type]  # traced arrays work as well
+            q_sequence=positions if causal else None,  # type: ignore[arg-type]  # traced arrays work as well
         )
 
     by_query, by_key = info(_next_block(computed)), info(_next_block(computed.T).T)
@@ -90,11 +92,11 @@ def _kernel(
 
 
 def _next_block(computed: Bool[Array, "rows columns"]) -> Int[Array, "rows columns"]:
-    """The block to have at hand at each step along a row: itself if computed, else the next, or the last."""
+    """The block to prefetch at each step along a row: itself if computed, else the next, or the last."""
     columns = computed.shape[1]
-    place = jnp.arange(columns, dtype=jnp.int32)
-    following = jax.lax.cummin(jnp.where(computed, place, columns), axis=1, reverse=True)
-    last = jnp.where(computed, place, 0).max(axis=1, keepdims=True)
+    column = jnp.arange(columns, dtype=jnp.int32)
+    following = jax.lax.cummin(jnp.where(computed, column, columns), axis=1, reverse=True)
+    last = jnp.where(computed, column, 0).max(axis=1, keepdims=True)
     small = jnp.int8 if columns <= 127 else jnp.int32
     return jnp.minimum(following, last).astype(small)
 

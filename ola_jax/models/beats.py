@@ -51,7 +51,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B F D"], bias: Float[Array, "H F F"]) -> Float[Array, "B F D"]:
-        """`bias` is from `position_bias`, the same for all layers."""
+        """Features after attention; `bias` is from `position_bias`, the same for all layers."""
         c = self.config
         shape = (*x.shape[:2], c.num_heads, c.hidden_size // c.num_heads)
         project = lambda name: linear(c.hidden_size, ("embed", "features"), jnp.float32, name=name)
@@ -173,7 +173,7 @@ class Beats(nn.Module):
 
 
 def flops(config: BeatsConfig, chunks: int, frames: int) -> float:
-    """FLOPs of this many chunks of so many frames (patches) each."""
+    """FLOPs of this many chunks of this many frames (patches) each."""
     c, width = config, config.hidden_size
     first = c.embed_dim * (c.patch_size**2 + (width if c.embed_dim != width else 0))
     convolution = c.conv_positions * width**2 / c.conv_groups

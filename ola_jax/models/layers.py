@@ -11,7 +11,7 @@ from jax.lax import PrecisionLike
 from ola_jax.sharding import axis_size, gather_weight
 from ola_jax.typing import Array, DTypeLike, Float
 
-Remat = Literal["none", "full", "dots"]  # what the backward pass computes again, as in OlaConfig
+Remat = Literal["none", "full", "dots"]  # what the backward pass recomputes, as in OlaConfig
 
 
 def parameter(
@@ -51,10 +51,10 @@ def linear(
 def product(
     x: Float[Array, "*b D"], kernel: Float[Array, "D E"], precision: PrecisionLike = None
 ) -> Float[Array, "*b E"]:
-    """Product with a kernel, for which the leading axes of `x` are merged where that moves no data.
+    """Product with a kernel; the leading axes of `x` are flattened where that moves no data.
 
     The kernel's gradient then contracts one axis instead of several, which XLA's CPU backend does
-    many times faster. Where the tokens of a row are split over devices, merging would move them.
+    many times faster. Where the tokens of a row are split over devices, flattening would move them.
     """
     if axis_size("context") > 1:
         return jnp.matmul(x, kernel, precision=precision)
@@ -75,7 +75,7 @@ def gelu(x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
 def stack_layers(
     block: type[nn.Module], length: int, remat: Remat, *, in_axes: tuple[Any, ...] = ()
 ) -> Callable[..., nn.Module]:
-    """`length` copies of `block` as one scanned layer, with parameters stacked on a leading axis.
+    """Stacks `length` copies of `block` as one scanned layer, with parameters stacked on a leading axis.
 
     `block.__call__(x, *inputs)` returns `(x, output)`; `in_axes` has, for each further input, 0 if
     every layer has its own slice, or nn.broadcast if all have the same.

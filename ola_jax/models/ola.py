@@ -32,8 +32,8 @@ ENCODERS: dict[str, tuple[str, ...]] = {
 class Ola(nn.Module):
     """The omni-modal model (arXiv 2502.04328).
 
-    `Ola(config).apply({"params": params}, batch)` are the logits; other methods through
-    `apply(..., method="hidden")`. No branch depends on what a batch holds, only on its shapes.
+    `Ola(config).apply({"params": params}, batch)` returns the logits; other methods are called by
+    `apply(..., method="hidden")`. Branches depend only on the shapes of a batch, not on its content.
     """
 
     config: OlaConfig
@@ -134,7 +134,7 @@ def _parameter_shapes(config: OlaConfig) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def init_params(config: OlaConfig, seed: int, shardings: Params | None = None) -> Params:
-    """Random float32 parameters, each made where it belongs."""
+    """Random float32 parameters, each created on its own devices."""
     init = lambda key: nn.unbox(Ola(config).init(key, example_batch(config)))["params"]
     with no_mesh():
         return jax.jit(init, out_shardings=shardings)(jax.random.key(seed))
@@ -157,8 +157,8 @@ def example_batch(config: OlaConfig, rows: int = 1) -> OlaBatch:
 def flops(config: OlaConfig, budget: Budget) -> dict[str, float]:
     """FLOPs of one row through each part, forward.
 
-    Products of matrices only, each multiply-add as two. Attention is counted over whole windows and chunks,
-    and over half of each row of the decoder, for it is causal.
+    Matrix products only, each multiply-add as two. Attention is counted over full windows and chunks, and
+    over half of each row of the decoder, as it is causal.
     """
     width = config.llm.hidden_size
     found = {"llm": qwen2.flops(config.llm, budget.tokens)}

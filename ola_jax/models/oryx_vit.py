@@ -12,7 +12,7 @@ from ola_jax.typing import Array, DTypeLike, Float, Int, UInt8
 
 
 def normalize(patches: UInt8[Array, "*b P"]) -> Float[Array, "*b P"]:
-    """Bytes to [-1, 1]: (k / 255 - 0.5) / 0.5."""
+    """Maps bytes to [-1, 1]: (k / 255 - 0.5) / 0.5."""
     return (patches.astype(jnp.float32) * jnp.float32(1 / 255) - 0.5) / 0.5
 
 
@@ -48,7 +48,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"], image: Int[Array, "B N"]) -> Float[Array, "B N D"]:
-        """Each patch attends to all patches of its image."""
+        """Lets each patch attend to all patches of its image."""
         c = self.config
         qkv = linear(3 * c.hidden_size, ("embed", "features"), self.dtype, name="qkv")(x)
         q, k, v = jnp.moveaxis(qkv.reshape(*x.shape[:2], 3, c.num_heads, -1), 2, 0)
@@ -122,7 +122,7 @@ class OryxViT(nn.Module):
 
 
 def flops(config: OryxViTConfig, windows: int, patches: int) -> float:
-    """FLOPs of windows of this many patches each; attention over whole windows."""
+    """FLOPs of windows of this many patches each; attention over full windows."""
     layer = config.hidden_size * (4 * config.hidden_size + 2 * config.intermediate_size)
     weights = config.patch_bytes * config.hidden_size + config.num_layers * layer
     attention = config.num_layers * 4 * patches * config.hidden_size

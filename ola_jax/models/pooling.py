@@ -32,7 +32,7 @@ class LocalGlobalPooling(nn.Module):
 
 
 class _Parameters(nn.Module):
-    """A kernel and a bias without their product, as pooling splits the kernel."""
+    """A kernel and a bias, without their product, because pooling splits the kernel."""
 
     inputs: int
     outputs: int

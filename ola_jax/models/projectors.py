@@ -27,7 +27,7 @@ class VisionProjector(nn.Module):
         self.marks = learned_marks(self, IMAGE_MARKS, self.hidden_size)
 
     def __call__(self, x: Float[Array, "*b N Dv"]) -> Float[Array, "*b G D"]:
-        """G = N / 4 tokens from N patches in 2x2-block order."""
+        """Tokens, G = N / 4, from N patches in 2x2-block order."""
         x = self.proj1(x)
         x = self.pooler(x.reshape(*x.shape[:-2], -1, POOLED, x.shape[-1]))
         return self.proj2(gelu(x))
@@ -47,14 +47,14 @@ class SpeechProjector(nn.Module):
         self.marks = learned_marks(self, SPEECH_MARKS, self.hidden_size)
 
     def __call__(self, x: Float[Array, "*b F Da"]) -> Float[Array, "*b F2 D"]:
-        """F2 = F // stack tokens; the frames left over are dropped (quirk S5)."""
+        """Tokens, F2 = F // stack; the remaining frames are dropped (quirk S5)."""
         tokens = x.shape[-2] // self.stack
         x = x[..., : tokens * self.stack, :].reshape(*x.shape[:-2], tokens, -1)
         return self.linear2(jax.nn.relu(self.linear1(x)))
 
 
 def learned_marks(module: nn.Module, names: Sequence[str], width: int) -> dict[str, Float[Array, "D"]]:
-    """The marks of a projector, by name; parameters of its own, made in its `setup`."""
+    """The marks of a projector, by name; parameters of its own, created in its `setup`."""
     init: nn.initializers.Initializer = nn.with_logical_partitioning(
         nn.initializers.normal(width**-0.5), ("embed",)
     )
@@ -63,11 +63,11 @@ def learned_marks(module: nn.Module, names: Sequence[str], width: int) -> dict[s
 
 def vision_flops(patches: int, inputs: int, hidden_size: int) -> float:
     """FLOPs of the vision projector, for patches of `inputs` features each."""
-    # Of a group of patches: local and second product for each, mean and last product once.
-    of_each, once = inputs * hidden_size + 2 * hidden_size**2, 2 * hidden_size**2
-    return patches / POOLED * 2 * (POOLED * of_each + once)
+    # In a group of patches: projection, local and second product per patch; mean and last product per group.
+    per_patch, per_group = inputs * hidden_size + 2 * hidden_size**2, 2 * hidden_size**2
+    return patches / POOLED * 2 * (POOLED * per_patch + per_group)
 
 
 def speech_flops(tokens: int, inputs: int, inner_size: int, hidden_size: int) -> float:
-    """FLOPs of the speech projector, for tokens that are made of `inputs` features each."""
+    """FLOPs of the speech projector, for tokens of `inputs` features each."""
     return float(tokens * 2 * (inputs + hidden_size) * inner_size)

@@ -14,27 +14,27 @@ from ola_jax.sharding import constrain
 from ola_jax.typing import Array, Bool, DTypeLike, Float, Int
 
 CACHE_AXES = (None, None, None, "kv_heads", None)
-CACHE_BLOCK = 128  # the number of places of a cache is a multiple of it
+CACHE_BLOCK = 128  # the number of positions of a slot is a multiple of it
 
 
 @struct.dataclass
 class KVCache:
-    """Keys and values of all layers: a slot for each answer, with S places for its tokens in order."""
+    """Keys and values of all layers: a slot for each answer, with S positions for its tokens."""
 
     k: Float[Array, "layers slots S K h"]
     v: Float[Array, "layers slots S K h"]
 
 
-def empty_cache(config: Qwen2Config, slots: int, places: int, dtype: DTypeLike) -> KVCache:
-    """A cache with nothing in it, of at least so many places in each slot."""
-    places += -places % CACHE_BLOCK
-    shape = (config.num_layers, slots, places, config.num_kv_heads, config.head_dim)
+def empty_cache(config: Qwen2Config, slots: int, positions: int, *, dtype: DTypeLike) -> KVCache:
+    """An empty cache of at least this many positions in each slot."""
+    positions += -positions % CACHE_BLOCK
+    shape = (config.num_layers, slots, positions, config.num_kv_heads, config.head_dim)
     return KVCache(k=jnp.zeros(shape, dtype), v=jnp.zeros(shape, dtype))
 
 
 @struct.dataclass
 class Packed:
-    """Where the tokens of packed rows stand."""
+    """Positions and segments of the tokens of packed rows."""
 
     positions: Int[Array, "B L"]
     segments: Int[Array, "B L"]
@@ -42,15 +42,15 @@ class Packed:
 
 @struct.dataclass
 class Behind:
-    """Where tokens stand that are read behind what a cache holds: row b in slot `slot + b`."""
+    """Positions of tokens that follow those in a cache: row b in slot `slot + b`."""
 
     slot: Int[Array, ""]
-    start: Int[Array, "B"]  # place, and position, of each row's first token
+    start: Int[Array, "B"]  # position of each row's first token
     kept: Bool[Array, "B"]  # rows whose keys and values are written to the cache
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention within segments, or behind a cache."""
+    """Causal grouped-query attention within segments, or over a cache."""
 
     config: Qwen2Config
     dtype: DTypeLike
@@ -82,7 +82,7 @@ class Attention(nn.Module):
             packed = PackedInputs(q, k, v, where.segments, where.segments, causal=True)
             out = packed_attention(packed, implementation=self.attention)
         else:
-            assert cache is not None, "a cache is needed to read behind it"
+            assert cache is not None, "tokens that follow a cache need the cache"
             assert layer is not None, "the number of the layer is needed to find its part of the cache"
             cache = KVCache(k=_write(cache.k, k, layer, where), v=_write(cache.v, v, layer, where))
             cached = CachedInputs(q, cache.k, cache.v, layer, where.slot, where.start)
@@ -97,15 +97,15 @@ def _write(
     layer: Int[Array, ""],
     where: Behind,
 ) -> Float[Array, "layers slots S K h"]:
-    """The cache with the new keys or values of a layer in their places."""
-    if len(new) == 1:  # one slice is faster than many scattered places
+    """The cache with the new keys or values of a layer written to their positions."""
+    if len(new) == 1:  # one slice is faster than many scattered positions
         start = (layer, where.slot, where.start[0], 0, 0)
         old = jax.lax.dynamic_slice(cache, start, (1, *new.shape))
         cache = jax.lax.dynamic_update_slice(cache, jnp.where(where.kept[0], new[None], old), start)
         return constrain(cache, *CACHE_AXES)
     slots = where.slot + jnp.arange(len(new))[:, None]
-    places = jnp.where(where.kept, where.start, cache.shape[2])[:, None] + jnp.arange(new.shape[1])
-    cache = jnp.asarray(cache).at[layer, slots, places].set(new, mode="drop", unique_indices=True)
+    positions = jnp.where(where.kept, where.start, cache.shape[2])[:, None] + jnp.arange(new.shape[1])
+    cache = jnp.asarray(cache).at[layer, slots, positions].set(new, mode="drop", unique_indices=True)
     return constrain(cache, *CACHE_AXES)
 
 
@@ -117,7 +117,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        """Gate, raise, lower."""
+        """Expands with a gate, projects back."""
         c = self.config
         gate = linear(c.intermediate_size, ("embed", "mlp"), self.dtype, bias=False, name="gate_proj")(x)
         up = linear(c.intermediate_size, ("embed", "mlp"), self.dtype, bias=False, name="up_proj")(x)
@@ -139,7 +139,7 @@ class Block(nn.Module):
         layer: Int[Array, ""] | None,
         where: Packed | Behind,
     ) -> tuple[tuple[Float[Array, "B L D"], KVCache | None], None]:
-        """((x, cache), None), as nn.scan wants it."""
+        """Returns ((x, cache), None), as nn.scan requires."""
         x, cache = carry
         x = constrain(x, "rows", "length", None)
         norm = lambda name: nn.RMSNorm(epsilon=self.config.rms_norm_eps, dtype=jnp.float32, name=name)
@@ -176,8 +176,8 @@ class Qwen2(nn.Module):
 
     def embed(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
         """Embeddings of token ids."""
-        # Each device looks up the share of the width that it has, for the tokens of all; then widths
-        # are exchanged for rows. Less moves than if the table were gathered.
+        # Each device looks up its share of the width for all tokens; then widths are exchanged for
+        # rows. This moves less data than gathering the table.
         table = constrain(jnp.asarray(self.embed_tokens.embedding, self.dtype), "vocab", "width")
         x = jnp.take(table, constrain(tokens, "copies", "length"), axis=0)
         return constrain(constrain(x, "copies", "length", "width"), "rows", "length", None)
@@ -192,9 +192,9 @@ class Qwen2(nn.Module):
     def extend(
         self, x: Float[Array, "B L D"], where: Behind, cache: KVCache
     ) -> tuple[Float[Array, "B L D"], KVCache]:
-        """As `__call__`, of rows that follow what the cache holds; and the cache with them in it.
+        """Hidden states of rows that follow those in the cache, and the cache with the rows added.
 
-        A token sees the places of its slot up to its own.
+        A token sees the positions of its slot up to its own.
         """
         layers = jnp.arange(self.config.num_layers)
         (x, cache), _ = self.layers((x, cache), layers, where)

@@ -16,7 +16,7 @@ def rope(
     theta: float,
     scaling: YarnConfig | None = None,
 ) -> Float[Array, "B L heads h"]:
-    """Rotates the halves of each head against each other; angles and their cosines in float32 (quirk L1)."""
+    """Rotates the two halves of each head, as pairs; angles and their cosines in float32 (quirk L1)."""
     frequency, magnitude = inverse_frequencies(x.shape[-1], theta, scaling)
     angle = positions[:, :, None, None].astype(jnp.float32) * frequency
     cos, sin = jnp.cos(angle), jnp.sin(angle)
@@ -31,7 +31,7 @@ def inverse_frequencies(
 ) -> tuple[Float[HostArray, " half"], float]:
     """Radians per position of each pair of a head's `width` dimensions, and the factor of cosine and sine.
 
-    Computed on the host: at position 100,000 an error in the last bit of a frequency turns its pair by
+    Computed on the host: at position 100,000 an error in the last bit of a frequency rotates its pair by
     0.01 radians, and a compiled power often has one. Source: transformers' modeling_rope_utils.py.
     """
     exponent = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)

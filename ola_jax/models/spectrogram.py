@@ -22,7 +22,7 @@ def log_mel(
     Each waveform is clamped to 8 (log10) below its own maximum. Zeros as padding are part of the
     waveform, as in the original. Source: openai/whisper audio.py, quirk S2.
 
-    `transform` is the way from frames to frequencies: "products" with matrices of sines and cosines, or
+    `transform` computes frequencies from frames: "products" with matrices of sines and cosines, or
     "fft". "auto" is products on TPUs, where the FFT is slow to run and to compile, otherwise the FFT.
     """
     padded = jnp.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(WINDOW // 2, WINDOW // 2)], mode="reflect")
@@ -96,7 +96,7 @@ def _mel_energies(
 
 
 def _product(x: Float[Array, "*b F n"], matrix: Float[HostArray, "n m"]) -> Float[Array, "*b F m"]:
-    """Product in full float32 on every device, as quiet frequencies stand beside loud ones."""
+    """Product in full float32 on every device, as quiet frequencies are next to loud ones."""
     return jnp.matmul(x, matrix, precision=jax.lax.Precision.HIGHEST)
 
 

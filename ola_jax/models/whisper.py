@@ -31,7 +31,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B F D"]) -> Float[Array, "B F D"]:
-        """Every frame attends to every frame."""
+        """Lets every frame attend to every frame."""
         width, heads = self.config.hidden_size, self.config.num_heads
         shape = (*x.shape[:2], heads, width // heads)
         q = linear(width, ("embed", "features"), self.dtype, name="query")(x).reshape(shape)
@@ -88,7 +88,7 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B F D"]) -> Float[Array, "B F2 D2"]:
-        """F2 = F / stride frames."""
+        """Frames, F2 = F / stride."""
         init, axes = nn.initializers.lecun_normal(), (None, None, "embed")
         kernel = parameter(self, "kernel", init, axes, (3, x.shape[-1], self.features))
         bias = parameter(self, "bias", nn.initializers.zeros, ("embed",), (self.features,))

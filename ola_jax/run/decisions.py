@@ -1,4 +1,4 @@
-"""Decisions about what is due after a step of training: pure, apart from the loop that carries them out."""
+"""Decisions about what is due after a training step: pure functions, separate from the loop."""
 
 import dataclasses
 from typing import Literal
@@ -10,7 +10,7 @@ End = Literal["", "failed", "stopped", "last"]
 class Rhythm:
     """Intervals at which a stage is saved and evaluated; counted in steps, from 1."""
 
-    steps: int  # of the whole stage
+    steps: int  # of the stage
     save_every: int
     eval_every: int = 0  # 0: never
     save_evaluated: bool = False  # the best evaluations are kept, so each needs its checkpoint
@@ -30,10 +30,10 @@ class Decision:
         return self.evaluate or self.save
 
 
-def decide(rhythm: Rhythm, step: int, stopped: bool = False, failed: bool = False) -> Decision:
-    """Decide what is due after `step`, if the user asked to stop, or if there were too many bad steps.
+def decide(rhythm: Rhythm, step: int, *, stopped: bool = False, failed: bool = False) -> Decision:
+    """Decides what is due after `step`; the user may have asked to stop, or too many steps were bad.
 
-    The last step is saved like others: where its model cannot be written, the disk being full, nothing is
+    The last step is saved like others: if its model cannot be written, because the disk is full, nothing is
     lost. A run that ends early is saved and not evaluated.
     """
     last = step == rhythm.steps

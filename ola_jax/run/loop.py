@@ -53,7 +53,7 @@ def train_stage(
     mesh: Mesh,
     stop: Stop,
 ) -> Params:
-    """Train one stage to its end, from its newest checkpoint if there is one."""
+    """Trains one stage to its end, from its newest checkpoint if there is one."""
     stage = config.stages[number]
     sharding.check_mesh(mesh, config.model, rows=stage.rows // stage.microbatches, budget=stage.budget)
     folder = make_stage_folder(config, number)
@@ -61,7 +61,7 @@ def train_stage(
         config, number, tokenizer=tokenizer_folder(config), generation=generation
     )
     changes = stage_settings.check_resumed(folder, settings, stage.steps)
-    with contextlib.ExitStack() as stack:  # closes what is open, also if opening the next thing fails
+    with contextlib.ExitStack() as stack:  # closes what is open, even if opening the next thing fails
         opened = lambda thing: stack.enter_context(contextlib.closing(thing))
         data = opened(_training_data(config, number, processor, mesh))
         evaluation = None
@@ -69,7 +69,7 @@ def train_stage(
             evaluation = opened(Evaluation(config, stage, processor, generation=generation, mesh=mesh))
         tx = optimizer.build(stage.optimizer, stage.steps)
         abstract, shardings = state.abstract_state(
-            config.model, stage.trainable, tx, mesh, adapters=stage.lora, offload=stage.optimizer.offload
+            config.model, stage.trainable, tx, mesh=mesh, adapters=stage.lora, offload=stage.optimizer.offload
         )
         checkpoints = opened(_open_checkpoints(config.checkpoint, folder / "checkpoints"))
         if restored := checkpoints.restore(abstract, shardings):
@@ -103,17 +103,17 @@ def train_stage(
             profile.before(step)
             batch = watch.take(data)
             on_devices = sharding.global_batch(batch.batch, mesh)
-            # From here each transfer is explicit: a hidden one is an error. (Not for `global_batch`, whose
-            # transfer counts as hidden with several processes; on CPUs JAX notices none to the host.)
+            # Implicit transfers are errors from here on. (Not in `global_batch`, whose transfer counts as
+            # implicit with several processes; on CPUs JAX detects none to the host.)
             with jax.transfer_guard("disallow"):
                 train_state, metrics = train_step(train_state, on_devices)
-                watch.step(step, metrics, batch)  # waits for the step before this one
+                watch.step(step, metrics, batch)  # waits for the previous step
             profile.after(step, metrics)
 
             stopped = stop.reached()
-            if decide(rhythm, step, stopped, bool(watch.failed)).needs_figures:
+            if decide(rhythm, step, stopped=stopped, failed=bool(watch.failed)).needs_figures:
                 watch.flush()
-            due = decide(rhythm, step, stopped, bool(watch.failed))
+            due = decide(rhythm, step, stopped=stopped, failed=bool(watch.failed))
             found: dict[str, float] = {}
             if due.evaluate and evaluation is not None:
                 found = evaluation(train_state)
@@ -127,7 +127,7 @@ def train_stage(
                 console.print(f"stopped at step {step} and saved; rerun the same command to resume")
                 sys.exit(stop.status)
         if config.checkpoint.final_model == "best":
-            del train_state  # two would need the memory of two
+            del train_state  # there is memory for one only
             train_state = checkpoints.restore_best(abstract, shardings)
             best = config.checkpoint.best
             console.print(f"the model is that of step {int(train_state.step)}, the best {best}")
@@ -149,7 +149,7 @@ def _training_data(config: TrainConfig, number: int, processor: Processor, mesh:
         stage.sources,
         processor,
         stage.budget,
-        stage.rows // parts,
+        batch_rows=stage.rows // parts,
         seed=config.seed + number,
         process_index=part,
         process_count=parts,
@@ -163,17 +163,17 @@ def _training_data(config: TrainConfig, number: int, processor: Processor, mesh:
 def _first_state(
     config: TrainConfig, number: int, tx: optax.GradientTransformation, mesh: Mesh, shardings: TrainState
 ) -> TrainState:
-    """The state that a stage begins with: from the stage before, from `init_from`, or random."""
+    """The state that a stage begins with: from the previous stage, from `init_from`, or random."""
     stage = config.stages[number]
-    places = sharding.parameter_shardings(abstract_params(config.model), mesh)
-    params = start_params(config, number, places)
+    param_shardings = sharding.parameter_shardings(abstract_params(config.model), mesh)
+    params = start_params(config, number, param_shardings)
     return state.create(
         params, stage.trainable, tx, shardings=shardings, adapters=stage.lora, seed=config.seed + number
     )
 
 
 def _introduction(config: TrainConfig, number: int, train_state: TrainState) -> str:
-    """A line that says what is trained, and from which step."""
+    """A line about what is trained, and from which step."""
     stage, start = config.stages[number], int(train_state.step)
     trained = sum(x.size for x in train_state.trained.values())
     everything = trained + sum(x.size for x in train_state.frozen.values())

@@ -18,8 +18,8 @@ from ola_jax.training.start import stage_folder
 console = rich.console.Console()
 
 
-def accuracy(config: TrainConfig, folder: pathlib.Path, limit: int | None) -> dict[str, Any]:
-    """The result of `evaluate` for the stage in `folder`; stored there; renewed if tasks were added."""
+def score_stage(config: TrainConfig, folder: pathlib.Path, limit: int | None) -> dict[str, Any]:
+    """The result of `evaluate` for the stage in `folder`; stored there, recomputed if tasks were added."""
     file = folder / "accuracy.json"
     try:
         known = json.loads(file.read_text())
@@ -33,27 +33,32 @@ def accuracy(config: TrainConfig, folder: pathlib.Path, limit: int | None) -> di
 
 
 def evaluate(config: TrainConfig, model_dir: pathlib.Path, limit: int | None) -> dict[str, Any]:
-    """Exact-match accuracy of every task, by the model that a stage ended with."""
+    """Exact-match accuracy of every task, answered by the model that a stage ended with."""
     model_config, params = checkpoint.load(model_dir)
     processor = Processor.from_pretrained(model_dir, preset="infer")
     questions = read_tasks(config.tasks, processor, limit)
     generation = checkpoint.load_configs(model_dir)[2]
     return score_tasks(
-        Ola(model_config), params, processor, questions, generation=generation, rows=config.evaluation.rows
+        Ola(model_config),
+        params,
+        processor,
+        questions=questions,
+        generation=generation,
+        rows=config.evaluation.rows,
     )
 
 
 def summarize(
-    config: TrainConfig, results: dict[str, Any], finished_before: Sequence[str], seconds: float
+    config: TrainConfig, results: dict[str, Any], *, finished_before: Sequence[str], seconds: float
 ) -> None:
-    """The accuracy table (shown, as JSON, as PNG), and what to try next."""
+    """Reports the accuracies (a table, JSON, PNG), and a command to try next."""
     output = pathlib.Path(config.output)
     stages = [stage.name for stage in config.stages]
     last = stage_folder(config, len(stages) - 1) / "model"
     if results:
-        console.print(report.table(config.tasks, stages, results))
+        console.print(report.make_table(config.tasks, stages, results))
         report.write_json(output / "report.json", config.tasks, results, seconds=round(seconds, 1))
-        report.plot(output / "report.png", config.tasks, stages, results)
+        report.plot(output / "report.png", config.tasks, stages, results=results)
         console.print(f"report: {output / 'report.json'}, {output / 'report.png'}")
     if finished_before:
         all_of_them = len(finished_before) == len(stages)

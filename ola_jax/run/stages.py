@@ -1,4 +1,4 @@
-"""A whole run: all stages of a config, each with its scores; then a summary."""
+"""A complete run: all stages of a config, each with its scores; then a summary."""
 
 import contextlib
 import pathlib
@@ -13,7 +13,7 @@ from ola_jax import checkpoint, sharding
 from ola_jax.errors import OlaError, first_line
 from ola_jax.run.inputs import load_processor, tokenizer_folder
 from ola_jax.run.loop import train_stage
-from ola_jax.run.scores import accuracy, summarize
+from ola_jax.run.scores import score_stage, summarize
 from ola_jax.training import measures, stage_settings
 from ola_jax.training.config import DistributedConfig, TrainConfig
 from ola_jax.training.finished import is_finished, remove_incomplete
@@ -26,7 +26,7 @@ console = rich.console.Console()
 
 
 def run(config: TrainConfig, prepare: Callable[[TrainConfig], TrainConfig] | None = None) -> None:
-    """Connect to the other processes of the run, if any, and train in a locked output folder."""
+    """Connects to the other processes of the run, if any, and trains in a locked output folder."""
     start_processes(config.distributed)
     is_first = jax.process_index() == 0
     with locked(pathlib.Path(config.output), console.print) if is_first else contextlib.nullcontext():
@@ -34,13 +34,13 @@ def run(config: TrainConfig, prepare: Callable[[TrainConfig], TrainConfig] | Non
 
 
 def train(config: TrainConfig, prepare: Callable[[TrainConfig], TrainConfig] | None = None) -> None:
-    """Train the stages that are not finished, one after the other; `prepare` builds missing data."""
+    """Trains the stages that are not finished, one after the other; `prepare` builds missing data."""
     begin = time.perf_counter()
     mesh = sharding.make_mesh(config.mesh)
     if mesh.size < jax.device_count():
         console.print(f"using {mesh.size} of {jax.device_count()} devices; --config.mesh.fsdp=-1 uses all")
     if not measures.peak_is_known(mesh):
-        console.print(f"no MFU: ola_jax/hardware.py has no figures of {mesh.devices.flat[0].device_kind!r}")
+        console.print(f"no MFU: ola_jax/hardware.py has no figures for {mesh.devices.flat[0].device_kind!r}")
     if config.tasks and jax.process_count() > 1:
         raise OlaError("tasks: they are answered by one process; set none in a run of several processes")
     check_stages(config, mesh)
@@ -66,21 +66,21 @@ def train(config: TrainConfig, prepare: Callable[[TrainConfig], TrainConfig] | N
                 check_start(config, console.print)
             with jax.set_mesh(mesh):
                 params = train_stage(config, number, processor, generation=generation, mesh=mesh, stop=stop)
-            write_model(config, folder, params, generation)
+            write_model(config, folder, params, generation=generation)
             del params
         if config.tasks:
             last = number == len(config.stages) - 1
-            found = accuracy(config, folder, None if last else config.evaluation.limit)
+            found = score_stage(config, folder, None if last else config.evaluation.limit)
             results[stage.name] = found
             show = {name: f"{100 * score['accuracy']:.0f} %" for name, score in found.items()}
             console.print(f"after {stage.name}:", ", ".join(f"{k} {v}" for k, v in show.items()))
-    summarize(config, results, before, time.perf_counter() - begin)
+    summarize(config, results, finished_before=before, seconds=time.perf_counter() - begin)
 
 
 def write_model(
-    config: TrainConfig, folder: pathlib.Path, params: Params, generation: dict[str, Any]
+    config: TrainConfig, folder: pathlib.Path, params: Params, *, generation: dict[str, Any]
 ) -> None:
-    """Write the model that the stage in `folder` ended with; its last state is saved already."""
+    """Writes the model that the stage in `folder` ended with; its last state is saved already."""
     released = checkpoint.load_released(config.init_from) if config.init_from else None
     try:
         remove_incomplete(folder)
@@ -101,7 +101,7 @@ def write_model(
 
 
 def start_processes(config: DistributedConfig) -> None:
-    """Connect to the other processes of the run, if there are any."""
+    """Connects to the other processes of the run, if there are any."""
     if not config.enabled:
         return
     try:

@@ -27,13 +27,13 @@ MEANINGS: tuple[tuple[str, Meaning], ...] = (
     ("model*", REFUSED),
     ("processor.media.exif_orientation", REFUSED),
     ("processor.media.joined_audio", REFUSED),
-    ("processor.media*", REPORTED),  # the largest media that are decoded
+    ("processor.media*", REPORTED),  # limits on media that are decoded
     ("processor*", REFUSED),
     ("tokenizer.path", IGNORED),
     ("tokenizer*", REFUSED),
     ("generation*", REPORTED),
-    ("sources*.path", IGNORED),  # the same data at another place
-    ("sources*.bytes", IGNORED),  # the digest says more
+    ("sources*.path", IGNORED),  # the same data in another location
+    ("sources*.bytes", IGNORED),  # the digest is compared
     ("sources*.root", REPORTED),
     ("sources*", REFUSED),
     ("held_out*.path", IGNORED),
@@ -62,7 +62,7 @@ MEANINGS: tuple[tuple[str, Meaning], ...] = (
 
 SHOWN = 3  # refused changes that a message gives with both values; others by name
 
-# Of the reported changes: those that would have led to other parameters.
+# The reported changes that lead to other parameters.
 _TRAINING = ("model", "optimizer", "microbatches", "steps", "processor", "sources", "held_out")
 
 
@@ -80,7 +80,7 @@ def find_meaning(path: str) -> Meaning:
 
 
 def compare(before: dict[str, Any], now: dict[str, Any]) -> Changes:
-    """Differences of the settings `now` from those `before`; settings of only one are left out."""
+    """Differences of the settings `now` from those `before`; settings that only one has are left out."""
     changes = Changes({}, {})
     for path, (old, new) in differences(before, now).items():
         if not (_knows(before, path) and _knows(now, path)):
@@ -89,7 +89,7 @@ def compare(before: dict[str, Any], now: dict[str, Any]) -> Changes:
             continue  # one of them is unknown
         if (meaning := find_meaning(path)) is not IGNORED:
             (changes.refused if meaning is REFUSED else changes.reported)[path] = (old, new)
-    # A checkpoint of a stage in training has no digest: its path is compared instead.
+    # A checkpoint of an unfinished stage has no digest: its path is compared instead.
     (old, new) = (values["init_from"] for values in (before, now))
     if old and new and None in (old["sha256"], new["sha256"]) and old["path"] != new["path"]:
         changes.refused["init_from.path"] = (old["path"], new["path"])
@@ -102,7 +102,7 @@ def describe_changes(changes: dict[str, tuple[Any, Any]]) -> list[str]:
 
 
 def training_changes(changes: Changes) -> dict[str, tuple[Any, Any]]:
-    """Those of the reported changes that would have led to other parameters."""
+    """The reported changes that lead to other parameters."""
     return {path: pair for path, pair in changes.reported.items() if path.startswith(_TRAINING)}
 
 
@@ -119,8 +119,8 @@ def check_allowed(folder: pathlib.Path, changes: Changes, state: str) -> None:
     )
 
 
-def _knows(values: Any, path: str) -> bool:
-    """True if `values` has the setting at `path`, or has None or a list in the place of a part above it."""
+def _knows(values: object, path: str) -> bool:
+    """True if `values` has the setting at `path`, or None or a list instead of a part of the path."""
     for name in path.split("."):
         if isinstance(values, dict):
             if name not in values:
@@ -141,7 +141,7 @@ def _change(path: str, old: Any, new: Any) -> str:
     return f"{short(old, 30)} -> {short(new, 30)}"
 
 
-def _presence(value: Any) -> str:
+def _presence(value: object) -> str:
     if isinstance(value, dict):
         return short(value["path"]) if "path" in value else "a part of the model"
     return short(value)

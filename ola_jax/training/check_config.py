@@ -22,7 +22,7 @@ from ola_jax.training.settings import ANY, COUNT, GIVEN, NATURAL, REGEX, SHARE, 
 
 FOLDER = Rule(
     lambda name: bool(re.fullmatch(r"[^/\\\x00-\x1f]{1,100}", name)) and name.strip(" .") != "",
-    "a name that can be a folder's",
+    "a name that a folder can have",
 )
 LOCAL = Rule(
     lambda path: bool(path.strip()) and "\0" not in path and not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path),
@@ -52,7 +52,7 @@ SHOWN = 30  # problems in one message
 
 
 def check_config(config: TrainConfig, to_train: bool = True) -> None:
-    """Raises OlaError that names all settings that are impossible, or need others that are not there.
+    """Raises OlaError that names all settings that are impossible, or need others that are missing.
 
     Without `to_train` the step is only compiled: no data are needed.
     """
@@ -64,7 +64,7 @@ def check_config(config: TrainConfig, to_train: bool = True) -> None:
 
 
 def _find_misfits(config: TrainConfig, broken: list[str], to_train: bool) -> Iterator[str]:
-    """Messages about settings that do not fit each other; only those with possible values are compared."""
+    """Messages about settings that do not fit each other; only those with valid values are compared."""
     paths = [problem.partition(":")[0] for problem in broken]
 
     def possible(*settings: str) -> bool:
@@ -80,8 +80,8 @@ def _find_misfits(config: TrainConfig, broken: list[str], to_train: bool) -> Ite
     stages = () if "stages" in paths else config.stages
     for number, stage in enumerate(stages):
         if f"stages.{number}" not in paths:
-            here = lambda *names, at=f"stages.{number}": possible(*[f"{at}.{name}" for name in names])
-            yield from _find_stage_misfits(stage, f"stages.{number}", here, to_train)
+            in_stage = lambda *names, at=f"stages.{number}": possible(*[f"{at}.{name}" for name in names])
+            yield from _find_stage_misfits(stage, f"stages.{number}", in_stage, to_train)
     if "stages" not in paths and not stages:
         yield "stages: none, expected at least one"
     if possible("stages"):
@@ -89,7 +89,7 @@ def _find_misfits(config: TrainConfig, broken: list[str], to_train: bool) -> Ite
     if possible("tasks"):
         yield from _find_shared_names("tasks", [task.name for task in config.tasks])
     if possible("seed") and config.seed + len(stages) > 2**32:
-        yield f"seed: {config.seed}, expected at most {2**32 - len(stages)}, for each stage adds 1"
+        yield f"seed: {config.seed}, expected at most {2**32 - len(stages)}, as each stage adds 1"
     if possible("mesh"):
         sizes = [getattr(config.mesh, field.name) for field in dataclasses.fields(config.mesh)]
         if sizes.count(-1) > 1:

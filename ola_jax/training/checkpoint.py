@@ -1,4 +1,4 @@
-"""Checkpoints of a training in progress: state and data position, from which it is resumed exactly."""
+"""Checkpoints of a run in progress: state and data position, from which it is resumed exactly."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
 from ola_jax.errors import OlaError, first_line
-from ola_jax.storage import quiet_orbax, remove_unfinished, storage_failure
+from ola_jax.storage import describe_unreadable, quiet_orbax, remove_unfinished, storage_failure
 from ola_jax.training.state import TrainState
 from ola_jax.training.stored import (
     is_training_checkpoint,
@@ -35,9 +35,9 @@ logger = logging.getLogger(__name__)
 class TrainCheckpoints:
     """The checkpoints of one stage, written in the background: the newest are kept, and the best.
 
-    The best have the largest `metric`, or the smallest with `smallest`. Where the disk is full or the folder
-    cannot be written, `save`, `wait` or `close` raises OlaError: nothing is left of the unfinished
-    checkpoint, and the ones before it are unchanged.
+    The best have the largest `metric`, or the smallest with `smallest`. If the disk is full or the folder
+    cannot be written, `save`, `wait` or `close` raises OlaError: the unfinished checkpoint is removed, and
+    earlier ones are unchanged.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class TrainCheckpoints:
         self._quiet = contextlib.ExitStack()
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self._directory).close()  # fails where it cannot be written
+            tempfile.TemporaryFile(dir=self._directory).close()  # fails if it cannot be written
             self._set_metrics_aside()
             self._manager = ocp.CheckpointManager(self._directory, options=options)
         except Exception as error:
@@ -83,9 +83,9 @@ class TrainCheckpoints:
     def save(
         self, state: TrainState, data_state: dict[str, Any], metrics: Mapping[str, float] | None = None
     ) -> None:
-        """Save after a step; returns before it is on disk. `data_state` is this process's own.
+        """Saves after a step; returns before it is on disk. `data_state` is this process's own.
 
-        Raises OlaError where this checkpoint, or the one before it in the background, cannot be written.
+        Raises OlaError if this checkpoint, or the previous one in the background, cannot be written.
         """
         items = ocp.args.Composite(
             state=ocp.args.PyTreeSave(to_stored(state)),
@@ -94,12 +94,12 @@ class TrainCheckpoints:
         self.wait()
         self._saving = int(state.step)
         with self._writing():
-            # Forced: it is decided already, and Orbax's own decision would check for preemption once more.
+            # Forced: Orbax's own decision whether to save would check for preemption again.
             self._manager.save(self._saving, args=items, metrics=dict(metrics or {}), force=True)
 
     @property
     def best_step(self) -> int | None:
-        """The step of the best checkpoint there is; None if none has the metric."""
+        """The step of the best checkpoint; None if none has the metric."""
         step = self._manager.best_step()
         known = step is not None and self._metric in (self._manager.metrics(step) or {})
         return step if known else None
@@ -121,11 +121,11 @@ class TrainCheckpoints:
     def restore(self, like: TrainState, shardings: TrainState) -> Restored | None:
         """The newest state, sharded by `shardings`, and this process's data position; None if there is none.
 
-        `like` has the structure of the state; shapes alone are enough, and each array has the dtype it was
-        stored in. The mesh may be another than the one it was saved on, the number of processes may not. A
-        damaged checkpoint is reported, set aside as STEP.damaged, and the one before it taken: the same by
-        all processes. Raises OlaError if all are damaged, and where one is not damaged but is of another
-        model or optimizer, or cannot be read because memory is short or the disk fails.
+        `like` has the structure of the state; shapes are enough, and each array has the dtype it was stored
+        in. The mesh may differ from the one it was saved on, the number of processes may not. A damaged
+        checkpoint is reported and set aside as STEP.damaged, and the previous one is used, the same by all
+        processes. Raises OlaError if all are damaged, and if one is not damaged but is of another model or
+        optimizer, or cannot be read because memory is short or the disk fails.
         """
         seen = [set(steps) for steps in _gather_values(sorted(self._manager.all_steps()))]
         steps = sorted(set.intersection(*seen), reverse=True)
@@ -143,7 +143,7 @@ class TrainCheckpoints:
         return None
 
     def _restore(self, step: int, like: TrainState, shardings: TrainState) -> tuple[Restored | None, str]:
-        """The checkpoint, or None and the damage; the same in all processes, OlaErrors too."""
+        """The checkpoint, or None and the damage; the same in all processes, as are OlaErrors."""
         path = self._directory / str(step)
         restored, damage, refusal = None, "", ""
         cause: Exception | None = None
@@ -160,10 +160,7 @@ class TrainCheckpoints:
         except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged store
             cause = error
             if why := storage_failure(error):
-                refusal = (
-                    f"{path}: cannot be read now ({why}); it is not changed: fix that, and run the same "
-                    "command again"
-                )
+                refusal = describe_unreadable(path, why)
             else:
                 damage = first_line(error)
         found = _gather_values({"refusal": refusal, "damage": damage})
@@ -173,26 +170,26 @@ class TrainCheckpoints:
         return (None, damages[0]) if damages else (restored, "")
 
     def _set_aside(self, steps: list[int]) -> None:
-        """Rename damaged checkpoints, because their steps are trained and saved again."""
+        """Renames damaged checkpoints, because their steps will be trained and saved again."""
 
         def rename() -> None:
             for step in steps:
-                (self._directory / str(step)).rename(_free(self._directory / f"{step}.damaged"))
+                (self._directory / str(step)).rename(_find_free_path(self._directory / f"{step}.damaged"))
 
         if steps:
-            _by_first_process(rename)
+            _run_on_first_process(rename)
             self._manager.reload()
 
     def _set_metrics_aside(self) -> None:
-        """Rename metrics that cannot be read: they would keep all checkpoints from being listed."""
+        """Renames metrics that cannot be read: with them no checkpoint could be listed."""
 
         def rename() -> None:
             for file in sorted(self._directory.glob("*/metrics/metrics")):
                 if not _are_metrics(file):
                     logger.warning("%s: cannot be read; this checkpoint cannot be the best", file)
-                    file.parent.rename(_free(file.parent.with_name("metrics.damaged")))
+                    file.parent.rename(_find_free_path(file.parent.with_name("metrics.damaged")))
 
-        _by_first_process(rename)
+        _run_on_first_process(rename)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -209,7 +206,7 @@ class TrainCheckpoints:
             raise
 
     def _abandon(self) -> None:
-        """Close, and remove the unfinished checkpoint: it must not be finished later, nor fill the disk."""
+        """Closes, and removes the unfinished checkpoint: it must not be finished later, nor fill the disk."""
         self._closed = True
         for _ in range(5):  # each wait ends with the error of one of the threads; the first is raised
             try:
@@ -222,13 +219,13 @@ class TrainCheckpoints:
                 remove_unfinished(folder)
 
     def wait(self) -> None:
-        """Wait until all is on disk. Raises OlaError where it cannot be written."""
+        """Waits until everything is on disk. Raises OlaError if it cannot be written."""
         if not self._closed:
             with self._writing():
                 self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait until all is on disk, and close. Raises OlaError once where it cannot be written."""
+        """Waits until everything is on disk, and closes. Raises OlaError once if it cannot be written."""
         if not self._closed:
             self.wait()
             self._manager.close()
@@ -236,7 +233,7 @@ class TrainCheckpoints:
             self._quiet.close()
 
 
-def _free(path: pathlib.Path) -> pathlib.Path:
+def _find_free_path(path: pathlib.Path) -> pathlib.Path:
     """The path, or the first of PATH-2, PATH-3, ... that does not exist."""
     number, found = 1, path
     while found.exists():
@@ -253,8 +250,8 @@ def _are_metrics(file: pathlib.Path) -> bool:
     return isinstance(values, dict) and all(isinstance(value, int | float) for value in values.values())
 
 
-def _by_first_process(change: Callable[[], None]) -> None:
-    """Process 0 changes files; all wait for it, and raise OlaError if it fails."""
+def _run_on_first_process(change: Callable[[], None]) -> None:
+    """Runs `change` in process 0; all wait for it, and raise OlaError if it fails."""
     failure, cause = "", None
     if jax.process_index() == 0:
         try:

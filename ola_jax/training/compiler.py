@@ -1,7 +1,7 @@
 """Options of the TPU compiler for the training step, beyond its defaults.
 
-With its defaults, matrix products wait for the collectives of FSDP on v5p and v6e. Options go with the jitted
-step, so that a run and its compilation without TPUs are the same program. Names: libtpu 0.0.52.
+With its defaults, matrix products wait for the collectives of FSDP on v5p and v6e. Options are passed with
+the jitted step, so that a run and its compilation without TPUs give the same program. Names: libtpu 0.0.52.
 
 A v5e has no SparseCore: its gathers are fused with products by default. The options that do the same with
 reduce-scatters (xla_tpu_enable_async_collective_fusion_fuse_reduce_scatter and

@@ -13,7 +13,7 @@ from ola_jax.training.optimizer import OptimizerConfig
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One stage of progressive alignment: what is trained, on which data, for how long."""
+    """One stage of progressive alignment: trained parameters, data, duration."""
 
     name: str
     trainable: tuple[str, ...]  # regular expressions, matched from the start of parameter paths
@@ -23,7 +23,7 @@ class Stage:
     budget: Budget  # sizes of a row
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)  # adapters of frozen parameters
-    microbatches: int = 1  # parts of a batch that go through the model one after the other
+    microbatches: int = 1  # parts of a batch that are computed one after the other
     held_out: tuple[Source, ...] = ()  # records whose loss is taken in evaluations during training
 
 
@@ -54,7 +54,7 @@ class CheckpointConfig:
 
     save_every: int = 200  # steps
     keep: int = 2  # newest checkpoints of a stage
-    keep_best: int = 0  # best checkpoints of a stage beside these; every evaluation then saves one
+    keep_best: int = 0  # best checkpoints of a stage in addition; every evaluation then saves one
     best: Literal["loss", "accuracy"] = "loss"  # of the evaluations: what makes a checkpoint the best
     final_model: Literal["last", "best"] = "last"  # the checkpoint that a stage's model is taken from
 
@@ -75,9 +75,9 @@ class EvaluationConfig:
 
     every: int = 0  # steps between evaluations during training; 0: none
     batches: int = 8  # of the held-out records, as large as a stage's own
-    tasks: bool = False  # answer the tasks in these evaluations, too
+    tasks: bool = False  # also answer the tasks in these evaluations
     rows: int = 50  # prompts answered at a time
-    limit: int | None = None  # held-out records of each task, but after the last stage
+    limit: int | None = None  # held-out records of each task, except after the last stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BadStepsConfig:
-    """Steps whose loss or gradient is not finite, or whose loss is a spike: no update is made."""
+    """Steps whose loss or gradient is not finite, or whose loss is a spike: their update is skipped."""
 
     action: Literal["stop", "skip"] = "stop"  # save and end the run, or continue with the next step
     max_skipped: int = 10  # bad steps of a stage
@@ -101,7 +101,7 @@ class BadStepsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """A whole run, stage after stage, each starting from the checkpoint of the last."""
+    """A complete run, stage after stage, each starting from the model of the previous one."""
 
     output: str  # folder of checkpoints, metrics and reports
     model: OlaConfig

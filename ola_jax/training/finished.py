@@ -1,4 +1,4 @@
-"""The end of a stage: it is finished when its model is there and complete."""
+"""The end of a stage: it is finished when its model exists and is complete."""
 
 import json
 import pathlib
@@ -19,8 +19,8 @@ _CONTENT = {"config.json", "generation_config.json", "tokenizer", "params", "rel
 def is_finished(folder: pathlib.Path, report: Callable[[str], None] = print) -> bool:
     """True if the model of the stage in `folder` is complete; one that is not must be written again.
 
-    Raises OlaError for a model of another version, for an incomplete one where there is no checkpoint to
-    write it from, and where something else is in its place.
+    Raises OlaError for a model of another version, for an incomplete one without a checkpoint to write it
+    from, and if something else has its name.
     """
     model = folder / "model"
     if not model.exists():

@@ -1,7 +1,6 @@
 """Floating-point operations of a training step: those of the forward pass, times what its gradients need.
 
-What the backward pass computes again is not counted, so that the share of a chip's peak that these make is
-the model's (MFU).
+Recomputation in the backward pass is not counted, so that their share of a chip's peak is the model's (MFU).
 """
 
 import dataclasses
@@ -15,18 +14,19 @@ from ola_jax.models import ola, qwen2
 from ola_jax.training.lora import LoraConfig
 
 
-def step(
+def count_step(
     config: OlaConfig,
     budget: Budget,
+    *,
     rows: int,
     trainable: tuple[str, ...],
     adapters: LoraConfig = LoraConfig(),  # noqa: B008 - frozen
 ) -> dict[str, float]:
     """FLOPs of a step in each part.
 
-    Once for the forward pass; once more where gradients flow through the part to what is trained
-    before it or in it; once more where its own matrices are trained, or the share of them that is.
-    Attention's scores have no weights: their backward pass is counted as that of a product. `trainable`
+    Once for the forward pass; once more if gradients flow through the part to trained parameters in it or
+    before it; once more for its own matrices if they are trained, or for the share that is. Attention
+    scores have no weights: their backward pass is counted as that of a product. `trainable`
     are the stage's patterns; adapters add three times their own small products.
     """
     upstream = ola.ENCODERS | {"llm": (*ola.ENCODERS, *_encoders())}
@@ -39,9 +39,10 @@ def step(
     return flops
 
 
-def recomputed(
+def count_recomputed(
     config: OlaConfig,
     budget: Budget,
+    *,
     rows: int,
     trainable: tuple[str, ...],
     adapters: LoraConfig = LoraConfig(),  # noqa: B008 - frozen
@@ -49,7 +50,7 @@ def recomputed(
     """FLOPs of a step that are not the model's.
 
     The backward pass always recomputes the logits, and the layers where `remat` is "full". With adapters, the
-    whole gradients of adapted kernels are computed.
+    full gradients of adapted kernels are computed.
     """
     once = ola.flops(config, budget)
     trained = _trained(config, tuple(trainable), adapters)

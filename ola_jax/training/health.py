@@ -1,8 +1,8 @@
 """Bad steps: no labelled token, a loss or gradient that is not finite, or a loss far above its running mean.
 
-Decided within the compiled step, from numbers that are the same on all devices, so that the update of a
-bad step is never applied. What the decision needs is part of the training state: a resumed run decides the
-same.
+This is decided within the compiled step, from numbers that are the same on all devices, so that the update
+of a bad step is never applied. The statistics are part of the training state: a resumed run decides in the
+same way.
 """
 
 import math
@@ -17,14 +17,14 @@ WINDOW = 50  # good steps of the running mean; before there are as many, no loss
 
 
 class Health(struct.PyTreeNode):
-    """Statistics of the steps so far: scalars, or in their place shapes or shardings."""
+    """Statistics of the steps so far: scalars, or their shapes or shardings."""
 
     loss_mean: Any  # float32[]: running mean over good steps
     good_steps: Any  # int32[]
     bad_steps: Any  # int32[]
 
 
-def start() -> Health:
+def init_health() -> Health:
     """The health before the first step."""
     return Health(loss_mean=jnp.float32(0), good_steps=jnp.int32(0), bad_steps=jnp.int32(0))
 
@@ -40,10 +40,10 @@ def describe_bad_step(loss: float, grad_norm: float, targets: int) -> str:
 def judge(
     health: Health, loss: Float[Array, ""], grad_norm: Float[Array, ""], *, spike_factor: float | None
 ) -> tuple[Bool[Array, ""], Health]:
-    """(True if the step is good, the health after it).
+    """Judges a step: returns True if it is good, and the health after it.
 
     A step without labelled tokens has the loss NaN. With `spike_factor`, a loss above that many times the
-    running mean is bad, once WINDOW good steps were seen.
+    running mean is bad, after WINDOW good steps.
     """
     good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     if spike_factor is not None:

@@ -21,7 +21,7 @@ from ola_jax.training.settings import short
 
 
 @dataclasses.dataclass(frozen=True)
-class Loaded:
+class LoadedConfig:
     """A config, and the file it came from: a module that may have a `prepare(config)`."""
 
     config: TrainConfig
@@ -42,23 +42,23 @@ class Loaded:
 
 
 def usage(prog: str = "train.py") -> str:
-    """The help of the command `prog`."""
+    """The help text of the command `prog`."""
     return f"""usage: {prog} --config=FILE[:ARGUMENT] [--config.PATH.TO.FIELD=VALUE ...]
-       {prog} --config=FILE[:ARGUMENT] --compile_only|--plan --topology=NAME [--config.FIELD=VALUE ...]
+       {prog} --config=FILE[:ARGUMENT] --compile_only|--search --topology=NAME [--config.FIELD=VALUE ...]
 
 Trains the stages of a config, for example --config=configs/digits_omni.py; the same command resumes a run
 that was stopped. FILE may import modules of the current folder, and defines get_config(); ARGUMENT, which
-begins after the first colon, is given to it. All fields of a config with their values:
+begins after the first colon, is passed to it. All fields of a config with their values:
 {prog} --config=FILE --help"""
 
 
 def is_help(arguments: Sequence[str]) -> bool:
-    """True if usage alone is asked for, without a config."""
+    """True if only the usage is asked for, without a config."""
     return not _split(arguments)[0] and bool({"-h", "--help"} & set(arguments))
 
 
-def load_config(arguments: Sequence[str], prog: str = "train.py") -> Loaded:
-    """The config of `--config=FILE[:ARGUMENT] [--config.PATH.TO.FIELD=VALUE]...`, or with blanks for "=".
+def load_config(arguments: Sequence[str], prog: str = "train.py") -> LoadedConfig:
+    """Loads `--config=FILE[:ARGUMENT] [--config.PATH.TO.FIELD=VALUE]...`; a blank may replace each "=".
 
     FILE defines `get_config()`, which takes ARGUMENT if one is given; it may import modules of the current
     folder. A wrong type or an unknown name ends the program `prog` with the field that was probably meant, as
@@ -86,23 +86,23 @@ def load_config(arguments: Sequence[str], prog: str = "train.py") -> Loaded:
         prog=f"{prog} --config={named[0]}",
         description="Fields of this config; each is overridden as --config.FIELD=VALUE.",
     )
-    return Loaded(config, module)
+    return LoadedConfig(config, module)
 
 
 @contextlib.contextmanager
 def importing_from(folder: str) -> Iterator[None]:
-    """Within the block, modules of `folder` can be imported before all others, as with `python -m`."""
+    """Puts `folder` first on the import path within the block, as `python -m` does."""
     sys.path.insert(0, folder)
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError):  # what else was changed in the block stays
+        with contextlib.suppress(ValueError):  # other changes in the block are kept
             sys.path.remove(folder)
 
 
 @contextlib.contextmanager
 def _explaining_renamed(file: str) -> Iterator[None]:
-    """Raises OlaError where the block builds a TrainConfig with the former name of a field."""
+    """Raises OlaError if the block builds a TrainConfig with the former name of a field."""
     try:
         yield
     except TypeError as error:
@@ -128,7 +128,7 @@ def _get_config(file: str, argument: str) -> tuple[types.ModuleType, TrainConfig
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(values of --config, all other arguments)."""
+    """Values of --config, and all other arguments."""
     named, others = [], []
     left = iter(arguments)
     for argument in left:

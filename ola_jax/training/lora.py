@@ -1,8 +1,8 @@
 """LoRA and DoRA: frozen kernels, changed by trained products of two narrow matrices.
 
-The change is added to the kernel before the model sees it, so that the model knows nothing of it; what
-a stage saves is the kernel with its change. Unlike the original's, adapters have no dropout, for there is
-no input of their own. Sources: arXiv 2106.09685, 2402.09353; scripts/finetune_ola_lora.sh's sizes.
+The change is added to the kernel before the model is called, so the model needs no code for it; a stage
+saves the kernel with its change. Unlike the original's, adapters have no dropout, as they have no input of
+their own. Sources: arXiv 2106.09685, 2402.09353; scripts/finetune_ola_lora.sh's sizes.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class LoraConfig:
 
 
 class Adapter(struct.PyTreeNode):
-    """The adapter of one kernel, float32; in the place of arrays there may be their shapes or shardings."""
+    """The adapter of one kernel, float32: arrays, or their shapes or shardings."""
 
     a: Any  # [..., in, rank]
     b: Any  # [..., rank, out]
@@ -43,7 +43,7 @@ Adapters = dict[str, Adapter]  # by the path of the kernel
 def init_adapters(frozen: FlatParams, config: LoraConfig, seed: int = 0) -> Adapters:
     """Adapters that change nothing yet.
 
-    Raises OlaError where the pattern matches no frozen kernel, or also matches another parameter.
+    Raises OlaError if the pattern matches no frozen kernel, or also matches another parameter.
     """
     if not config.rank:
         return {}
@@ -58,13 +58,13 @@ def init_adapters(frozen: FlatParams, config: LoraConfig, seed: int = 0) -> Adap
     if others := [path for path in paths if not path.endswith("/kernel")]:
         raise OlaError(
             f"lora.pattern: {config.pattern!r} also matches {others[0]}, which is no kernel; expected a "
-            r"pattern of the kernels' whole paths, such as 'llm/layers/.*_proj/kernel'"
+            r"pattern of the kernels' full paths, such as 'llm/layers/.*_proj/kernel'"
         )
     adapters = {}
     for number, path in enumerate(paths):
         *layers, inputs, outputs = frozen[path].shape
         key = jax.random.fold_in(jax.random.key(seed), number)
-        # As torch's Linear: uniform, within one over the root of the inputs.
+        # As torch's Linear: uniform, within 1 / sqrt(inputs).
         bound = inputs**-0.5
         shape = (*layers, inputs, config.rank)
         adapters[path] = Adapter(
@@ -89,9 +89,9 @@ def apply_adapters(params: Params, adapters: Adapters, config: LoraConfig) -> Pa
 
 
 def name_trained(trainable: FlatParams, adapters: Adapters) -> FlatParams:
-    """All that is trained in one dict: parameters by path, adapters as "lora/PATH/a", "lora/PATH/b", ...
+    """Everything trained, in one dict: parameters by path, adapters as "lora/PATH/a", "lora/PATH/b", ...
 
-    The optimizer and checkpoints have them by these names.
+    The optimizer and checkpoints use these names.
     """
     named = {
         f"{PREFIX}{path}/{field.name}": getattr(adapter, field.name)
@@ -102,7 +102,7 @@ def name_trained(trainable: FlatParams, adapters: Adapters) -> FlatParams:
 
 
 def split_trained(trained: FlatParams) -> tuple[FlatParams, Adapters]:
-    """(trainable parameters, adapters): the inverse of `name_trained`."""
+    """Trainable parameters and adapters: the inverse of `name_trained`."""
     fields: dict[str, dict[str, Any]] = {}
     for name in filter(is_adapter, trained):
         path, _, field = name.removeprefix(PREFIX).rpartition("/")

@@ -1,4 +1,4 @@
-"""Cross-entropy over the labelled tokens; the logits are never all in memory."""
+"""Cross-entropy over the labelled tokens, without storing all logits in memory."""
 
 import functools
 
@@ -17,10 +17,10 @@ def cross_entropy(
     *,
     chunk: int = 1024,
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
-    """Sum of the negative log-likelihoods of all targets but IGNORE, and their number.
+    """The sum of the negative log-likelihoods of all targets but IGNORE, and their number.
 
-    Logits exist for `chunk` tokens of a device at a time, and once: where gradients are asked for,
-    they are computed in the same pass, while the logits are in memory. Products in hidden's dtype, sums in
+    Logits are in memory for `chunk` tokens of a device at a time, and computed once: gradients, if needed,
+    are computed in the same pass. Products in hidden's dtype, sums in
     float32. Their quotient is the mean over the global batch (quirk T1).
 
     On a mesh each device takes its own tokens and its share of the vocabulary. The kernel is gathered
@@ -36,10 +36,10 @@ def cross_entropy(
     split = parameter_spec(("embed", "vocab"), kernel.shape, mesh.shape)
 
     def local(hidden: Array, kernel: Array, targets: Array) -> Array:
-        for place, names in enumerate(split):
+        for dim, names in enumerate(split):
             for name in reversed([names] if isinstance(names, str) else names or ()):
                 if name != "tensor":
-                    kernel = jax.lax.all_gather(kernel, name, axis=place, tiled=True)
+                    kernel = jax.lax.all_gather(kernel, name, axis=dim, tiled=True)
         axis = "tensor" if axis_size("tensor") > 1 else None
         total = _cross_entropy(hidden, kernel, targets, chunk, axis)
         return jax.lax.psum(total, [a for a in AXES if a != "tensor"])
@@ -57,7 +57,7 @@ def _cross_entropy(
     chunk: int,
     axis: str | None = None,
 ) -> Float[Array, ""]:
-    """The sum alone; with `axis`, of devices that have a share of the vocabulary each."""
+    """The sum only; with `axis`, over devices that each have a share of the vocabulary."""
 
     def body(total: Array, inputs: tuple[Array, Array]) -> tuple[Array, None]:
         x, y = inputs
@@ -89,7 +89,7 @@ def _forward(
 
 def _backward(chunk: int, axis: str | None, gradients: tuple[Array, Array], factor: Array) -> tuple:
     if axis is not None:
-        factor = jax.lax.psum(factor, axis)  # each device got its share of the total's
+        factor = jax.lax.psum(factor, axis)  # each device has a share of the total's
     d_hidden, d_kernel = (g * factor.astype(g.dtype) for g in gradients)
     return d_hidden, d_kernel, None
 
@@ -100,7 +100,7 @@ _cross_entropy.defvjp(_forward, _backward)
 def _chunks(
     hidden: Float[Array, "B L D"], targets: Int[Array, "B L"], chunk: int
 ) -> tuple[Float[Array, "n chunk D"], Int[Array, "n chunk"]]:
-    """All tokens in chunks, the last one filled up with tokens without a target."""
+    """All tokens in chunks, the last one padded with tokens without a target."""
     x, y = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
     chunk = min(chunk, y.shape[0])
     rest = -y.shape[0] % chunk

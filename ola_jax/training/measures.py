@@ -1,7 +1,6 @@
-"""Figures of a step that the host computes: learning rates, use of the chips, memory, compilations."""
+"""Figures of a step that the host computes: learning rates, MFU, memory, compilations."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +16,7 @@ from ola_jax.typing import Float, HostArray
 
 
 def peak_rates(config: OptimizerConfig, paths: Iterable[str]) -> dict[str, float]:
-    """The peak learning rate of each part; where a part has several, the "PART/lowest" and "PART/highest"."""
+    """The peak learning rate of each part; "PART/lowest" and "PART/highest" if a part has several."""
     rates: dict[str, set[float]] = {}
     for path in paths:
         rates.setdefault(part(path), set()).add(optimizer.learning_rate(config, path))
@@ -31,30 +30,32 @@ def peak_rates(config: OptimizerConfig, paths: Iterable[str]) -> dict[str, float
 
 
 def rate_shares(config: OptimizerConfig, steps: int) -> Float[HostArray, "steps"]:
-    """The share of the peak rate at each update of a stage, on the host: a look-up waits for no device."""
+    """The share of the peak rate at each update of a stage, on the host, so that no device is waited for."""
     return np.asarray(jax.vmap(optimizer.schedule(config, steps))(np.arange(steps, dtype=np.int32)))
 
 
 def peak_is_known(mesh: Mesh) -> bool:
-    """True if hardware.py has figures of these devices."""
+    """True if hardware.py has figures for these devices."""
     return mesh.devices.flat[0].device_kind in hardware.CHIPS
 
 
 def seconds_at_peak(config: OlaConfig, stage: Stage, mesh: Mesh) -> dict[str, float]:
     """Seconds that a step's FLOPs take at the peak of all devices: "llm" and "encoders" (with projectors).
 
-    Divided by the seconds of a step: the MFU. Empty where hardware.py has no figures of the devices.
+    Divided by the seconds of a step: the MFU. Empty if hardware.py has no figures for the devices.
     """
     if not peak_is_known(mesh):
         return {}
     peak = hardware.find_chip(mesh.devices.flat[0].device_kind).flops * mesh.size
-    by_part = flops.step(config, stage.budget, stage.rows, stage.trainable, stage.lora)
+    by_part = flops.count_step(
+        config, stage.budget, rows=stage.rows, trainable=stage.trainable, adapters=stage.lora
+    )
     llm = by_part.pop("llm")
     return {"llm": llm / peak} | ({"encoders": sum(by_part.values()) / peak} if by_part else {})
 
 
-def memory(devices: Sequence[Any]) -> dict[str, int]:
-    """Bytes in use, and the most so far, on the fullest of the devices; empty where the backend is silent."""
+def memory(devices: Sequence[jax.Device]) -> dict[str, int]:
+    """Bytes in use, and at most so far, on the fullest device; empty if the backend does not report them."""
     found = [stats for device in devices if (stats := device.memory_stats())]
     names = {"memory/in_use": "bytes_in_use", "memory/peak": "peak_bytes_in_use"}
     return {
@@ -65,7 +66,7 @@ def memory(devices: Sequence[Any]) -> dict[str, int]:
 
 
 class Compilations:
-    """Counts how often a function is compiled, by JAX's own events, until it is closed."""
+    """Counts the compilations of a function, by JAX's own events, until it is closed."""
 
     def __init__(self, function: str):
         self._function = function
@@ -82,5 +83,5 @@ class Compilations:
         return taken
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stops listening."""
         jax.monitoring.unregister_event_duration_listener(self._listen)

@@ -1,4 +1,4 @@
-"""Figures that the compiled step returns beside its loss."""
+"""Figures that the compiled step returns besides its loss."""
 
 import optax
 
@@ -13,6 +13,6 @@ def part(path: str) -> str:
 def gradient_norms(gradients: FlatParams) -> dict[str, Float[Array, ""]]:
     """The norm of all gradients as "grad_norm", and that of each part as "grad_norm/PART"."""
     parts = sorted({part(path) for path in gradients})
-    norm_of_part = lambda name: optax.tree.norm({p: g for p, g in gradients.items() if part(p) == name})
-    norms = {f"grad_norm/{name}": norm_of_part(name) for name in parts}
+    part_norm = lambda name: optax.tree.norm({p: g for p, g in gradients.items() if part(p) == name})
+    norms = {f"grad_norm/{name}": part_norm(name) for name in parts}
     return {"grad_norm": optax.tree.norm(gradients)} | norms

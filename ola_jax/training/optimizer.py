@@ -32,7 +32,7 @@ class OptimizerConfig:
 
     kind: Literal["adamw", "muon", "adafactor"] = "adamw"
     learning_rate: float = 1e-5
-    part_rates: tuple[PartRate, ...] = ()  # the first that matches wins
+    part_rates: tuple[PartRate, ...] = ()  # the first that matches is used
     warmup_ratio: float = 0.05  # of all steps, rounded up
     floor_ratio: float = 0.01  # of the learning rate, reached at the last step
     b1: float = 0.9
@@ -42,7 +42,7 @@ class OptimizerConfig:
     clip_norm: float | None = 1.0  # of all gradients together (quirk T5)
     momentum_dtype: Literal["float32", "bfloat16"] = "float32"  # of the first moment of AdamW and Muon
     muon_momentum: float = 0.95
-    offload: bool = False  # moments wait in the host's memory between updates
+    offload: bool = False  # keep moments in the host's memory between updates
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -65,9 +65,9 @@ def learning_rate(config: OptimizerConfig, path: str) -> float:
 
 
 def build(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """The optimizer for flat dicts {path: array} of trainable parameters.
+    """Builds the optimizer for flat dicts {path: array} of trainable parameters.
 
-    Its `init` raises OlaError where a pattern of `part_rates` is the rate of no parameter.
+    Its `init` raises OlaError if a pattern of `part_rates` sets the rate of no parameter.
     """
 
     def scale_parts(updates: dict[str, jax.Array], _: object = None) -> dict[str, jax.Array]:
@@ -90,7 +90,7 @@ def build(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
 
 
 def check_rates(config: OptimizerConfig, paths: Sequence[str]) -> None:
-    """Raises OlaError where a pattern of `part_rates` is the rate of none of the trained parameters."""
+    """Raises OlaError if a pattern of `part_rates` sets the rate of none of the trained parameters."""
     used = {next((p for p in config.part_rates if re.match(p.pattern, path)), None) for path in paths}
     for part in config.part_rates:
         if part in used:
@@ -108,7 +108,7 @@ def check_rates(config: OptimizerConfig, paths: Sequence[str]) -> None:
 
 
 def decays(params: dict[str, Any]) -> dict[str, bool]:
-    """True for each parameter that decays: kernels, embeddings and all of an adapter.
+    """True for each parameter that decays: kernels, embeddings and adapters.
 
     PyTorch's Trainer decays all but biases and norms: of PEFT's adapters a, b and DoRA's magnitude. Unlike
     there, learned marks and tables of positions do not decay here.
@@ -117,7 +117,7 @@ def decays(params: dict[str, Any]) -> dict[str, bool]:
 
 
 def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Gradients to steps of about unit size, uphill."""
+    """A transformation of gradients to steps of about unit size, uphill."""
     if config.kind == "adamw":
         return optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=config.momentum_dtype)
     if config.kind == "adafactor":  # without momentum; updates clipped at unit root mean square
@@ -136,11 +136,11 @@ def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def muon_axes(params: dict[str, Any]) -> dict[str, optax.contrib.MuonDimensionNumbers | None]:
-    """The axes of each kernel that Muon makes orthogonal, layer by layer; None: Adam's part.
+    """The axes of each kernel that Muon orthogonalizes, layer by layer; None: left to Adam.
 
     Fused kernels are split ([..., in, 3, out]); each tap of a convolution is a matrix. As usual with Muon,
-    embeddings, the output matrix, norms and biases are Adam's; so are adapters, whose narrow factors are no
-    matrices of the model.
+    embeddings, the output matrix, norms and biases are left to Adam; so are adapters, whose narrow factors
+    are not matrices of the model.
     """
     axes = optax.contrib.MuonDimensionNumbers
 
@@ -155,7 +155,7 @@ def muon_axes(params: dict[str, Any]) -> dict[str, optax.contrib.MuonDimensionNu
 
 
 def _split_fused(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The transformation `inner`, which gets a fused kernel as three: [..., in, 3, out].
+    """Wraps `inner` so that it gets a fused kernel as three: [..., in, 3, out].
 
     Its state is kept in the shape of the parameters, and so sharded as they are.
     """
@@ -177,7 +177,7 @@ def _split_fused(inner: optax.GradientTransformation) -> optax.GradientTransform
 
 
 def _map_fused(function: Callable[[Array], Array], tree: Any) -> Any:
-    """Apply `function` to the leaves that belong to a fused kernel."""
+    """Applies `function` to the leaves that belong to a fused kernel."""
     is_fused = lambda keys: any(str(getattr(key, "key", "")).endswith(FUSED) for key in keys)
     map_leaf = lambda keys, x: function(x) if is_fused(keys) else x
     return jax.tree_util.tree_map_with_path(map_leaf, tree)

@@ -12,7 +12,7 @@ import filelock
 
 from ola_jax.errors import OlaError
 
-LOCK = ".run.lock"  # locked while a run writes; the system unlocks it when the process ends, in whatever way
+LOCK = ".run.lock"  # locked while a run writes; the system unlocks it when the process ends in any way
 NOTE = ".run.json"  # who has locked it
 
 
@@ -20,7 +20,7 @@ NOTE = ".run.json"  # who has locked it
 def locked(output: pathlib.Path, report: Callable[[str], None] = print) -> Iterator[None]:
     """Creates the folder and keeps other runs out of it until the block ends.
 
-    Raises OlaError where another run writes there, or the folder cannot be created or written.
+    Raises OlaError if another run writes there, or the folder cannot be created or written.
     """
     lock = filelock.FileLock(output / LOCK, timeout=0)
     try:

@@ -14,19 +14,19 @@ class Profile:
         self._wanted = steps is not None and jax.process_index() == 0
 
     def before(self, step: int) -> None:
-        """Begin, if a step to be recorded comes next."""
+        """Begins, if the next step is to be recorded."""
         if self._wanted and not self._on and self._first <= step <= self._last:
             jax.profiler.start_trace(self._folder)
             self._on = True
 
     def after(self, step: int, result: object) -> None:
-        """End, if this was the last; `result` is waited for, so that the step is in the profile."""
+        """Ends after the last step; waits for `result`, so that the step is in the profile."""
         if self._on and step >= self._last:
             jax.block_until_ready(result)
             self.close()
 
     def close(self) -> None:
-        """End, wherever the run is."""
+        """Ends the recording, if there is one."""
         if self._on:
             jax.profiler.stop_trace()
             self._on = False

@@ -1,13 +1,13 @@
-"""Progress of a run in the terminal: a bar, or a line now and then where the output is not a terminal."""
+"""Progress of a run in the terminal: a bar, or occasional lines if the output is not a terminal."""
 
 import rich.console
 import rich.progress
 
 
-class Progress:
+class ProgressBar:
     """A bar with a few figures and the time left. Silent in all processes but the first."""
 
-    def __init__(self, title: str, steps: int, start: int, silent: bool = False):
+    def __init__(self, title: str, steps: int, start: int, *, silent: bool = False):
         columns = (
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(bar_width=16),
@@ -24,15 +24,15 @@ class Progress:
         self._bar.start()
 
     def update(self, step: int, figures: str) -> None:
-        """Show that a step is done, and figures of the last few."""
+        """Shows that a step is done, and figures of the last few."""
         self._bar.update(self._task, completed=step, figures=figures)
         if not self._console.is_terminal:
             self.print_line(f"{self._title} {step}/{self._steps} {figures}")
 
     def print_line(self, text: str) -> None:
-        """Print a line above the bar."""
+        """Prints a line above the bar."""
         self._console.print(text, soft_wrap=True, highlight=False)
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Leaves the bar as it is."""
         self._bar.stop()

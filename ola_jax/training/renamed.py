@@ -1,4 +1,4 @@
-"""Fields of a TrainConfig that have moved into groups: the one place that knows their former names."""
+"""Fields of a TrainConfig that have moved into groups, with their former names."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ RENAMED = {
 
 
 def move_into_groups(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a run as they are now, from a record that may have the former names."""
+    """Converts settings of a run that may have the former names to the current ones."""
     moved = {name: value for name, value in values.items() if name not in RENAMED}
     for name in values.keys() & RENAMED.keys():
         group, _, field = RENAMED[name].partition(".")

@@ -1,4 +1,4 @@
-"""Rules for single settings of a run in one table, and checks of settings that depend on each other."""
+"""One table of rules for single settings of a run, and checks of settings that depend on each other."""
 
 import dataclasses
 import math
@@ -28,20 +28,20 @@ from ola_jax.training.optimizer import OptimizerConfig, PartRate
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A condition on one value, and the words after "expected" in its message."""
+    """A condition on one value, and its description after "expected" in messages."""
 
     holds: Callable[[Any], bool]
     expected: str
 
 
 def at_least(low: float | int, high: float | int = math.inf) -> Rule:
-    """From `low` to `high`, both allowed."""
+    """A rule: from `low` to `high`, both included."""
     words = f"{low} or more" if high == math.inf else f"{low} to {high}"
     return Rule(lambda value: low <= value <= high, words)
 
 
 def above(low: float | int) -> Rule:
-    """More than `low`."""
+    """A rule: more than `low`."""
     return Rule(lambda value: value > low, f"more than {low}")
 
 
@@ -61,12 +61,12 @@ DECAY = Rule(lambda value: 0 <= value < 1, "0 or more, and less than 1")
 GIVEN = Rule(lambda text: bool(text.strip()), "a text that is not empty")
 ANY = Rule(lambda value: True, "")
 REGEX = Rule(_compiles, "a regular expression")
-AXIS = Rule(lambda value: value >= 1 or value == -1, "1 or more, or -1 (all devices that are left)")
+AXIS = Rule(lambda value: value >= 1 or value == -1, "1 or more, or -1 (all devices that remain)")
 MULTIPLE_OF_4 = Rule(lambda value: value >= 0 and value % 4 == 0, "0 or a multiple of 4")
 
 Rules = Mapping[type, Mapping[str, Rule]]
 
-# Numbers and texts that are not named here may have any (finite) value of their type.
+# Numbers and texts that are not listed here may have any (finite) value of their type.
 RULES: dict[type, dict[str, Rule]] = {
     Qwen2Config: dict.fromkeys(
         ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size"), COUNT
@@ -192,14 +192,14 @@ def _is(value: Any, kind: type) -> bool:
     return type(value) is kind
 
 
-def short(value: Any, length: int = 40) -> str:
-    """A value as it would be typed, shortened if it is long."""
+def short(value: object, length: int = 40) -> str:
+    """The `repr` of a value, shortened if it is long."""
     text = repr(value)
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def find_model_misfits(config: OlaConfig) -> Iterator[str]:
-    """Sizes of a model that do not fit each other. Each value alone is possible."""
+    """Messages about sizes of a model that do not fit each other. Each value alone is valid."""
 
     def divides(part: str, size: str, by: str) -> Iterator[str]:
         total, divisor = (getattr(getattr(config, part), name) for name in (size, by))
@@ -233,7 +233,7 @@ def find_model_misfits(config: OlaConfig) -> Iterator[str]:
 
 
 def find_processor_misfits(config: ProcessorConfig, model: OlaConfig) -> Iterator[str]:
-    """Settings of a processor that do not fit each other or the model."""
+    """Messages about settings of a processor that do not fit each other or the model."""
     for name, limits in (("train", config.train), ("infer", config.infer)):
         if limits.video_min_side > limits.video_max_side:
             yield (

@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 
 
 class JsonLines:
-    """One JSON object a line, each on disk when `write` returns; what is not finite becomes null.
+    """One JSON object per line, each on disk when `write` returns; values that are not finite become null.
 
-    Where a run is resumed after `start`, lines of later steps (they are trained again) and a half-written
-    line are removed; so are lines that are broken, which is reported. Raises OlaError where the file
-    cannot be read or written.
+    When a run is resumed after `start`, lines of later steps (they are trained again) and a half-written
+    line are removed; so are broken lines, which are reported. Raises OlaError if the file cannot be read
+    or written.
     """
 
     def __init__(self, file: pathlib.Path, start: int):
@@ -31,7 +31,7 @@ class JsonLines:
             self._file = file.open("ab", buffering=0)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """A line for the step."""
+        """Writes a line for the step."""
         line = json.dumps({"step": step} | _finite(dict(values)), allow_nan=False) + "\n"
         left = line.encode()
         with _writing(self._path):
@@ -39,7 +39,7 @@ class JsonLines:
                 left = left[self._file.write(left) :]
 
     def close(self) -> None:
-        """Close the file."""
+        """Closes the file."""
         self._file.close()
 
 
@@ -52,19 +52,19 @@ class TensorBoard:
         self._writer = tensorboard.SummaryWriter(str(folder), purge_step=start + 1)
 
     def write(self, step: int, values: Mapping[str, float | int]) -> None:
-        """Scalars of the step."""
+        """Writes the step's scalars."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flushes and closes."""
         self._writer.close()
 
 
 class WeightsAndBiases:
     """A run of Weights & Biases; a resumed one keeps the id of the first, stored in `folder`."""
 
-    def __init__(self, project: str, name: str, folder: pathlib.Path, config: dict[str, Any]):
+    def __init__(self, project: str, name: str, *, folder: pathlib.Path, config: dict[str, Any]):
         wandb = _library("wandb", "wandb")
         file = folder / "wandb_id"
         known = file.exists()
@@ -79,11 +79,11 @@ class WeightsAndBiases:
         file.write_text(self._run.id)
 
     def write(self, step: int, values: Mapping[str, float | int]) -> None:
-        """Scalars of the step."""
+        """Writes the step's scalars."""
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
-        """End the run and write what is left."""
+        """Flushes and ends the run."""
         self._run.finish()
 
 
@@ -133,10 +133,10 @@ def _drop_after(file: pathlib.Path, start: int) -> None:
 
 
 def _step(line: bytes) -> int | None:
-    """The step that a line is of; None for a broken line."""
+    """The step of a line; None for a broken line."""
     try:
         values = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError):  # no UTF-8, no JSON; nested too deep
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, or nested too deeply
         return None
     step = values.get("step") if isinstance(values, dict) else None
     return step if isinstance(step, int) and not isinstance(step, bool) else None

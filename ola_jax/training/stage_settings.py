@@ -1,10 +1,10 @@
-"""The settings that a stage began with, kept beside its checkpoints; how a resumed stage may change them.
+"""The settings that a stage began with, stored beside its checkpoints, and their changes when it is resumed.
 
 OUTPUT/0_NAME/settings.json
     {"format": 1, "settings": ..., "changes": [{"after_step": N, SETTING: [OLD, NEW], ...}, ...]}
 
-`settings` are those in use now; data and tokenizer are in them by the digest of their content, so that a file
-may move. Only the files of records are read for that, not the media: about a second for each GB.
+`settings` are those in use now. Data and tokenizer are identified by digests of their content, so that a file
+may move. Only the files of records are read for this, not the media: about a second per GB.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from ola_jax.training.renamed import move_into_groups
 FORMAT = 1
 FILE = "settings.json"
 
-# Settings of a run that are described separately, or that say where it is rather than what.
+# Settings of a run that are described separately, or only give its location.
 _APART = ("output", "model", "processor", "stages", "tokenizer", "generation", "init_from", "seed", "tasks")
 
 
@@ -40,9 +40,9 @@ def describe(
     generation: dict[str, Any],
     before: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The settings of a stage as JSON values. A file that is not there has None for its digest.
+    """The settings of a stage as JSON values. The digest of a missing file is None.
 
-    `before` are those of the stage before; None: those of its record.
+    `before`: those of the previous stage; None: as they were recorded.
     """
     stage = config.stages[number]
     run = {k: v for k, v in to_dict(config).items() if k not in _APART}
@@ -69,7 +69,7 @@ def describe(
 
 
 def read(folder: pathlib.Path) -> dict[str, Any] | None:
-    """The settings that a stage was last trained with; None where there are none."""
+    """The settings that a stage was last trained with; None if there are none."""
     file = folder / FILE
     if not file.exists():
         return None
@@ -81,10 +81,10 @@ def record(
 ) -> list[str]:
     """Writes the settings in use after `step`; returns messages about changes. All processes call it.
 
-    Where no step is left, nothing is written: changes have no effect.
+    If no step is left, nothing is written: changes have no effect.
     """
     before = read(folder) if step else None
-    if jax.process_count() > 1:  # all have read what was there
+    if jax.process_count() > 1:  # all have read the file
         multihost_utils.sync_global_devices("ola_jax.training.stage_settings.record")
     if before and step >= steps:
         return [
@@ -114,7 +114,7 @@ def _write(file: pathlib.Path, settings: dict[str, Any], changes: Changes, step:
 def check_resumed(folder: pathlib.Path, settings: dict[str, Any], steps: int) -> Changes:
     """The changes of a stage that has checkpoints.
 
-    Raises OlaError where they mean another model or other data, or `steps` is less than the newest
+    Raises OlaError if they mean another model or other data, or `steps` is less than the newest
     checkpoint's.
     """
     before, step = read(folder), last_step(folder)
@@ -131,9 +131,9 @@ def check_resumed(folder: pathlib.Path, settings: dict[str, Any], steps: int) ->
 
 
 def check_finished(folder: pathlib.Path, settings: dict[str, Any]) -> list[str]:
-    """Messages about the settings of a finished stage: those that no longer have an effect.
+    """Messages about changed settings of a finished stage, which no longer have an effect.
 
-    Raises OlaError where they mean another model or other data.
+    Raises OlaError if they mean another model or other data.
     """
     before = read(folder)
     if before is None:
@@ -147,7 +147,7 @@ def check_finished(folder: pathlib.Path, settings: dict[str, Any]) -> list[str]:
 
 
 def last_step(folder: pathlib.Path) -> int | None:
-    """The newest step in a stage's checkpoints; None where there are none."""
+    """The newest step in a stage's checkpoints; None if there are none."""
     states = (folder / "checkpoints").glob("*/state")
     return max((int(state.parent.name) for state in states if state.parent.name.isdecimal()), default=None)
 
@@ -171,7 +171,7 @@ def _describe_source(source: Source) -> dict[str, Any]:
 
 
 def _describe_start(config: TrainConfig, number: int, before: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The start of a stage: the stage before by its settings, a checkpoint by its config.json."""
+    """The start of a stage: the previous stage by its settings, a checkpoint by its config.json."""
     if number > 0:
         name = f"{number - 1}_{config.stages[number - 1].name}"
         before = before or read(pathlib.Path(config.output) / name)
@@ -182,12 +182,12 @@ def _describe_start(config: TrainConfig, number: int, before: dict[str, Any] | N
 
 
 def _result_digest(settings: dict[str, Any]) -> str:
-    """Digest of the settings that decide the parameters a stage ends with, wherever its files lie."""
+    """A digest of the settings that decide the parameters a stage ends with, without the paths of files."""
     values = {k: v for k, v in settings.items() if k not in ("generation", "held_out", "run", "versions")}
-    without_places = lambda values: {k: v for k, v in values.items() if k not in ("path", "root")}
-    values["sources"] = [without_places(source) for source in settings["sources"]]
+    without_paths = lambda values: {k: v for k, v in values.items() if k not in ("path", "root")}
+    values["sources"] = [without_paths(source) for source in settings["sources"]]
     for name in ("tokenizer", "init_from"):
-        values[name] = values[name] and without_places(values[name])
+        values[name] = values[name] and without_paths(values[name])
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -201,6 +201,6 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = type(error).__name__
     raise OlaError(
-        f"{file}: cannot be read ({reason}); it says what the stage began with: restore it, or remove it if "
-        "no setting was changed"
+        f"{file}: cannot be read ({reason}); it records the settings that the stage began with: restore it, "
+        "or remove it if no setting was changed"
     )

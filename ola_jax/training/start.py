@@ -1,4 +1,4 @@
-"""The start of a stage: the model of the stage before, a checkpoint, or random parameters."""
+"""The start of a stage: the model of the previous stage, a checkpoint, or random parameters."""
 
 import pathlib
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def stage_folder(config: TrainConfig, number: int) -> pathlib.Path:
 
 
 def make_stage_folder(config: TrainConfig, number: int) -> pathlib.Path:
-    """The stage's folder, created if it does not exist. Raises OlaError where it cannot be created."""
+    """The stage's folder, created if it does not exist. Raises OlaError if it cannot be created."""
     folder = stage_folder(config, number)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,8 +43,8 @@ def make_stage_folder(config: TrainConfig, number: int) -> pathlib.Path:
 def start_params(config: TrainConfig, number: int, shardings: Params) -> Params:
     """The parameters that a stage starts from, sharded by `shardings`.
 
-    `init_from` may also be a stage's `checkpoints`, of this run or another, or one of them: parameters
-    are taken, and nothing else. Raises OlaError where the model there is not the config's.
+    `init_from` may also be a stage's `checkpoints`, of this run or another, or one of them: only
+    the parameters are used. Raises OlaError if its model is not the config's.
     """
     source = stage_folder(config, number - 1) / "model" if number > 0 else config.init_from
     if not source:
@@ -101,9 +101,9 @@ def check_stages(config: TrainConfig, mesh: Mesh) -> None:
 
 
 def check_begun(config: TrainConfig, tokenizer: pathlib.Path, generation: dict[str, Any]) -> None:
-    """Raises OlaError if any stage that has begun did so with another model or other data than it would now.
+    """Raises OlaError if a stage began with another model or other data than the config's.
 
-    This is checked before any stage is trained, for one before it may be about to be trained again.
+    This is checked before any stage is trained, as an earlier one may be about to be trained again.
     """
     before: dict[str, Any] | None = None
     begun = [number for number in range(len(config.stages)) if stage_folder(config, number).exists()]
@@ -123,7 +123,7 @@ def check_begun(config: TrainConfig, tokenizer: pathlib.Path, generation: dict[s
 
 
 def _read_configs(source: pathlib.Path) -> tuple[OlaConfig | None, ProcessorConfig | None]:
-    """The configs of the model at `source`; for a stage's checkpoints from the record of its settings."""
+    """The configs of the model at `source`; for a stage's checkpoints, as its recorded settings have them."""
     if not is_training_checkpoint(source):
         return checkpoint.load_configs(source)[:2]
     for folder in source.absolute().parents[:2]:
@@ -133,7 +133,7 @@ def _read_configs(source: pathlib.Path) -> tuple[OlaConfig | None, ProcessorConf
                 from_dict(OlaConfig, record["model"], f"{where}: model"),
                 from_dict(ProcessorConfig, record["processor"], f"{where}: processor"),
             )
-    return None, None  # saved before there were such records
+    return None, None  # of a version that did not record settings
 
 
 def _check_model(source: pathlib.Path, found: OlaConfig, model: OlaConfig) -> None:

@@ -23,10 +23,10 @@ HOST = "pinned_host"  # JAX's name of the memory of a device's host
 
 
 class TrainState(struct.PyTreeNode):
-    """Parameters are flat dicts {path: array}, a path such as "llm/layers/mlp/up_proj/kernel".
+    """Flat dicts of parameters, {path: array}, a path such as "llm/layers/mlp/up_proj/kernel".
 
-    Frozen ones have no optimizer state and keep their storage dtype. In the place of arrays there may
-    be their shapes or shardings.
+    Frozen ones have no optimizer state and keep their storage dtype. Instead of arrays there may be their
+    shapes or shardings.
     """
 
     step: Any  # int32[]
@@ -48,9 +48,9 @@ class TrainState(struct.PyTreeNode):
 
 
 def split_params(params: Params, trainable: tuple[str, ...]) -> tuple[FlatParams, FlatParams]:
-    """(trainable, frozen) by regular expressions matched from the start of each path.
+    """Trainable and frozen parameters, by regular expressions matched from the start of each path.
 
-    Raises OlaError where a pattern matches no parameter.
+    Raises OlaError if a pattern matches no parameter.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
     for pattern in trainable:
@@ -62,7 +62,7 @@ def split_params(params: Params, trainable: tuple[str, ...]) -> tuple[FlatParams
 
 
 def join_params(trainable: FlatParams, frozen: FlatParams) -> Params:
-    """The nested tree of both."""
+    """The nested tree of trainable and frozen parameters."""
     return traverse_util.unflatten_dict(trainable | frozen, sep="/")
 
 
@@ -75,7 +75,7 @@ def create(
     adapters: LoraConfig = LoraConfig(),  # noqa: B008 - frozen
     seed: int = 0,
 ) -> TrainState:
-    """State of step 0, sharded by `shardings`. Trainable parameters become float32.
+    """Creates the state of step 0, sharded by `shardings`. Trainable parameters become float32.
 
     `seed`: of the initial values of adapters.
     """
@@ -93,7 +93,9 @@ def create(
         start = jax.jit(start, out_shardings=out)
         frozen = jax.device_put(frozen, shardings.frozen)
     step, own, added, opt_state = start(chosen, frozen)
-    now = health.start() if shardings is None else jax.device_put(health.start(), shardings.health)
+    now = (
+        health.init_health() if shardings is None else jax.device_put(health.init_health(), shardings.health)
+    )
     return TrainState(
         step=step, trainable=own, adapters=added, frozen=frozen, opt_state=opt_state, health=now
     )
@@ -103,38 +105,38 @@ def abstract_state(
     config: OlaConfig,
     trainable: tuple[str, ...],
     optimizer: optax.GradientTransformation,
-    mesh: Mesh,
     *,
+    mesh: Mesh,
     adapters: LoraConfig = LoraConfig(),  # noqa: B008 - frozen
     offload: bool = False,
 ) -> tuple[TrainState, TrainState]:
-    """(abstract state, its shardings): what a state will be, before any of it exists.
+    """The abstract state and its shardings, before any array exists.
 
-    Frozen parameters have the dtype they are stored in, which is not known here: float32 stands for it.
-    What the optimizer keeps for a parameter, in the parameter's shape, is sharded like the parameter; with
-    `offload` it is in the memory of the device's host.
+    Frozen parameters have the dtype they are stored in, which is not known here: float32 is used instead.
+    Optimizer state in the shape of a parameter is sharded like the parameter; with `offload` it is in the
+    memory of the device's host.
     """
     boxed = abstract_params(config)
     abstract = jax.eval_shape(
         lambda params: create(params, trainable, optimizer, adapters=adapters), nn.unbox(boxed)
     )
     shapes = {path: leaf.shape for path, leaf in (abstract.trained | abstract.frozen).items()}
-    places = traverse_util.flatten_dict(parameter_shardings(boxed, mesh), sep="/")
+    by_path = traverse_util.flatten_dict(parameter_shardings(boxed, mesh), sep="/")
     for name in abstract.trained.keys() - abstract.trainable.keys():
         axes = ("layers", *[None] * (len(shapes[name]) - 1))
-        places[name] = NamedSharding(mesh, parameter_spec(axes, shapes[name], mesh.shape))
+        by_path[name] = NamedSharding(mesh, parameter_spec(axes, shapes[name], mesh.shape))
     replicated = NamedSharding(mesh, PartitionSpec())
 
     def find_sharding(keys: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         names = [key.key for key in keys if isinstance(key, jax.tree_util.DictKey)]
         like_parameter = bool(names) and shapes.get(names[-1]) == leaf.shape
-        return places[names[-1]] if like_parameter else replicated
+        return by_path[names[-1]] if like_parameter else replicated
 
     shardings = jax.tree_util.tree_map_with_path(find_sharding, abstract)
-    by_name = {name: places[name] for name in abstract.trained}
-    shardings = shardings.replace(adapters=split_trained(by_name)[1])
+    trained = {name: by_path[name] for name in abstract.trained}
+    shardings = shardings.replace(adapters=split_trained(trained)[1])
     if offload:
-        to_host = lambda leaf, place: place.with_memory_kind(HOST) if leaf.ndim else place
+        to_host = lambda leaf, sharding: sharding.with_memory_kind(HOST) if leaf.ndim else sharding
         shardings = shardings.replace(
             opt_state=jax.tree.map(to_host, abstract.opt_state, shardings.opt_state)
         )
@@ -142,9 +144,9 @@ def abstract_state(
 
 
 def copy_to_device(opt_state: optax.OptState, shardings: optax.OptState) -> optax.OptState:
-    """The optimizer's state with all that is offloaded to the host copied to the device (within jit)."""
+    """The optimizer's state, with arrays that are offloaded to the host copied to the device (within jit)."""
 
-    def copy(x: Array, place: NamedSharding) -> Array:
-        return jax.device_put(x, place.with_memory_kind("device")) if place.memory_kind == HOST else x
+    def copy(x: Array, sharding: NamedSharding) -> Array:
+        return jax.device_put(x, sharding.with_memory_kind("device")) if sharding.memory_kind == HOST else x
 
     return jax.tree.map(copy, opt_state, shardings)

@@ -1,4 +1,4 @@
-"""One training step."""
+"""The training step."""
 
 import dataclasses
 from typing import Protocol, runtime_checkable
@@ -24,24 +24,24 @@ Metrics = dict[str, Array]
 
 @runtime_checkable
 class TrainStep(Protocol):
-    """A compiled step: (state, batch) to (state, metrics). The state that it is given is donated."""
+    """A compiled step: (state, batch) to (state, metrics). Its state is donated."""
 
     def __call__(self, state: TrainState, batch: OlaBatch, /) -> tuple[TrainState, Metrics]:
-        """Run the step; it is compiled for each new shape of a batch."""
+        """Runs the step; it is compiled for each new shape of a batch."""
 
     def lower(self, state: TrainState, batch: OlaBatch, /) -> jax.stages.Lowered:
-        """Lower the step for the shapes of state and batch, to be compiled ahead of time."""
+        """Lowers the step for the shapes of state and batch, to be compiled ahead of time."""
 
 
 def loss(
-    model: Ola, params: Params, batch: OlaBatch, targets: Int[Array, ""] | None = None
+    model: Ola, params: Params, batch: OlaBatch, *, targets: Int[Array, ""] | None = None
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Mean cross-entropy over the labelled tokens of the global batch, and what it was taken over.
+    """The mean cross-entropy over the labelled tokens of the global batch, and counts of tokens.
 
     With `targets`, the sum is divided by that number instead: `batch` is then a part of a batch.
     """
     hidden = model.apply({"params": params}, batch, method="hidden")
-    assert isinstance(hidden, jax.Array)  # no collection is mutable, so that there is nothing else
+    assert isinstance(hidden, jax.Array)  # no collection is mutable, so nothing else is returned
     total, count = cross_entropy(hidden, params["llm"]["lm_head"]["kernel"], batch.targets)
     mean = total / jnp.maximum(count if targets is None else targets, 1)
     return mean, {"loss": mean, "targets": count, "tokens": jnp.sum(batch.segments > 0)}
@@ -56,14 +56,14 @@ def make_train_step(
     adapters: LoraConfig = LoraConfig(),  # noqa: B008 - frozen
     spike_factor: float | None = None,
 ) -> TrainStep:
-    """The compiled step: gradients of what is trained only, then one update.
+    """Builds the compiled step: gradients of trained parameters only, then one update.
 
-    A bad step (see `health`, which `spike_factor` belongs to) changes neither parameters nor the
-    optimizer's state; it is counted. So is one without a labelled token, whose loss is NaN.
+    A bad step (see `health`, also for `spike_factor`) changes neither parameters nor the optimizer's state
+    and is counted; so is a step without a labelled token, whose loss is NaN.
 
-    With `microbatches`, the rows of a batch go through the model in that many parts, one after the
-    other, and gradients are summed: the same loss and update (each labelled token counts the same),
-    less memory. `shardings` are the state's, on the mesh that is set; compiler options are for its devices.
+    With `microbatches`, the rows of a batch are computed in that many parts, one after the other, and
+    gradients are summed: the same loss and update (each labelled token counts the same) with less memory.
+    `shardings` are the state's, on the mesh that is set; compiler options are for its devices.
     """
 
     def compute_gradients(state: TrainState, batch: OlaBatch) -> tuple[FlatParams, Metrics]:
@@ -72,7 +72,7 @@ def make_train_step(
         def part_loss(trained: FlatParams, part: OlaBatch) -> tuple[Float[Array, ""], Metrics]:
             own, added = split_trained(trained)
             params = apply_adapters(join_params(own, state.frozen), added, adapters)
-            return loss(model, params, part, targets)
+            return loss(model, params, part, targets=targets)
 
         def part_gradients(part: OlaBatch) -> tuple[FlatParams, Metrics]:
             (_, metrics), gradients = jax.value_and_grad(part_loss, has_aux=True)(state.trained, part)
@@ -91,7 +91,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: OlaBatch) -> tuple[TrainState, Metrics]:
         gradients, metrics = compute_gradients(state, batch)
-        # There is no mean over no tokens: such a step is bad, and its loss is not 0.
+        # Without tokens there is no mean: such a step is bad, and its loss is not 0.
         metrics["loss"] = jnp.where(metrics["targets"] > 0, metrics["loss"], jnp.nan)
         metrics |= gradient_norms(gradients)
         good, now = health.judge(
@@ -106,7 +106,7 @@ def make_train_step(
         opt_state = state.opt_state
         if shardings is not None:
             opt_state = copy_to_device(opt_state, shardings.opt_state)
-        # A branch, not a choice between two results: the update's own arithmetic stays as it would be alone.
+        # A branch, not a select between two results: the arithmetic of the update stays the same.
         trained, opt_state = jax.lax.cond(good, update, lambda *old: old, state.trained, opt_state)
         own, added = split_trained(trained)
         new = state.replace(
@@ -121,7 +121,7 @@ def make_train_step(
 
 
 def _split_rows(x: Array, parts: int) -> Array:
-    """[B ...] to [parts, B / parts ...], each device's rows divided evenly among the parts."""
-    # Not reshape(-1, ...): what a batch has none of (windows, chunks) has size 0.
+    """Reshapes [B ...] to [parts, B / parts ...], each device's rows divided evenly among the parts."""
+    # Not reshape(-1, ...): windows or chunks may have size 0.
     split = jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
     return constrain(split, None, "rows", *[None] * (x.ndim - 1))

@@ -13,8 +13,8 @@ class StopRequest:
     """A request to stop the run, by SIGINT or SIGTERM to any of its processes.
 
     A single process handles the signals itself; a second signal ends it at once. Several must stop after the
-    same step: JAX passes on a SIGTERM that any of them gets, and they agree on a step that none has passed.
-    SIGINT is turned into SIGTERM.
+    same step: JAX forwards a SIGTERM that any of them receives, and they agree on a step that none has
+    passed. SIGINT is turned into SIGTERM.
     """
 
     def __init__(self, report: Callable[[str], None] = print):

@@ -1,4 +1,4 @@
-"""Reading one checkpoint of a training in progress: its state as it is stored, or its parameters alone."""
+"""Reading one checkpoint of a run in progress: its state as it is stored, or only its parameters."""
 
 import dataclasses
 import pathlib
@@ -9,14 +9,14 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from ola_jax.errors import OlaError, first_line
-from ola_jax.storage import quiet_orbax, storage_failure
+from ola_jax.storage import describe_unreadable, quiet_orbax, storage_failure
 from ola_jax.training.lora import is_adapter, name_trained, split_trained
 from ola_jax.training.state import TrainState
 from ola_jax.typing import Params
 
 
 def to_stored(state: TrainState) -> dict[str, Any]:
-    """The tree that a checkpoint holds: adapters are in it by name, among the trainable parameters."""
+    """The tree that a checkpoint holds, with adapters by name among the trainable parameters."""
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     adapters = fields.pop("adapters")
     return fields | {"trainable": name_trained(state.trainable, adapters)}
@@ -31,16 +31,16 @@ def from_stored(tree: dict[str, Any]) -> TrainState:
 def read_state(folder: pathlib.Path, like: TrainState, shardings: TrainState) -> TrainState:
     """The state in `folder`, each array in the dtype it is stored in, sharded by `shardings`.
 
-    `like` has the structure and shapes. Raises OlaError where the state there is of another model, stage or
-    optimizer. No process waits for another.
+    `like` has the structure and shapes. Raises OlaError if the state is of another model, stage or optimizer.
+    No process waits for another.
     """
     handler = ocp.PyTreeCheckpointHandler()
     stored, wanted = _by_name(handler.metadata(folder).tree), to_stored(like)
     _check_same(folder, stored, _by_name(wanted))
     as_stored = lambda keys, leaf: jax.ShapeDtypeStruct(leaf.shape, stored[_name(keys)].dtype)
     item = jax.tree_util.tree_map_with_path(as_stored, wanted)
-    places = jax.tree.map(lambda place: ocp.ArrayRestoreArgs(sharding=place), to_stored(shardings))
-    return from_stored(handler.restore(folder, args=ocp.args.PyTreeRestore(item=item, restore_args=places)))
+    args = jax.tree.map(lambda sharding: ocp.ArrayRestoreArgs(sharding=sharding), to_stored(shardings))
+    return from_stored(handler.restore(folder, args=ocp.args.PyTreeRestore(item=item, restore_args=args)))
 
 
 def read_data_state(folder: pathlib.Path) -> list[dict[str, Any]]:
@@ -57,11 +57,11 @@ def is_training_checkpoint(path: pathlib.Path) -> bool:
 
 
 def restore_params(path: pathlib.Path, like: Params, shardings: Params) -> Params:
-    """The parameters alone of a training checkpoint, whatever was trained in it, sharded by `shardings`.
+    """The parameters of a training checkpoint, whichever of them were trained, sharded by `shardings`.
 
-    `path` is one checkpoint, or a folder of them whose newest is taken. `like` has their shapes; dtypes are
-    those stored. Raises OlaError for a model of another shape, where there are adapters that are not applied
-    yet, and where it cannot be read.
+    `path` is one checkpoint, or a folder of them whose newest is used. `like` has their shapes; dtypes are
+    those stored. Raises OlaError for a model of another shape, for adapters that are not applied yet, and if
+    the checkpoint cannot be read.
     """
     path = path / str(steps[-1]) if (steps := _steps(path)) else path
     try:
@@ -71,10 +71,7 @@ def restore_params(path: pathlib.Path, like: Params, shardings: Params) -> Param
         raise
     except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged store
         if why := storage_failure(error):
-            raise OlaError(
-                f"{path}: cannot be read now ({why}); it is not changed: fix that, and run the same command "
-                "again"
-            ) from error
+            raise OlaError(describe_unreadable(path, why)) from error
         reason = first_line(error)
         others = f"{', '.join(map(str, steps[:-1]))} beside it" if steps[:-1] else "another checkpoint"
         raise OlaError(f"{path}: is damaged ({reason}); take {others}") from error
@@ -82,7 +79,7 @@ def restore_params(path: pathlib.Path, like: Params, shardings: Params) -> Param
 
 def _read_params(path: pathlib.Path, like: Params, shardings: Params) -> Params:
     wanted = {p: x.shape for p, x in traverse_util.flatten_dict(like, sep="/").items()}
-    places = traverse_util.flatten_dict(shardings, sep="/")
+    by_path = traverse_util.flatten_dict(shardings, sep="/")
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         saved = checkpointer.metadata(path.absolute() / "state").item_metadata.tree
         groups = {name: saved[name] for name in ("trainable", "frozen")}
@@ -93,7 +90,7 @@ def _read_params(path: pathlib.Path, like: Params, shardings: Params) -> Params:
             if wanted.get(p) != found.get(p):
                 raise OlaError(f"{path}: {p} has shape {found.get(p)}, the config's model {wanted.get(p)}")
         args = {
-            name: {p: ocp.ArrayRestoreArgs(sharding=places[p]) for p in group}
+            name: {p: ocp.ArrayRestoreArgs(sharding=by_path[p]) for p in group}
             for name, group in groups.items()
         }
         items = ocp.args.PyTreeRestore(item=groups, restore_args=args, partial_restore=True)
@@ -112,7 +109,7 @@ def _check_same(folder: pathlib.Path, stored: dict[str, Any], wanted: dict[str, 
         there, here = (_kind(leaves.get(name), shapes_only) for leaves in (stored, wanted))
         if there != here:
             raise OlaError(
-                f"{folder.parent}: {name} is {there} there, {here} by the config; a stage is resumed with "
+                f"{folder.parent}: {name} is {there} there, {here} in the config; a stage is resumed with "
                 "the model, trainable parameters, adapters and optimizer it began with: set them back, or "
                 "choose another output"
             )

@@ -1,13 +1,12 @@
 """Reporting a run: the figures of every step, on the terminal and in the sinks; bad steps with their records.
 
-The figures of a step are fetched when the next one is under way, so that the device never waits for the host.
+The figures of a step are fetched while the next one runs, so that the device never waits for the host.
 """
 
 import dataclasses
 import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -16,7 +15,7 @@ from ola_jax.data.pipeline import TrainBatch
 from ola_jax.training import health, measures
 from ola_jax.training.config import Stage, TrainConfig
 from ola_jax.training.measures import Compilations
-from ola_jax.training.progress import Progress
+from ola_jax.training.progress import ProgressBar
 from ola_jax.training.sinks import JsonLines, Sink, TensorBoard, WeightsAndBiases
 from ola_jax.training.state import TrainState
 from ola_jax.training.step import Metrics
@@ -24,7 +23,7 @@ from ola_jax.training.step import Metrics
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Step:
-    """A step that was given to the device."""
+    """A step that was dispatched to the device."""
 
     number: int
     metrics: Metrics
@@ -51,15 +50,15 @@ class Watch:
         self._bad = JsonLines(self._bad_file, start)
         self._compilations = Compilations("train_step")
         self._recompilations, self._first = 0, start + 1
-        self._progress = Progress(stage.name, stage.steps, start, silent=process > 0)
+        self._progress = ProgressBar(stage.name, stage.steps, start, silent=process > 0)
         self._pending: _Step | None = None
         self._waited = 0.0
-        self._begin = self._clock = time.perf_counter()  # of the run, and of the step at hand
+        self._begin = self._clock = time.perf_counter()  # of the run, and of the current step
         self._shown_tokens, self._shown_seconds = 0.0, 0.0  # since the last update of the bar
         self.failed = ""  # the reason, once there are more bad steps than allowed
 
     def take(self, data: Iterator[TrainBatch]) -> TrainBatch:
-        """The next batch; the time that takes is one of the figures."""
+        """Takes the next batch; the time for it is one of the figures."""
         begin = time.perf_counter()
         if self._pending is None:
             self._clock = begin
@@ -68,7 +67,7 @@ class Watch:
         return batch
 
     def step(self, number: int, metrics: Metrics, batch: TrainBatch) -> None:
-        """Note a step that was given to the device; wait for the one before, and report its figures."""
+        """Notes a step that was dispatched; waits for the previous one, and reports its figures."""
         compiled = self._compilations.take()
         if compiled and number > self._first:
             self._recompilations += len(compiled)
@@ -84,13 +83,13 @@ class Watch:
             self._report(before)
 
     def flush(self) -> None:
-        """Wait for the last step and report it. The time from then to the next `take` is not counted."""
+        """Waits for the last step and reports it. The time from then to the next `take` is not counted."""
         if self._pending:
             self._report(self._pending)
         self._pending = None
 
     def write(self, step: int, values: Mapping[str, float | int]) -> None:
-        """Report more figures of a step that was reported already, such as "eval/loss"."""
+        """Reports more figures of a step that was already reported, such as "eval/loss"."""
         self._progress.print_line(
             f"step {step}: " + "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         )
@@ -98,7 +97,7 @@ class Watch:
             sink.write(step, values)
 
     def close(self) -> None:
-        """Leave the bar as it is and close all files; call `flush` before, unless the run failed."""
+        """Leaves the bar as it is and closes all files; call `flush` before, unless the run failed."""
         self._progress.close()
         self._compilations.close()
         for sink in (*self._sinks, self._bad):
@@ -117,7 +116,7 @@ class Watch:
             "data_seconds": step.waited,
             "tokens_per_second": metrics["tokens"] / seconds,
             **{f"mfu/{name}": at_peak / seconds for name, at_peak in self._at_peak.items()},
-            **{f"fill/{name}": share for name, share in step.batch.utilization.items()},
+            **{f"utilization/{name}": share for name, share in step.batch.utilization.items()},
             **measures.memory(self._devices),
             "recompilations": step.recompilations,
             **{f"skipped/{kind.replace(' ', '_')}": count for kind, count in step.batch.skipped.items()},
@@ -137,7 +136,9 @@ class Watch:
         figures = {name: metrics[name] for name in ("loss", "grad_norm", "targets")}
         self._bad.write(step.number, {"reason": reason, **figures, "records": rows})
         what = f"step {step.number}: {reason}"
-        self._progress.print_line(f"warning: {what}: no update was made; its records are in {self._bad_file}")
+        self._progress.print_line(
+            f"warning: {what}: its update is skipped; its records are in {self._bad_file}"
+        )
         count, allowed = metrics["bad_steps"], self._config.bad_steps.max_skipped
         if self._config.bad_steps.action == "stop":
             self.failed = self.failed or f"{what}; its records are in {self._bad_file}"
@@ -166,9 +167,7 @@ def _open_sinks(config: TrainConfig, stage: Stage, folder: pathlib.Path, start: 
         sinks.append(TensorBoard(folder / "tensorboard", start))
     if config.logging.wandb:
         name = f"{pathlib.Path(config.output).name}/{stage.name}"
-        sinks.append(WeightsAndBiases(config.logging.wandb, name, folder, _as_json(stage)))
+        sinks.append(
+            WeightsAndBiases(config.logging.wandb, name, folder=folder, config=dataclasses.asdict(stage))
+        )
     return sinks
-
-
-def _as_json(stage: Stage) -> dict[str, Any]:
-    return dataclasses.asdict(stage)

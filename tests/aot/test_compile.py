@@ -65,7 +65,7 @@ needs_libtpu = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Of the tiny step with the pooling kernel, its encoder frozen, its optimizer's state offloaded."""
+    """Reports of the tiny step with the pooling kernel, a frozen encoder and offloaded optimizer state."""
     folder = tmp_path_factory.mktemp("reports")
     (folder / "tiny.py").write_text(CONFIG)
     (folder / "reports.py").write_text(REPORTS)
@@ -123,7 +123,13 @@ def test_a_compilation_without_a_topology_says_what_to_give(tmp_path: pathlib.Pa
 def test_the_search_works_as_documented(tmp_path: pathlib.Path) -> None:
     """Its processes load libtpu beside their parent, which nothing in the environment allows."""
     (tmp_path / "tiny.py").write_text(CONFIG)
-    command = [sys.executable, "train.py", f"--config={tmp_path / 'tiny.py'}", "--plan", "--topology=v5e:2x2"]
+    command = [
+        sys.executable,
+        "train.py",
+        f"--config={tmp_path / 'tiny.py'}",
+        "--search",
+        "--topology=v5e:2x2",
+    ]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
     out = subprocess.run(
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False

@@ -16,7 +16,7 @@ PLUGIN = importlib.util.find_spec("jax_cuda13_plugin") is not None
 @pytest.mark.skipif(not PLUGIN, reason='needs the compiler for GPUs: pip install "ola_jax[aot-cuda]"')
 @pytest.mark.parametrize("kind", gpu_topology.GPUS)
 def test_a_product_over_eight_gpus_compiles_with_its_collective(kind: str) -> None:
-    devices = gpu_topology.find(f"{kind}:8").devices
+    devices = gpu_topology.find_topology(f"{kind}:8").devices
     assert hardware.find_chip(devices[0].device_kind).name.lower() == kind
     mesh = Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
     split = NamedSharding(mesh, PartitionSpec("data"))
@@ -29,7 +29,7 @@ def test_a_product_over_eight_gpus_compiles_with_its_collective(kind: str) -> No
 @pytest.mark.parametrize("name", ["a100:8", "h100:0", "h100:2x2", "v5p:2x2x1"])
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(OlaError, match=r"expected a GPU and how many, such as h100:8; known: h100, h200"):
-        gpu_topology.find(name)
+        gpu_topology.find_topology(name)
 
 
 def test_without_the_plugin_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,4 +38,4 @@ def test_without_the_plugin_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(gpu_topology.topologies, "get_topology_desc", missing)
     with pytest.raises(OlaError, match=r"topology not implemented for cuda; expected .*aot-cuda"):
-        gpu_topology.find("h100:8")
+        gpu_topology.find_topology("h100:8")

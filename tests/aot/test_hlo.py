@@ -59,12 +59,12 @@ ENTRY %main (a: s32[]) -> (s32[]) {
 def test_loops_are_counted_out_and_parts_of_an_asynchronous_collective_once() -> None:
     program = hlo.Program(TPU)
     assert program.runs == {"main": 1, "body": 5}
-    found = hlo.collectives(program)
+    found = hlo.count_collectives(program)
     assert found["all-gather"] == hlo.Collective("all-gather", 5, 320.0, 5)
     assert found["reduce-scatter"] == hlo.Collective("reduce-scatter", 5, 320.0, 0)
     # Each round: a slice of the stack (64 bytes) and the place in it (4) are read, the result is near (VMEM);
     # the scatter reads 64 and writes 16.
-    assert hlo.traffic(program) == 5 * (64 + 4 + 64 + 16)
+    assert hlo.count_traffic(program) == 5 * (64 + 4 + 64 + 16)
 
 
 GPU = """
@@ -78,7 +78,7 @@ metadata={op_name="jit(step)/pooler/shard_map/second/mpmd_map" scheduling_name="
 
 
 def test_kernels_are_counted_by_name_also_where_the_instruction_has_none() -> None:
-    assert hlo.kernels(hlo.Program(GPU)) == {"first": 1, "second": 1}
+    assert hlo.count_kernels(hlo.Program(GPU)) == {"first": 1, "second": 1}
 
 
 def test_a_loop_of_unknown_length_counts_once_and_is_told() -> None:
@@ -107,6 +107,6 @@ def test_a_compiled_program_gathers_each_layers_weights_once() -> None:
             .lower(np.zeros((layers, width, width), np.float32), np.zeros((8, width), np.float32))
             .compile()
         )
-    found = hlo.collectives(hlo.Program(compiled.as_text()))
+    found = hlo.count_collectives(hlo.Program(compiled.as_text()))
     assert set(found) == {"all-gather"}
     assert (found["all-gather"].count, found["all-gather"].bytes) == (layers, layers * width * width * 4)

@@ -1,4 +1,4 @@
-"""What the compiled step keeps in memory."""
+"""Memory of the compiled step."""
 
 import dataclasses
 import re
@@ -27,7 +27,7 @@ def compiled(
     tx = optimizer.build(OptimizerConfig(), steps=10)
     mesh = make_mesh(MeshConfig())
     with jax.set_mesh(mesh):
-        abstract, shardings = state.abstract_state(config, trainable, tx, mesh)
+        abstract, shardings = state.abstract_state(config, trainable, tx, mesh=mesh)
         step = make_train_step(Ola(config), tx, shardings=shardings)
         of_fields = lambda state, fields: step(state, OlaBatch(**fields))
         return jax.jit(of_fields).lower(abstract, spec(config, rows, budget)).compile()
@@ -52,7 +52,7 @@ def test_frozen_encoders_save_no_activations() -> None:
 
 def test_frozen_parameters_have_no_optimizer_state() -> None:
     tx = optimizer.build(OptimizerConfig(), steps=10)
-    abstract, _ = state.abstract_state(tiny.CONFIG, TUNE, tx, make_mesh(MeshConfig()))
+    abstract, _ = state.abstract_state(tiny.CONFIG, TUNE, tx, mesh=make_mesh(MeshConfig()))
     assert {path.split("/")[0] for path in abstract.frozen} == set(ENCODERS)
     size = lambda tree: sum(x.size for x in jax.tree.leaves(tree) if x.ndim)
     assert size(abstract.opt_state) == 2 * size(abstract.trainable)  # two moments

@@ -1,4 +1,4 @@
-"""What a report says of a step, from made-up figures."""
+"""The report of a step, from made-up figures."""
 
 import dataclasses
 
@@ -51,5 +51,5 @@ def test_it_tells_of_what_it_counts_too_low_and_of_state_on_the_host() -> None:
     assert "all-gather: 3, 100.00 GB, 2 of them asynchronous" in plain
     assert "fsdp=4" in plain
     assert "loops" not in plain
-    assert "5 loops have as many rounds as the data asks for" in other
+    assert "5 loops have as many iterations as the data needs" in other
     assert "in its host 7.00 GB" in other

@@ -68,7 +68,7 @@ def test_the_fastest_that_fits_is_compiled_and_what_cannot_fit_is_not_tried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     compiler, shown = Compiler(monkeypatch), []
-    best = searching.search(config(), STAGE, "v5e:1x1", shown.append)
+    best = searching.search(config(), STAGE, "v5e:1x1", show=shown.append)
     # Of "full", 8 rows gain nothing over 4 (FLOPs decide). "dots" would need 13 GB at 4 rows, and does not
     # gain with more; "none" fits with 2 rows, and 4 would need 29 GB.
     assert compiler.analyzed == [
@@ -84,7 +84,7 @@ def test_the_fastest_that_fits_is_compiled_and_what_cannot_fit_is_not_tried(
 def test_nothing_is_compiled_where_the_state_alone_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = Compiler(monkeypatch, arguments=20e9)
     with pytest.raises(OlaError, match=r"state and batch alone take 20\.0 of 17\.2 GB"):
-        searching.search(config(), STAGE, "v5e:1x1", str)
+        searching.search(config(), STAGE, "v5e:1x1", show=str)
     assert compiler.analyzed == compiler.compiled == []
 
 
@@ -93,7 +93,7 @@ def test_a_policy_that_needs_more_memory_is_not_tried_where_a_thrifty_one_failed
 ) -> None:
     compiler = Compiler(monkeypatch, arguments=16.5e9)
     with pytest.raises(OlaError, match="no batch fits"):
-        searching.search(config(), STAGE, "v5e:1x1", str)
+        searching.search(config(), STAGE, "v5e:1x1", show=str)
     assert compiler.analyzed == [("full", 1)]
 
 
@@ -107,4 +107,4 @@ def test_a_compiler_that_fails_for_another_reason_is_not_a_batch_that_does_not_f
 
     monkeypatch.setattr(compiling, "analyze_stage", fail)
     with pytest.raises(OlaError, match="the compiler failed: libtpu cannot be loaded"):
-        searching.search(config(), STAGE, "v5e:1x1", str)
+        searching.search(config(), STAGE, "v5e:1x1", show=str)

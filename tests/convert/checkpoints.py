@@ -103,12 +103,12 @@ def write(
 
 
 def without_speech_encoder(tensors: Tensors) -> None:
-    """As checkpoints that leave the speech encoder to its own files."""
+    """A checkpoint that leaves the speech encoder to separate files."""
     for key in [key for key in tensors if key.startswith(SPEECH_ENCODER)]:
         del tensors[key]
 
 
 def without_speech(tensors: Tensors) -> None:
-    """As Ola-Image: no speech parts at all."""
+    """A checkpoint like Ola-Image, without speech parts."""
     for key in [key for key in tensors if ".speech_" in key]:
         del tensors[key]

@@ -56,7 +56,7 @@ def write_adapter(
 
 
 def fold_by_formula(weight: torch.Tensor, tensors: Tensors, module: str, scale: float) -> torch.Tensor:
-    """In float64."""
+    """The result in float64."""
     part = lambda name: next((v.double() for k, v in tensors.items() if f"{module}.{name}" in k), None)
     changed = weight.double() + scale * part("lora_B") @ part("lora_A")
     magnitude = part("lora_magnitude_vector")

@@ -157,7 +157,7 @@ def assert_same(source: pathlib.Path, adapter: pathlib.Path, expected: Mapping, 
     tied = "lm_head.weight" not in before
     if tied:
         before["lm_head.weight"] = before["model.embed_tokens.weight"]
-    after, _ = fold_adapter(before, adapter, tied)
+    after, _ = fold_adapter(before, adapter, tied=tied)
     assert after.keys() == expected.keys()
     changed = 0
     for key, theirs in expected.items():

@@ -85,7 +85,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return directory
 
 
-# Small chunks divide every kind of leaf; large ones hold whole leaves.
+# Small chunks divide every kind of leaf; large ones hold complete leaves.
 @pytest.mark.parametrize(
     ("change", "config", "shards", "chunk_bytes"),
     [
@@ -297,7 +297,7 @@ def test_mistakes_are_reported_and_nothing_is_written(imported: pathlib.Path, tm
     for source, target, options, message in [
         ("jax", "occupied", {}, "exists already and is not overwritten"),
         ("jax", "exported", {"max_shard_size": "many"}, "--max-shard-size many: not a size"),
-        ("jax", "exported", {"whisper": WHISPER_FILE}, "--whisper goes with --speech-encoder separate"),
+        ("jax", "exported", {"whisper": WHISPER_FILE}, "--whisper needs --speech-encoder separate"),
         ("jax", "exported", {"speech_encoder": "separate", "whisper": BEATS_FILE}, "no Whisper decoder"),
         ("run/0_tune", "exported", {"speech_encoder": "separate"}, "has no speech encoder"),
         ("run", "exported", {}, "a run of 1 stages; name one, such as --from .*0_tune"),

@@ -10,7 +10,9 @@ BUDGET = Budget(tokens=160, windows=2, window_patches=80)
 def iterate(sources, *, processor=None, seed=0, isolate=False, **options):  # starting processes takes time
     """A training iterator over batches of two rows."""
     processor = processor or tiny_processor()
-    return make_train_iterator(sources, processor, BUDGET, 2, seed, isolate=isolate, **options)
+    return make_train_iterator(
+        sources, processor, BUDGET, batch_rows=2, seed=seed, isolate=isolate, **options
+    )
 
 
 def are_equal(a, b):

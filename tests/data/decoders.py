@@ -40,7 +40,7 @@ def hang_with_the_lock(file):
 
 
 def hang_at_image_3(refs, root, settings):
-    """As `decode_images`, but hangs at one image of `made_up.write_records`."""
+    """Works like `decode_images`, but hangs at one image of `made_up.write_records`."""
     if refs == ("records.json3.png",):
         hang(refs)
     return decode_images(refs, root, settings)
@@ -53,7 +53,7 @@ def leave_at_image_3(refs, root, settings):
 
 
 def hang_if_armed(refs, root, settings):
-    """As `decode_images`, until there is a file `armed` in the folder of the images."""
+    """Works like `decode_images`, until there is a file `armed` in the folder of the images."""
     if (pathlib.Path(root) / "armed").exists():
         (pathlib.Path(root) / "hanging").touch()
         hang(refs)

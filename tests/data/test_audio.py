@@ -230,14 +230,14 @@ def test_decoding_stops_when_audio_is_too_long(tmp_path):
 def test_long_audio_is_resampled_as_if_in_one_piece(tmp_path, rate):
     samples = np.random.default_rng(rate).uniform(-0.5, 0.5, (700_001, 2)).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
-    whole = librosa.resample(samples.mean(axis=1), orig_sr=rate, target_sr=16_000, res_type="soxr_hq")
-    np.testing.assert_array_equal(read_audio(media(tmp_path / "a.wav")), whole)
+    complete = librosa.resample(samples.mean(axis=1), orig_sr=rate, target_sr=16_000, res_type="soxr_hq")
+    np.testing.assert_array_equal(read_audio(media(tmp_path / "a.wav")), complete)
     write_tracks(tmp_path / "a.mkv", [samples.T], "matroska", "pcm_f32le", [rate])
-    np.testing.assert_array_equal(read_sound_track(media(tmp_path / "a.mkv")), whole)
+    np.testing.assert_array_equal(read_sound_track(media(tmp_path / "a.mkv")), complete)
 
 
 def test_a_truncated_file_is_read_to_its_end(tmp_path):
-    """As libsndfile does, with which the original reads."""
+    """Decodes with libsndfile, which the original uses."""
     for suffix, form, codec in (("aac", "adts", "aac"), ("mkv", "matroska", "aac")):
         file = tmp_path / f"a.{suffix}"
         write_tracks(file, [tone(16_000, 4.0)], form, codec, [16_000])
@@ -254,7 +254,7 @@ def test_a_truncated_file_is_read_to_its_end(tmp_path):
 def test_undecodable_packets_in_the_middle_are_an_error(tmp_path, form, codec):
     write_tracks(tmp_path / "a", [tone(48_000, 4.0)], form, codec, [48_000])
     data = (tmp_path / "a").read_bytes()
-    assert len(read_audio(MediaBytes("whole", data))) >= 64_000
+    assert len(read_audio(MediaBytes("complete", data))) >= 64_000
     with pytest.raises(BadMediaError, match=r"damaged: cannot be read as audio \(Invalid data found"):
         read_audio(MediaBytes("damaged", damage(data, 0.4, 0.6)))
 
@@ -272,13 +272,13 @@ def test_concatenated_files_are_read_to_the_end_if_asked(tmp_path, kinds):
     for joined in (MediaBytes("chained", file.read_bytes()), media(file)):
         first = read_audio(joined)  # the original's libsndfile may end after the first
         assert pitch(first[2000:14_000]) == pytest.approx(440, abs=3)
-        whole = read_audio(joined, MediaLimits(joined_audio=True))
-        assert abs(len(whole) - 32_000) < 2500
-        assert pitch(whole[2000:14_000]) == pytest.approx(440, abs=3)
-        assert pitch(whole[18_000:30_000]) == pytest.approx(880, abs=3)
+        complete = read_audio(joined, MediaLimits(joined_audio=True))
+        assert abs(len(complete) - 32_000) < 2500
+        assert pitch(complete[2000:14_000]) == pytest.approx(440, abs=3)
+        assert pitch(complete[18_000:30_000]) == pytest.approx(880, abs=3)
         if kinds[0] != "MP3":
             assert len(first) == 16_000
-            assert len(whole) == 32_000
+            assert len(complete) == 32_000
 
 
 @pytest.mark.parametrize("channels", [3, 6, 9, 17, 64])

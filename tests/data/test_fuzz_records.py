@@ -176,7 +176,15 @@ def fuzz_files(folder, count, seed):
         try:
             source = Source(str(path), str(folder), marks_are_text=rng.random() < 0.3)
             iterator = make_train_iterator(
-                [source], processor, BUDGET, 2, 0, max_skipped=6, epochs=2, num_threads=0, prefetch=0
+                [source],
+                processor,
+                BUDGET,
+                batch_rows=2,
+                seed=0,
+                max_skipped=6,
+                epochs=2,
+                num_threads=0,
+                prefetch=0,
             )
             batches = list(iterator)
             json.dumps(iterator.get_state())

@@ -22,7 +22,7 @@ def test_a_video_is_frames_of_lines():
 
 
 def test_audio_is_chunks_with_newlines():
-    rows = audio_rows(10, 2, 3, marks=100)
+    rows = audio_rows(10, 2, chunk_tokens=3, marks=100)
     assert rows.tolist() == [SPEECH_BEGIN, 10, 11, 12, SPEECH_NEWLINE, 13, 14, 15, SPEECH_NEWLINE, SPEECH_END]
 
 

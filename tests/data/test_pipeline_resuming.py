@@ -22,11 +22,11 @@ def test_a_resumed_iterator_yields_the_same_batches(source, tmp_path, prefetch):
     source = dataclasses.replace(source, weight=20.0)
     other = Source(write_records(tmp_path, 9, "other.json", bad=(4,)), str(tmp_path), weight=5.0)
     options = {"max_skipped": 1, "prefetch": prefetch, "open_rows": 3}
-    whole = iterate([source, other], **options)
-    batches, states = [], [whole.get_state()]
+    complete = iterate([source, other], **options)
+    batches, states = [], [complete.get_state()]
     for _ in range(12):
-        batches.append(next(whole))
-        states.append(saved(whole))
+        batches.append(next(complete))
+        states.append(saved(complete))
     for start in (0, 3, 8):
         resumed = iterate([source, other], **options)
         resumed.set_state(states[start])
@@ -35,20 +35,20 @@ def test_a_resumed_iterator_yields_the_same_batches(source, tmp_path, prefetch):
             assert are_equal(next(resumed), batches[number]), f"batch {number} after resuming at {start}"
             assert resumed.get_state() == states[number + 1]
         resumed.close()
-    whole.set_state(states[3])  # rewound
-    assert are_equal(next(whole), batches[3])
-    whole.close()
+    complete.set_state(states[3])  # rewound
+    assert are_equal(next(complete), batches[3])
+    complete.close()
 
 
 def test_samples_that_wait_for_room_are_part_of_the_state(tmp_path):
     """Long samples wait while short ones still fit; a state in between must keep them."""
     records = [conversation("a", "x " * (1 + 27 * (i % 2))) for i in range(40)]
     source = Source(write_json(tmp_path, "r.json", records))
-    whole = iterate([source], epochs=1, prefetch=0, open_rows=2)
-    states, batches = [whole.get_state()], []
-    for batch in whole:
+    complete = iterate([source], epochs=1, prefetch=0, open_rows=2)
+    states, batches = [complete.get_state()], []
+    for batch in complete:
         batches.append(batch)
-        states.append(whole.get_state())
+        states.append(complete.get_state())
     assert any(state["iterator"]["waiting"] for state in states)
     assert len(record_ids(batches)) == 40
     for start, state in enumerate(states):
@@ -60,12 +60,12 @@ def test_samples_that_wait_for_room_are_part_of_the_state(tmp_path):
 def test_threads_and_prefetching_do_not_belong_to_the_state(source):
     loaders = [{"num_threads": 0, "prefetch": 0}, {"num_threads": 3, "prefetch": 2}]
     for saving, resuming in itertools.permutations(loaders):
-        whole = iterate([source], open_rows=2, **saving)
-        next(whole)
+        complete = iterate([source], open_rows=2, **saving)
+        next(complete)
         resumed = iterate([source], open_rows=2, **resuming)
-        resumed.set_state(saved(whole))
-        assert all(are_equal(next(whole), next(resumed)) for _ in range(2))
-        whole.close()
+        resumed.set_state(saved(complete))
+        assert all(are_equal(next(complete), next(resumed)) for _ in range(2))
+        complete.close()
         resumed.close()
 
 
@@ -86,10 +86,10 @@ def test_a_state_of_other_settings_is_refused(source):
 def test_skips_are_part_of_the_state(tmp_path):
     source = Source(write_records(tmp_path, 4, bad=(0, 1, 2)), str(tmp_path))
     options = {"max_skipped": 3, "prefetch": 0, "open_rows": 2}
-    whole = iterate([source], **options)
-    batches = [next(whole) for _ in range(2)]
-    state = saved(whole)
-    batches += [next(whole) for _ in range(2)]
+    complete = iterate([source], **options)
+    batches = [next(complete) for _ in range(2)]
+    state = saved(complete)
+    batches += [next(complete) for _ in range(2)]
     assert all(record.id == "r3" for record in record_ids(batches))  # again and again
     resumed = iterate([source], **options)
     resumed.set_state(state)

@@ -44,7 +44,14 @@ def test_batches_are_no_larger_than_necessary():
 def test_a_processor_is_loaded_from_a_checkpoint(tmp_path):
     expected = golden_processor("infer")
     params = {"any": np.zeros(1, np.float32)}
-    save(tmp_path, expected.config, ProcessorConfig(max_length=99), params, VISIBLE / "hf", {})
+    save(
+        tmp_path,
+        config=expected.config,
+        processor_config=ProcessorConfig(max_length=99),
+        params=params,
+        tokenizer_dir=VISIBLE / "hf",
+        generation_config={},
+    )
     processor = Processor.from_pretrained(tmp_path, preset="infer")
     assert processor.config == expected.config
     assert processor.processor_config.max_length == 99

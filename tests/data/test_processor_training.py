@@ -60,9 +60,9 @@ def decoding_no_media(processor):
 
 def least_length(record):
     """The least max_length at which a token of an answer is left."""
-    whole = golden_processor().sample(record, ROOT, training=True)
+    complete = golden_processor().sample(record, ROOT, training=True)
     answer = golden_processor().tokenizer.encode("the answer", add_special_tokens=False).ids[0]
-    return int(np.flatnonzero(whole.targets == answer)[0]) + 2
+    return int(np.flatnonzero(complete.targets == answer)[0]) + 2
 
 
 LONG = [

@@ -79,4 +79,4 @@ def test_options_that_cannot_work_are_errors(source, options, message):
 )
 def test_sizes_that_cannot_work_are_errors(source, budget, rows, message):
     with pytest.raises(OlaError, match=message):
-        make_train_iterator([source], tiny_processor(), budget, rows, 0)
+        make_train_iterator([source], tiny_processor(), budget, batch_rows=rows, seed=0)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ola_jax.errors import OlaError
-from ola_jax.eval.accuracy import exact_match, read_questions
+from ola_jax.eval.accuracy import read_questions, score_questions
 from ola_jax.eval.tasks import read_tasks
 from ola_jax.generate.sampling import SamplingConfig
 from ola_jax.training.config import EvalTask
@@ -25,11 +25,11 @@ def record(question: Any, answer: Any) -> dict[str, Any]:
 
 def test_an_answer_counts_if_it_is_the_expected_one(tmp_path: pathlib.Path) -> None:
     texts, processor = ["Hi", "Who are you?", "Where?", "When?", "Why?"], small.processor()
-    score = lambda answers: exact_match(
+    score = lambda answers: score_questions(
         small.MODEL,
         small.params(),
         processor,
-        read_questions(written(tmp_path, list(map(record, texts, answers))), "", processor),
+        questions=read_questions(written(tmp_path, list(map(record, texts, answers))), "", processor),
         sampling=GREEDY,
         rows=2,  # the last batch is incomplete
     )
@@ -75,9 +75,11 @@ def test_limits_and_rows_below_one_and_no_questions_are_refused(tmp_path: pathli
         read_questions(file, "", small.processor(), limit=0)
     model = small.MODEL, small.params(), small.processor()
     with pytest.raises(OlaError, match="0 questions"):
-        exact_match(*model, [], sampling=GREEDY, rows=2)
+        score_questions(*model, questions=[], sampling=GREEDY, rows=2)
     with pytest.raises(OlaError, match="0 rows"):
-        exact_match(*model, read_questions(file, "", small.processor()), sampling=GREEDY, rows=0)
+        score_questions(
+            *model, questions=read_questions(file, "", small.processor()), sampling=GREEDY, rows=0
+        )
 
 
 def test_tasks_of_one_name_are_refused(tmp_path: pathlib.Path) -> None:

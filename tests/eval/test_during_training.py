@@ -40,7 +40,7 @@ def evaluated(config: TrainConfig) -> tuple[TrainState, list[dict[str, float]]]:
     mesh = sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
         tx = optimizer.build(stage.optimizer, stage.steps)
-        _, shardings = state.abstract_state(config.model, stage.trainable, tx, mesh)
+        _, shardings = state.abstract_state(config.model, stage.trainable, tx, mesh=mesh)
         train_state = state.create(
             init_params(config.model, config.seed), stage.trainable, tx, shardings=shardings
         )
@@ -58,7 +58,9 @@ def test_the_loss_is_the_mean_over_the_labelled_tokens_of_held_out_records(
     (stage,) = config.stages
     processor, _ = load_processor(config)
     batches = list(
-        make_train_iterator(stage.held_out, processor, stage.budget, stage.rows, config.seed, epochs=1)
+        make_train_iterator(
+            stage.held_out, processor, stage.budget, batch_rows=stage.rows, seed=config.seed, epochs=1
+        )
     )
     assert len(batches) <= 4  # all records
     params = jax.tree.map(np.asarray, before.params)

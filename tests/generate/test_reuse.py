@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 
 from ola_jax.data.sample import ImagePatches, Sample
@@ -52,12 +53,12 @@ def test_empty_slots_are_taken_before_remains_and_old_remains_before_new() -> No
 def test_features_that_were_not_used_for_longest_go_first() -> None:
     kept = KeptFeatures(6)
     for name in (b"1", b"2"):
-        kept.add("a", name, np.zeros((3, 1)))
+        kept.add("a", name, jnp.zeros((3, 1)))
     assert kept.get("a", b"1") is not None
-    kept.add("a", b"3", np.zeros((2, 1)))
+    kept.add("a", b"3", jnp.zeros((2, 1)))
     assert [kept.get("a", name) is not None for name in (b"1", b"2", b"3")] == [True, False, True]
     assert kept.get("b", b"1") is None
-    kept.add("a", b"4", np.zeros((7, 1)))  # too large to be kept
+    kept.add("a", b"4", jnp.zeros((7, 1)))  # too large to be kept
     assert kept.get("a", b"3") is not None
 
 

@@ -10,9 +10,9 @@ import pytest
 from ola_jax import sharding
 from ola_jax.errors import OlaError
 from ola_jax.kernels.attention import ENCODER_AXES, packed_attention
-from ola_jax.kernels.attention_inputs import PackedInputs
 from ola_jax.kernels.segment_blocks import computed_blocks
 from ola_jax.sharding import MeshConfig
+from tests.kernels.inputs import packed_inputs
 
 
 def sorted_segments(rows: int, length: int) -> np.ndarray:
@@ -31,14 +31,14 @@ def inputs(rows: int, length: int, heads: int, kv_heads: int, width: int = 16) -
 
 
 def value_and_gradients(implementation: str, causal: bool, arrays: tuple, axes: tuple | None = None) -> tuple:
-    """Of all but padding, whose outputs mean nothing."""
+    """Outputs and gradients, without padding, whose outputs have no meaning."""
     q, k, v, segments = arrays
     how = {"axes": axes} if axes else {}
 
     @jax.jit
     def function(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple:
         attend = lambda q, k, v: packed_attention(
-            PackedInputs(q, k, v, segments, segments, causal), implementation=implementation, **how
+            packed_inputs(q, k, v, segments, segments, causal), implementation=implementation, **how
         )
         out, pull = jax.vjp(attend, q, k, v)
         kept = (segments > 0)[..., None, None]
@@ -94,7 +94,12 @@ def test_blocks_without_a_pair_are_not_computed(causal: bool) -> None:
         needed = pairs.reshape(length // block, block, -1, block).any(axis=(1, 3))
         padding = ~needed.any(axis=1)
         expected = needed | np.diag(padding)
-        np.testing.assert_array_equal(computed_blocks(segments, segments, block, block, causal), expected)
+        np.testing.assert_array_equal(
+            computed_blocks(
+                jnp.asarray(segments), jnp.asarray(segments), block_q=block, block_k=block, causal=causal
+            ),
+            expected,
+        )
 
 
 def test_skipped_blocks_are_not_read() -> None:
@@ -103,7 +108,7 @@ def test_skipped_blocks_are_not_read() -> None:
     segments = np.repeat([1, 2], 512)[None].astype(np.int32)
     spoil = lambda x: np.where((segments == 2)[..., None, None], np.nan, x).astype(np.float32)
     attend = lambda k, v: packed_attention(
-        PackedInputs(q, k, v, segments, segments, False), implementation="splash"
+        packed_inputs(q, k, v, segments, segments, False), implementation="splash"
     )
     np.testing.assert_array_equal(attend(spoil(k), spoil(v))[:, :512], attend(k, v)[:, :512])
 
@@ -124,7 +129,7 @@ def test_windows_are_shared_out_among_all_devices() -> None:
         assert_equal(value_and_gradients("xla", False, arrays, ENCODER_AXES), expected)
         out = jax.jit(
             lambda q, k, v: packed_attention(
-                PackedInputs(q, k, v, segments, segments, False), axes=ENCODER_AXES
+                packed_inputs(q, k, v, segments, segments, False), axes=ENCODER_AXES
             )
         )
         assert {shard.data.shape[0] for shard in out(*arrays[:3]).addressable_shards} == {1}

@@ -1,4 +1,4 @@
-"""Attention behind a cache: against the plain form, and independent of neighbours bit for bit."""
+"""Attention over a cache: against the plain form, and independent of neighbours bit for bit."""
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def plain(q: jax.Array, k: jax.Array, v: jax.Array, slot: int, start: int) -> ja
     cut = lambda x: x[1, slot : slot + 1, :end]
     ones = lambda n: jnp.ones((1, n), jnp.int32)
     inputs = PackedInputs(q, cut(k), cut(v), ones(q.shape[1]), ones(end), True, start)
-    return attention_xla.whole(inputs)
+    return attention_xla.attend_unblocked(inputs)
 
 
 @pytest.mark.parametrize("start", [[0, 0, 0], [5, 127, 128], [510, 0, 300]])
@@ -76,7 +76,7 @@ def test_what_stands_behind_the_end_may_be_anything(implementation: str, length:
 
 def test_what_a_form_cannot_do_is_refused() -> None:
     k, v = cache()
-    with pytest.raises(OlaError, match="cudnn attention: has no form"):
+    with pytest.raises(OlaError, match="cudnn attention: does not support the cache"):
         attended(queries(1, 128), k, v, 0, [0], implementation="cudnn")
     with pytest.raises(OlaError, match="1 rows of 100 tokens on 1 devices"):
         attended(queries(1, 100), k, v, 0, [0], implementation="splash")

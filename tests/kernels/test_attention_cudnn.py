@@ -15,8 +15,8 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from ola_jax.errors import OlaError
 from ola_jax.kernels.attention import packed_attention
-from ola_jax.kernels.attention_inputs import PackedInputs
 from ola_jax.sharding import AXES
+from tests.kernels.inputs import packed_inputs
 from tests.kernels.test_attention import sorted_segments
 
 H100 = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
@@ -28,7 +28,7 @@ def gpu_mesh(**sizes: int) -> AbstractMesh:
 
 
 def attend(q, k, v, segments, causal: bool = True, **how):
-    inputs = PackedInputs(q, k, v, segments, segments, causal)
+    inputs = packed_inputs(q, k, v, segments, segments, causal)
     return packed_attention(inputs, implementation="cudnn", **how)
 
 
@@ -63,7 +63,7 @@ def test_forward_and_backward_are_lowered_to_cudnn(
         ("float32; expected bfloat16", {"dtype": "float32"}, {}),
         ("width 20; expected multiples of 8", {"width": 20}, {}),
         ("63 tokens; expected an even", {"length": 63}, {}),
-        ("context=2; expected whole rows", {}, {"context": 2}),
+        ("context=2; expected rows that are not split", {}, {"context": 2}),
     ],
 )
 def test_what_it_cannot_do_is_an_error(what: str, change: dict, sizes: dict) -> None:
@@ -79,7 +79,7 @@ def test_without_a_gpu_it_is_an_error() -> None:
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is None, reason="needs an NVIDIA GPU")
 def test_on_a_gpu_all_forms_agree() -> None:
-    """In a process of its own (these run on the CPU); the benchmark compares before it measures."""
+    """Runs in a process of its own (these run on the CPU); the benchmark compares before it measures."""
     script = pathlib.Path(__file__).parents[2] / "benchmarks" / "hot_path.py"
     environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
     command = [sys.executable, script, "--only", "attention", "--rounds", "1"]

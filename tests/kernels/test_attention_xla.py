@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ola_jax.kernels import attention_xla
-from ola_jax.kernels.attention_inputs import PackedInputs
+from tests.kernels.inputs import packed_inputs
 from tests.kernels.test_attention import assert_equal
 
 
@@ -17,11 +17,11 @@ def arrays(seed: int, length: int, keys: int, groups: int, kv_heads: int, rows: 
 
 
 def value_and_gradients(form, q, k, v, segments: np.ndarray, causal: bool, offset: int = 0, **how) -> tuple:
-    """Of all but padding; keys may lie before the queries (`offset`)."""
-    of_queries = segments[:, offset : offset + q.shape[1]]
-    run = lambda q, k, v: form(PackedInputs(q, k, v, of_queries, segments, causal, offset), **how)
+    """Outputs and gradients without padding; there may be keys before the queries (`offset`)."""
+    q_segments = segments[:, offset : offset + q.shape[1]]
+    run = lambda q, k, v: form(packed_inputs(q, k, v, q_segments, segments, causal, offset), **how)
     out, pull = jax.vjp(jax.jit(run), q, k, v)
-    kept = (of_queries > 0)[..., None, None]
+    kept = (q_segments > 0)[..., None, None]
     weights = np.cos(np.arange(out.size, dtype=np.float32)).reshape(out.shape)
     return np.where(kept, out, 0), pull(jnp.asarray(weights * kept, out.dtype))
 
@@ -49,13 +49,13 @@ def test_blocks_change_nothing(length: int, groups: int, kv_heads: int, in_order
     segments = np.random.default_rng(seed).integers(0, 4, (2, length)).astype(np.int32)
     if in_order:
         segments = np.sort(segments)[:, ::-1].copy()  # padding last
-    expected = value_and_gradients(attention_xla.whole, q, k, v, segments, causal)
+    expected = value_and_gradients(attention_xla.attend_unblocked, q, k, v, segments, causal)
     np.testing.assert_allclose(
         expected[0],
         np.where((segments > 0)[..., None, None], reference(q, k, v, segments, causal), 0),
         atol=2e-6,
     )
-    actual = value_and_gradients(attention_xla.blocked, q, k, v, segments, causal, block=8)
+    actual = value_and_gradients(attention_xla.attend_in_blocks, q, k, v, segments, causal, block=8)
     for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, e, atol=1e-5)
 
@@ -64,14 +64,17 @@ def test_queries_may_stand_behind_other_keys() -> None:
     q, k, v = arrays(0, 20, 50, 2, 1)
     segments = np.ones((2, 50), np.int32)
     of = lambda form, **how: value_and_gradients(form, q, k, v, segments, True, offset=17, **how)
-    assert_equal(of(attention_xla.blocked, block=8), of(attention_xla.whole))
+    assert_equal(of(attention_xla.attend_in_blocks, block=8), of(attention_xla.attend_unblocked))
 
 
 def test_scores_that_overflow_a_naive_softmax_do_no_harm() -> None:
     q, k, v = arrays(1, 32, 32, 1, 1)
     segments = np.ones((2, 32), np.int32)
     of = lambda form, **how: value_and_gradients(form, 1e3 * q, k, v, segments, False, **how)
-    (out, gradients), (expected, _) = of(attention_xla.blocked, block=8), of(attention_xla.whole)
+    (out, gradients), (expected, _) = (
+        of(attention_xla.attend_in_blocks, block=8),
+        of(attention_xla.attend_unblocked),
+    )
     assert_equal(out, expected)
     assert all(np.isfinite(g).all() for g in gradients)
 
@@ -84,7 +87,7 @@ def test_half_precision_errs_no_more_than_the_whole_does() -> None:
     error = lambda form, **how: np.abs(
         np.asarray(value_and_gradients(form, *half, segments, True, **how)[0], np.float64) - exact
     ).max()
-    assert error(attention_xla.blocked, block=16) < 1.5 * error(attention_xla.whole)
+    assert error(attention_xla.attend_in_blocks, block=16) < 1.5 * error(attention_xla.attend_unblocked)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -93,14 +96,16 @@ def test_blocks_without_a_pair_are_not_computed(causal: bool) -> None:
     q, k, v = arrays(3, 32, 32, 1, 1, rows=1)
     segments = np.repeat([1, 2], 16)[None].astype(np.int32)
     spoilt = lambda x: np.where((segments == 2)[..., None, None], np.nan, x)
-    out = attention_xla.blocked(PackedInputs(q, spoilt(k), spoilt(v), segments, segments, causal), block=8)
+    out = attention_xla.attend_in_blocks(
+        packed_inputs(q, spoilt(k), spoilt(v), segments, segments, causal), block=8
+    )
     assert np.isfinite(out[:, :16]).all()
 
 
 def test_long_inputs_never_have_all_their_scores_in_memory() -> None:
     length = 2 * attention_xla.BLOCK
     of = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-    attend = lambda q, s: attention_xla.attend(PackedInputs(q, q, q, s, s, True)).sum()
+    attend = lambda q, s: attention_xla.attend(packed_inputs(q, q, q, s, s, True)).sum()
     text = (
         jax.jit(jax.grad(attend))
         .lower(of(1, length, 1, 8), jax.ShapeDtypeStruct((1, length), jnp.int32))

@@ -36,7 +36,7 @@ def test_it_equals_the_definition(length: int, scale: float) -> None:
 
 
 def test_gradients_equal_differences_of_the_definition() -> None:
-    """In float64, along one direction of each input."""
+    """Derivatives in float64, along one direction of each input."""
     arrays = [x.astype(np.float64) for x in inputs(QUERY_BLOCK + 9)]
     weights = np.cos(np.arange(arrays[0].size)).reshape(arrays[0].shape)
     total = lambda *x: (attend(*x) * weights).sum()

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 
 @functools.cache
 def devices(name: str) -> list:
-    return gpu_topology.find(name).devices
+    return gpu_topology.find_topology(name).devices
 
 
 def compiled(groups: int, width: int, dtype: str = "bfloat16", backward: bool = True):
@@ -66,7 +66,7 @@ def test_all_sizes_of_ola_compile(width: int, groups: int) -> None:
 
 
 def test_eight_gpus_each_pool_their_own_groups() -> None:
-    """In the model, on a mesh: each device runs the kernels; gradients of the parameters are summed."""
+    """Runs in the model, on a mesh: each device runs the kernels; gradients of the parameters are summed."""
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=4), devices("h100:8"))
     module = LocalGlobalPooling(jnp.bfloat16, implementation="pallas")
     split = lambda *names: NamedSharding(mesh, sharding.activation_spec(*names))

@@ -21,7 +21,7 @@ from tests.kernels.pooling import distance, in_float64, inputs, with_gradients, 
 
 
 def plain_product(a, b, *, by_group=(), by_member=(), outputs, epilogue, members, name, interpret):
-    """hopper_product.product with whole arrays as tiles."""
+    """hopper_product.product with complete arrays as tiles."""
     blocked = lambda x, n: x.astype(jnp.float32).reshape(len(x), -1, n, hopper_product.BLOCK)
     read = [*(blocked(x, 1) for x in by_group), *(blocked(x, members) for x in by_member)]
     written = [{} for _ in outputs]

@@ -108,7 +108,7 @@ def test_decoding_with_a_cache_has_the_logits_of_pytorch(config: Qwen2Config) ->
 
 
 def logits_with_a_cache(config: Qwen2Config, params: Params, tokens: np.ndarray) -> np.ndarray:
-    """Of tokens that are read in one piece, and then one by one."""
+    """Logits of tokens that are read in one piece, and then one by one."""
 
     def extend(ours: Qwen2, new: np.ndarray, start: np.ndarray, cache: KVCache) -> tuple:
         where = Behind(slot=jnp.int32(0), start=start, kept=jnp.ones(1, bool))
@@ -116,7 +116,7 @@ def logits_with_a_cache(config: Qwen2Config, params: Params, tokens: np.ndarray)
         return ours.logits(hidden), cache
 
     step = jax.jit(lambda p, new, start, c: Qwen2(config).apply({"params": p}, new, start, c, method=extend))
-    cache, logits = empty_cache(config, 1, 24, np.float32), []
+    cache, logits = empty_cache(config, 1, 24, dtype=np.float32), []
     for part in (slice(0, 14), *(slice(i, i + 1) for i in range(14, len(tokens)))):
         piece, cache = step(params, tokens[None, part], jnp.array([part.start]), cache)
         logits.append(piece)

@@ -101,7 +101,7 @@ def test_merging_equals_the_original_when_truncated_or_left_padded(name: str, ma
 
 
 def test_parameters_in_their_storage_dtypes_give_the_same_logits() -> None:
-    """As loaded from a checkpoint: bfloat16, float16 and float32 side by side, products in float32."""
+    """Parameters of a checkpoint: bfloat16, float16 and float32 side by side, products in float32."""
     kept = released("keep").params
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(kept)} == {"bfloat16", "float16", "float32"}
     batch, _, logits, _ = run("train_mixed")

@@ -66,8 +66,8 @@ def test_two_samples_packed_in_a_row_have_the_logits_of_each_alone() -> None:
 def test_a_cache_filled_in_pieces_has_the_hidden_states_of_one_pass() -> None:
     config, params = released().config.llm, released().params["llm"]
     model, ids = Qwen2(config), IDS[:1]
-    whole = forward(model, ids, POSITIONS[:1], MASK[:1])["hidden"]
-    cache = empty_cache(config, 3, 40, jnp.float32)
+    complete = forward(model, ids, POSITIONS[:1], MASK[:1])["hidden"]
+    cache = empty_cache(config, 3, 40, dtype=jnp.float32)
     extend = lambda m, i, where, c: m.extend(m.embed(i), where, c)
     pieces = []
     for start, stop in ((0, 9), (9, 10), (10, 33)):
@@ -75,7 +75,7 @@ def test_a_cache_filled_in_pieces_has_the_hidden_states_of_one_pass() -> None:
         args = ids[:, start:stop], where, cache
         hidden, cache = model.apply({"params": params}, *args, method=extend)
         pieces.append(hidden)
-    np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, atol=2e-5)
+    np.testing.assert_allclose(np.concatenate(pieces, axis=1), complete, atol=2e-5)
 
 
 def test_remat_changes_no_gradient() -> None:

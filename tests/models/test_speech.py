@@ -29,7 +29,7 @@ def assert_equals_original(name: str, actual: np.ndarray) -> None:
 
 
 @functools.cache
-def hear(name: str) -> tuple[np.ndarray, dict]:
+def encode(name: str) -> tuple[np.ndarray, dict]:
     model = Ola(released().config)
     apply = jax.jit(
         lambda p, x: model.apply({"params": p}, x, method="encode_audio", mutable="intermediates")
@@ -39,7 +39,7 @@ def hear(name: str) -> tuple[np.ndarray, dict]:
 
 
 def test_every_whisper_block_equals_the_original() -> None:
-    sown = hear("a_short")[1]["whisper"]
+    sown = encode("a_short")[1]["whisper"]
     assert_equals_original("a_short_whisper_conv1", np.swapaxes(sown["conv1_out"][0], 1, 2))
     assert_equals_original("a_short_whisper_conv2", np.swapaxes(sown["conv2_out"][0], 1, 2))
     for i, block in enumerate(sown["blocks"]["output"][0]):
@@ -47,7 +47,7 @@ def test_every_whisper_block_equals_the_original() -> None:
 
 
 def test_every_beats_layer_equals_the_original() -> None:
-    sown = hear("a_short")[1]["beats"]
+    sown = encode("a_short")[1]["beats"]
     patches = np.asarray(sown["patch_embedding_out"][0])
     assert_equals_original(
         "a_short_beats_patch", patches.reshape(1, -1, 8, patches.shape[-1]).transpose(0, 3, 1, 2)
@@ -62,7 +62,7 @@ def test_every_beats_layer_equals_the_original() -> None:
 
 @pytest.mark.parametrize("name", ["a_short", "a_long"])
 def test_whisper_beats_and_projector_equal_the_original(name: str) -> None:
-    out, sown = hear(name)
+    out, sown = encode(name)
     joined = np.asarray(sown["speech_encoder"][0])
     width = released().config.whisper.hidden_size
     assert_equals_original(f"{name}_whisper_out", joined[..., :width])
@@ -104,7 +104,7 @@ def test_half_precision_is_as_accurate_as_in_the_original() -> None:
     golden_bf16 = golden.arrays("bf16_dual.npz")
     kept = golden_bf16["a_short_dual_bf16_as_f32__idx"]
     theirs = golden_bf16["a_short_dual_bf16_as_f32"]
-    exact = np.asarray(hear("a_short")[1]["speech_encoder"][0])[:, kept]
+    exact = np.asarray(encode("a_short")[1]["speech_encoder"][0])[:, kept]
     model = Ola(dataclasses.replace(released().config, dtype="bfloat16"))
     hear_half = jax.jit(
         lambda p, x: model.apply({"params": p}, x, method="encode_audio", mutable="intermediates")[1]

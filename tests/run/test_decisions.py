@@ -1,4 +1,4 @@
-"""What is due after a step, as a table."""
+"""Decisions after a step, as a table."""
 
 import dataclasses
 
@@ -36,7 +36,7 @@ TABLE = [  # rhythm, step, stopped, failed: evaluate, save, end
 @pytest.mark.parametrize("row", TABLE, ids=range(len(TABLE)))
 def test_what_is_due_after_a_step(row: tuple) -> None:
     rhythm, step, stopped, failed, evaluate, save, end = row
-    due = decide(rhythm, step, stopped, failed)
+    due = decide(rhythm, step, stopped=stopped, failed=failed)
     assert due == Decision(evaluate, save, end)
     assert due.needs_figures == (evaluate or save)
 
@@ -46,6 +46,6 @@ def test_every_step_that_ends_a_run_is_saved() -> None:
         for step in range(1, rhythm.steps + 1):
             for stopped in (False, True):
                 for failed in (False, True):
-                    due = decide(rhythm, step, stopped, failed)
+                    due = decide(rhythm, step, stopped=stopped, failed=failed)
                     assert due.save or not due.end
                     assert bool(due.end) == (stopped or failed or step == rhythm.steps)

@@ -29,7 +29,7 @@ def main(port: str, process: int, folder: pathlib.Path) -> None:
     jax.distributed.initialize(f"localhost:{port}", 2, process)
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     tx = optimizer.build(OptimizerConfig(learning_rate=1e-3, warmup_ratio=0.0, eps=1e-4), steps=10)
-    abstract, shardings = state.abstract_state(tiny.CONFIG, TRAINABLE, tx, mesh)
+    abstract, shardings = state.abstract_state(tiny.CONFIG, TRAINABLE, tx, mesh=mesh)
     train_state = state.create(tiny.params(), TRAINABLE, tx, shardings=shardings)
     step = make_train_step(Ola(tiny.CONFIG), tx, shardings=shardings)
     part, parts = sharding.rows_of_process(mesh, process)

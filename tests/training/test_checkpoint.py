@@ -30,7 +30,7 @@ TRAINABLE = ("vision_projector/",)
 
 @functools.cache
 def sharded(config: MeshConfig) -> tuple[TrainState, TrainState]:
-    return state.abstract_state(tiny.CONFIG, TRAINABLE, TX, sharding.make_mesh(config))
+    return state.abstract_state(tiny.CONFIG, TRAINABLE, TX, mesh=sharding.make_mesh(config))
 
 
 @functools.cache
@@ -154,7 +154,7 @@ def test_what_is_no_damage_is_raised_and_nothing_is_set_aside(
     checkpoints = TrainCheckpoints(tmp_path)
     with pytest.raises(OlaError) as raised:
         checkpoints.restore(*sharded(MeshConfig()))
-    message = f"{tmp_path}/2: cannot be read now ({reason}); it is not changed: fix that, and run the same"
+    message = f"{tmp_path}/2: cannot be read now ({reason}); nothing was changed: resolve this"
     assert str(raised.value) == f"{message} command again"
     assert raised.value.__cause__ is error
     assert names(tmp_path) == {"1", "2"}
@@ -201,7 +201,7 @@ def test_a_state_of_another_kind_is_no_damage_and_its_first_difference_is_named(
     saved(tmp_path, 2)
     config, trainable, of_optimizer, message = OTHERS[name]
     mesh = sharding.make_mesh(MeshConfig())
-    like = state.abstract_state(config, trainable, optimizer.build(of_optimizer, steps=10), mesh)
+    like = state.abstract_state(config, trainable, optimizer.build(of_optimizer, steps=10), mesh=mesh)
     with pytest.raises(OlaError, match=rf"^{tmp_path}/2: {message}"):
         TrainCheckpoints(tmp_path).restore(*like)
     assert names(tmp_path) == {"1", "2"}

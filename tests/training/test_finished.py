@@ -266,6 +266,6 @@ def test_accuracies_that_were_half_written_are_found_again(
     folder = stage_folder(config, 0)
     for text in ("", "[]", '{"other": {"accuracy": 1.0}}'):
         (folder / "accuracy.json").write_text(text)
-        assert scores.accuracy(config, folder, None) == found
+        assert scores.score_stage(config, folder, None) == found
     monkeypatch.setattr(scores, "evaluate", None)
-    assert scores.accuracy(config, folder, None) == found
+    assert scores.score_stage(config, folder, None) == found

@@ -1,6 +1,7 @@
 """FLOPs of a step: what its gradients need of those of the forward pass."""
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -28,14 +29,17 @@ BUDGET = Budget(tokens=64, windows=3, window_patches=16, audio_chunks=2)
     ],
 )
 def test_a_step_counts_what_gradients_need(trainable: tuple[str, ...], times: dict[str, int]) -> None:
-    once, step = ola.flops(tiny.CONFIG, BUDGET), flops.step(tiny.CONFIG, BUDGET, 5, trainable)
+    once, step = (
+        ola.flops(tiny.CONFIG, BUDGET),
+        flops.count_step(tiny.CONFIG, BUDGET, rows=5, trainable=trainable),
+    )
     for part, factor in times.items():
         np.testing.assert_allclose(step[part], 5 * factor * once[part], err_msg=part)
 
 
 def test_patterns_count_by_the_parameters_they_match() -> None:
     once = ola.flops(tiny.CONFIG, BUDGET)
-    step = lambda *trainable: flops.step(tiny.CONFIG, BUDGET, 1, trainable)
+    step = lambda *trainable: flops.count_step(tiny.CONFIG, BUDGET, rows=1, trainable=trainable)
     # Norms, marks and biases have no products of their own, but gradients flow to them.
     for part, value in step(r".*(norm|ln|bias|newline|begin|end)").items():
         np.testing.assert_allclose(value, 2 * once[part], err_msg=part)
@@ -55,7 +59,7 @@ def test_patterns_count_by_the_parameters_they_match() -> None:
 
 def test_adapters_count_their_own_products_and_not_those_of_the_kernels_they_change() -> None:
     once, adapters = ola.flops(tiny.CONFIG, BUDGET), LoraConfig(rank=2)
-    step = flops.step(tiny.CONFIG, BUDGET, 5, ("vision_projector/",), adapters)
+    step = flops.count_step(tiny.CONFIG, BUDGET, rows=5, trainable=("vision_projector/",), adapters=adapters)
     sizes = {p: x.shape for p, x in state.split_params(tiny.params(), ())[1].items() if p.endswith("/kernel")}
     llm = {p: shape for p, shape in sizes.items() if p.startswith("llm/")}
     weights = sum(math.prod(shape) for shape in llm.values())
@@ -63,24 +67,31 @@ def test_adapters_count_their_own_products_and_not_those_of_the_kernels_they_cha
         2 * shape[0] * (shape[1] + shape[2]) for p, shape in llm.items() if p.startswith("llm/layers/")
     )
     assert step["llm"] == pytest.approx(5 * (2 + 3 * narrow / weights) * once["llm"])
-    # Not the model's: the whole gradient of each adapted kernel, and the logits again.
+    # Not the model's: the full gradient of each adapted kernel, and the logits again.
     logits = 2 * BUDGET.tokens * tiny.CONFIG.llm.hidden_size * tiny.CONFIG.llm.vocab_size
     adapted = sum(math.prod(shape) for p, shape in llm.items() if p.startswith("llm/layers/"))
-    again = flops.recomputed(tiny.CONFIG, BUDGET, 2, ("vision_projector/",), adapters)
+    again = flops.count_recomputed(
+        tiny.CONFIG, BUDGET, rows=2, trainable=("vision_projector/",), adapters=adapters
+    )
     assert again == pytest.approx(2 * (logits + once["llm"] * adapted / weights))
     # In an encoder, gradients flow through what comes after it.
-    of_vision = LoraConfig(rank=2, pattern="vision/.*/kernel")
-    step = flops.step(tiny.CONFIG, BUDGET, 1, ("speech_projector/",), of_vision)
+    vision_adapters = LoraConfig(rank=2, pattern="vision/.*/kernel")
+    step = flops.count_step(
+        tiny.CONFIG, BUDGET, rows=1, trainable=("speech_projector/",), adapters=vision_adapters
+    )
     assert 2 * once["vision"] < step["vision"] < 3 * once["vision"]
     assert step["vision_projector"] == pytest.approx(2 * once["vision_projector"])
     full = dataclasses.replace(tiny.CONFIG, remat="full")
-    again = flops.recomputed(full, BUDGET, 1, ("speech_projector/",), of_vision)
-    assert again > flops.recomputed(full, BUDGET, 1, ("speech_projector/",)) + once["vision"]
+    count = functools.partial(flops.count_recomputed, full, BUDGET, rows=1, trainable=("speech_projector/",))
+    again = count(adapters=vision_adapters)
+    assert again > count() + once["vision"]
 
 
 def test_recomputed_layers_count_apart() -> None:
     config = dataclasses.replace(tiny.CONFIG, remat="full")
     once = ola.flops(config, BUDGET)["llm"]
-    assert flops.recomputed(config, BUDGET, 2, ("llm/",)) == pytest.approx(2 * once)
+    assert flops.count_recomputed(config, BUDGET, rows=2, trainable=("llm/",)) == pytest.approx(2 * once)
     logits = 2 * BUDGET.tokens * config.llm.hidden_size * config.llm.vocab_size
-    assert flops.recomputed(tiny.CONFIG, BUDGET, 2, ("llm/",)) == pytest.approx(2 * logits)
+    assert flops.count_recomputed(tiny.CONFIG, BUDGET, rows=2, trainable=("llm/",)) == pytest.approx(
+        2 * logits
+    )

@@ -37,7 +37,7 @@ TX = optimizer.build(OptimizerConfig(learning_rate=1e-3, warmup_ratio=0.0, weigh
 @functools.cache
 def compiled(mesh: Mesh) -> tuple[TrainState, TrainStep]:
     """Shardings and step."""
-    _, shardings = state.abstract_state(tiny.CONFIG, TRAINABLE, TX, mesh)
+    _, shardings = state.abstract_state(tiny.CONFIG, TRAINABLE, TX, mesh=mesh)
     return shardings, make_train_step(Ola(tiny.CONFIG), TX, shardings=shardings)
 
 
@@ -95,7 +95,7 @@ def test_the_norms_of_parts_make_up_the_norm_of_all() -> None:
 
 
 def judged(losses: list[float], factor: float | None) -> tuple[list[bool], health.Health]:
-    now, good = health.start(), []
+    now, good = health.init_health(), []
     for loss in losses:
         one, now = health.judge(now, jnp.float32(loss), jnp.float32(1), spike_factor=factor)
         good.append(bool(one))
@@ -119,6 +119,6 @@ def test_no_loss_is_a_spike_before_enough_steps_or_without_a_factor() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_not_finite_is_always_bad(value: float) -> None:
     assert judged([1.0, value, 2.0], factor=None)[0] == [True, False, True]
-    norm_bad, now = health.judge(health.start(), jnp.float32(1), jnp.float32(value), spike_factor=None)
+    norm_bad, now = health.judge(health.init_health(), jnp.float32(1), jnp.float32(value), spike_factor=None)
     assert not norm_bad
     assert int(now.bad_steps) == 1

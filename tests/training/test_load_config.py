@@ -92,7 +92,7 @@ RETURNED = {  # by get_config(): what its error is
 
 
 def test_a_config_of_other_types_or_fields_is_one_line(tmp_path: pathlib.Path) -> None:
-    """As train.py reads it, without the types that the tests check."""
+    """Reads it like train.py, without the types that the tests check."""
     files = [tmp_path / f"config{number}.py" for number in range(len(RETURNED))]
     for file, returned in zip(files, RETURNED, strict=True):
         file.write_text(

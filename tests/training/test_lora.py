@@ -51,7 +51,9 @@ def test_a_step_on_a_mesh_moves_adapters_and_no_kernel() -> None:
     tx = optimizer.build(OptimizerConfig(learning_rate=1e-2, warmup_ratio=0.0), steps=10)
     mesh = make_mesh(MeshConfig(fsdp=2, tensor=2))
     with jax.set_mesh(mesh):
-        _, shardings = state.abstract_state(tiny.CONFIG, ("vision_projector/",), tx, mesh, adapters=config)
+        _, shardings = state.abstract_state(
+            tiny.CONFIG, ("vision_projector/",), tx, mesh=mesh, adapters=config
+        )
         train_state = state.create(
             tiny.params(), ("vision_projector/",), tx, shardings=shardings, adapters=config
         )

@@ -31,7 +31,7 @@ def kinds(train_state: TrainState) -> dict[str, set[str]]:
 def three_steps(offload: bool, microbatches: int = 1) -> TrainState:
     mesh = sharding.make_mesh(MeshConfig(fsdp=2, tensor=2))
     with jax.set_mesh(mesh):
-        _, shardings = state.abstract_state(tiny.CONFIG, TRAINABLE, TX, mesh, offload=offload)
+        _, shardings = state.abstract_state(tiny.CONFIG, TRAINABLE, TX, mesh=mesh, offload=offload)
         train_state = state.create(tiny.params(), TRAINABLE, TX, shardings=shardings)
         assert kinds(train_state)["opt_state"] == {HOST if offload else "device"}
         step = make_train_step(Ola(tiny.CONFIG), TX, microbatches=microbatches, shardings=shardings)
@@ -59,7 +59,7 @@ def test_an_offloaded_state_is_saved_and_comes_back_to_either_memory(
     checkpoints.save(saved, {})
     checkpoints.close()
     mesh = sharding.make_mesh(MeshConfig(fsdp=4))
-    like = state.abstract_state(tiny.CONFIG, TRAINABLE, TX, mesh, offload=offload)
+    like = state.abstract_state(tiny.CONFIG, TRAINABLE, TX, mesh=mesh, offload=offload)
     restored, _ = TrainCheckpoints(tmp_path).restore(*like)
     assert kinds(restored)["opt_state"] == {HOST if offload else "device"}
     for x, y in zip(*map(jax.tree.leaves, (restored, saved)), strict=True):

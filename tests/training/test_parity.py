@@ -38,8 +38,8 @@ def at_a_kink(name: str) -> np.ndarray:
     """
     audio = batch(name).audio
     model = Ola(parity.config())
-    hear = jax.jit(lambda p, a: model.apply({"params": p}, a, method="encode_audio", mutable="intermediates"))
-    frames = hear(released().params, audio.reshape(-1, audio.shape[-1]))[1]["intermediates"]
+    run = jax.jit(lambda p, a: model.apply({"params": p}, a, method="encode_audio", mutable="intermediates"))
+    frames = run(released().params, audio.reshape(-1, audio.shape[-1]))[1]["intermediates"]
     frames = np.asarray(frames["speech_encoder"][0], np.float64)
     layer = jax.tree.map(np.float64, released().params["speech_projector"]["linear1"])
     inputs = frames.reshape(-1, layer["kernel"].shape[0]) @ layer["kernel"] + layer["bias"]
@@ -87,7 +87,7 @@ def test_five_optimizer_steps_equal_the_original(name: str, clip_norm: float | N
     assert int(train_state.step) == 5
 
     golden.assert_close(losses, expected[f"{name}.loss"], tolerance["clip1.loss"], "losses")
-    if clip_norm is not None:  # the original's trainer does not tell the norm when it does not clip
+    if clip_norm is not None:  # the original's trainer does not report the norm when it does not clip
         rtol = tolerance["clip1.grad_norm"]["rtol"]
         np.testing.assert_allclose(norms, expected[f"{name}.grad_norm"], rtol=rtol)
     after = torch_names({path: np.asarray(value) for path, value in train_state.trainable.items()})

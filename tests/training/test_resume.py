@@ -69,7 +69,7 @@ class Run:
         self.adapters, self.tx = adapters, optimizer.build(config, steps=4)
         self.mesh = sharding.make_mesh(MeshConfig())
         self.like = state.abstract_state(
-            CONFIG, trainable, self.tx, self.mesh, adapters=adapters, offload=config.offload
+            CONFIG, trainable, self.tx, mesh=self.mesh, adapters=adapters, offload=config.offload
         )
         self.begin = lambda: state.create(
             mixed_params(), trainable, self.tx, shardings=self.like[1], adapters=adapters, seed=3

@@ -39,7 +39,7 @@ def five_steps(mesh_config: MeshConfig, microbatches: int = 1) -> tuple[np.ndarr
     tx = optimizer.build(OptimizerConfig(learning_rate=1e-3, warmup_ratio=0.0, eps=1e-4), steps=10)
     mesh = sharding.make_mesh(mesh_config)
     with jax.set_mesh(mesh):
-        _, shardings = state.abstract_state(tiny.CONFIG, TRAINABLE, tx, mesh)
+        _, shardings = state.abstract_state(tiny.CONFIG, TRAINABLE, tx, mesh=mesh)
         train_state = state.create(tiny.params(), TRAINABLE, tx, shardings=shardings)
         step = make_train_step(Ola(tiny.CONFIG), tx, microbatches=microbatches, shardings=shardings)
         found = []
@@ -88,7 +88,9 @@ def test_windows_and_sound_stay_on_the_device_that_has_their_row() -> None:
         with jax.set_mesh(mesh):
             fields = vars(sharding.global_batch(tiny.make_batch(8, 0, budget), mesh))
             program = jax.jit(jax.grad(features), out_shardings=places).lower(params, fields).compile()
-        return {kind: of.bytes for kind, of in hlo.collectives(hlo.Program(program.as_text())).items()}
+        return {
+            kind: found.bytes for kind, found in hlo.count_collectives(hlo.Program(program.as_text())).items()
+        }
 
     assert moved(windows=2, chunks=1) == moved(windows=4, chunks=2)  # nothing but weights travels
 
@@ -99,7 +101,7 @@ def test_gradients_of_all_parameters_equal_those_of_one_device(name: str) -> Non
         mesh = sharding.make_mesh(mesh_config)
         tx = optimizer.build(OptimizerConfig(), steps=1)
         with jax.set_mesh(mesh):
-            _, shardings = state.abstract_state(tiny.CONFIG, (".*",), tx, mesh)
+            _, shardings = state.abstract_state(tiny.CONFIG, (".*",), tx, mesh=mesh)
             flat = jax.device_put(state.split_params(tiny.params(), (".*",))[0], shardings.trainable)
             of = jax.jit(jax.grad(lambda p, b: loss(Ola(tiny.CONFIG), state.join_params(p, {}), b)[0]))
             return jax.tree.map(np.asarray, of(flat, sharding.global_batch(batches()[0], mesh)))

@@ -64,12 +64,12 @@ def test_broken_lines_are_left_out_and_reported_once(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, broken: bytes
 ) -> None:
     file = tmp_path / "m.jsonl"
-    whole = [json.dumps({"step": step}).encode() for step in range(1, 6)]
-    file.write_bytes(b"\n".join([whole[0], broken, *whole[1:], broken]) + b"\n")
+    complete = [json.dumps({"step": step}).encode() for step in range(1, 6)]
+    file.write_bytes(b"\n".join([complete[0], broken, *complete[1:], broken]) + b"\n")
     for _ in range(2):
         sink = JsonLines(file, 3)
         sink.close()
-    assert file.read_bytes() == b"\n".join(whole[:3]) + b"\n"
+    assert file.read_bytes() == b"\n".join(complete[:3]) + b"\n"
     (message,) = caplog.messages
     assert message == f"{file}: 2 broken lines were left out (the first: line 2)"
 
@@ -114,13 +114,13 @@ def test_tensorboard_files_hold_the_scalars(tmp_path: pathlib.Path) -> None:
     from tensorboardX.proto.event_pb2 import Event
 
     sink = TensorBoard(tmp_path, 4)
-    sink.write(5, {"loss": 0.25, "fill/tokens": 0.5})
+    sink.write(5, {"loss": 0.25, "utilization/tokens": 0.5})
     sink.write(6, {"loss": 0.125})
     sink.close()
     (file,) = tmp_path.iterdir()
     events = [Event.FromString(record) for record in framed(file.read_bytes(), 0)]
     scalars = {(e.step, v.tag): v.simple_value for e in events for v in e.summary.value}
-    assert scalars == {(5, "loss"): 0.25, (5, "fill/tokens"): 0.5, (6, "loss"): 0.125}
+    assert scalars == {(5, "loss"): 0.25, (5, "utilization/tokens"): 0.5, (6, "loss"): 0.125}
     started = [e for e in events if e.session_log.status]
     assert started[0].step == 5  # hides what an earlier run wrote of steps from here on
 
@@ -130,7 +130,7 @@ def test_weights_and_biases_takes_the_figures_offline(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    sink = WeightsAndBiases("ola", "mine/tune", tmp_path, {"steps": 3})
+    sink = WeightsAndBiases("ola", "mine/tune", folder=tmp_path, config={"steps": 3})
     sink.write(1, {"loss": 0.25})
     sink.write(1, {"eval/loss": 0.75})
     sink.write(2, {"loss": 0.125})
@@ -149,7 +149,7 @@ def history(file: pathlib.Path) -> list[dict[str, float]]:
         size, kind = struct.unpack_from("<HB", data, start + 4)
         record += data[start + 7 : start + 7 + size]
         start += 7 + size
-        if kind in (1, 4):  # whole, or its last part
+        if kind in (1, 4):  # complete, or its last part
             found = Record.FromString(record)
             if found.WhichOneof("record_type") == "history":
                 named = {i.key or "/".join(i.nested_key): i.value_json for i in found.history.item}
@@ -164,7 +164,7 @@ def history(file: pathlib.Path) -> list[dict[str, float]]:
     ("library", "make", "option"),
     [
         ("tensorboardX", lambda folder: TensorBoard(folder, 0), "tensorboard"),
-        ("wandb", lambda folder: WeightsAndBiases("p", "n", folder, {}), "wandb"),
+        ("wandb", lambda folder: WeightsAndBiases("p", "n", folder=folder, config={}), "wandb"),
     ],
 )
 def test_a_library_that_is_missing_is_named_with_what_to_do(

@@ -1,4 +1,4 @@
-"""Parts of a batch, one after the other, against the whole batch: for every subset of modalities."""
+"""Parts of a batch, one after the other, against the full batch: for every subset of modalities."""
 
 import itertools
 
@@ -62,7 +62,7 @@ def test_microbatches_without_media_equal_the_whole_batch_on_a_mesh() -> None:
     tx = optimizer.build(OptimizerConfig(), steps=2)
     mesh = sharding.make_mesh(MeshConfig(fsdp=2, tensor=2))
     with jax.set_mesh(mesh):
-        _, shardings = state.abstract_state(CONFIG, ("llm/norm",), tx, mesh)
+        _, shardings = state.abstract_state(CONFIG, ("llm/norm",), tx, mesh=mesh)
         for microbatches in (1, 2):
             params = jax.tree.map(np.asarray, init_params(CONFIG, seed=0))
             train_state = state.create(params, ("llm/norm",), tx, shardings=shardings)

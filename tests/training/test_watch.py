@@ -74,7 +74,12 @@ def iterator(config: TrainConfig) -> TrainIterator:
     stage = config.stages[0]
     processor, _ = load_processor(config)
     return make_train_iterator(
-        stage.sources, processor, stage.budget, stage.rows, config.seed, max_skipped=config.data.max_skipped
+        stage.sources,
+        processor,
+        stage.budget,
+        batch_rows=stage.rows,
+        seed=config.seed,
+        max_skipped=config.data.max_skipped,
     )
 
 
@@ -94,8 +99,8 @@ def test_the_figures_of_every_step_are_written(tmp_path: pathlib.Path) -> None:
         rates = {"speech_projector": 3e-3, "llm/lowest": 1e-3, "llm/highest": 2e-3}
         for name, peak in rates.items():
             assert line[f"learning_rate/{name}"] == pytest.approx(share * peak)
-        assert {f"fill/{name}": of for name, of in batch.utilization.items()} == {
-            name: of for name, of in line.items() if name.startswith("fill/")
+        assert {f"utilization/{name}": share for name, share in batch.utilization.items()} == {
+            name: value for name, value in line.items() if name.startswith("utilization/")
         }
         assert line["tokens"] == (batch.batch.segments > 0).sum()
         assert line["tokens_per_second"] == pytest.approx(line["tokens"] / line["step_seconds"])
@@ -119,10 +124,10 @@ def test_the_use_of_the_chips_is_reported_for_llm_and_encoders_separately(
     (stage,) = config.stages
     config = dataclasses.replace(config, stages=(dataclasses.replace(stage, steps=2),))
     run_stage(config)
-    of_parts = flops.step(config.model, stage.budget, stage.rows, stage.trainable)
+    by_part = flops.count_step(config.model, stage.budget, rows=stage.rows, trainable=stage.trainable)
     for line in lines(config):
-        assert line["mfu/llm"] * line["step_seconds"] * 1e9 == pytest.approx(of_parts["llm"])
-        encoders = of_parts["whisper"] + of_parts["speech_projector"]
+        assert line["mfu/llm"] * line["step_seconds"] * 1e9 == pytest.approx(by_part["llm"])
+        encoders = by_part["whisper"] + by_part["speech_projector"]
         assert line["mfu/encoders"] * line["step_seconds"] * 1e9 == pytest.approx(encoders)
 
 
@@ -142,7 +147,7 @@ def started(config: TrainConfig) -> tuple[Mesh, state.TrainState, Any]:
     (stage,) = config.stages
     mesh = sharding.make_mesh(config.mesh)
     tx = optimizer.build(stage.optimizer, stage.steps)
-    _, shardings = state.abstract_state(config.model, stage.trainable, tx, mesh)
+    _, shardings = state.abstract_state(config.model, stage.trainable, tx, mesh=mesh)
     train_state = state.create(
         init_params(config.model, config.seed), stage.trainable, tx, shardings=shardings
     )
@@ -274,7 +279,12 @@ def test_a_step_without_labelled_tokens_is_reported_as_one(
     config = tiny_run.get_config(str(tmp_path))
     (tmp_path / "0_tune").mkdir()
     now = state.TrainState(
-        step=0, trainable={"llm/norm/scale": 0}, adapters={}, frozen={}, opt_state=(), health=health.start()
+        step=0,
+        trainable={"llm/norm/scale": 0},
+        adapters={},
+        frozen={},
+        opt_state=(),
+        health=health.init_health(),
     )
     data, mesh = iterator(config), sharding.make_mesh(config.mesh)
     watch = Watch(config, config.stages[0], now, mesh=mesh, folder=tmp_path / "0_tune")
@@ -285,7 +295,7 @@ def test_a_step_without_labelled_tokens_is_reported_as_one(
     data.close()
     assert watch.failed.startswith("step 1: no labelled token in the batch; its records are in ")
     out = capsys.readouterr().out
-    assert "warning: step 1: no labelled token in the batch: no update was made" in out
+    assert "warning: step 1: no labelled token in the batch: its update is skipped" in out
     assert "loss 0" not in out
     (bad,) = lines(config, "bad_batches.jsonl")
     assert (bad["reason"], bad["loss"], bad["targets"]) == ("no labelled token in the batch", None, 0)
@@ -307,8 +317,8 @@ def test_a_hidden_transfer_within_a_step_is_an_error(
 def test_a_killed_run_leaves_figures_that_are_continued(tmp_path: pathlib.Path) -> None:
     """Lines beyond the checkpoint from which a run is resumed are written again."""
     config = tiny_run.get_config(str(tmp_path / "killed"))
-    whole = tiny_run.get_config(str(tmp_path / "whole"))
-    expected = run_stage(whole)
+    complete = tiny_run.get_config(str(tmp_path / "complete"))
+    expected = run_stage(complete)
 
     class Killed(Exception):
         pass
@@ -330,4 +340,4 @@ def test_a_killed_run_leaves_figures_that_are_continued(tmp_path: pathlib.Path) 
     assert [line["step"] for line in lines(config)] == [1, 2, 3, 4, 5, 6]
     jax.tree.map(np.testing.assert_array_equal, run_stage(config), expected)
     same = lambda line: (line["step"], line["loss"], line["grad_norm"], line["tokens"])
-    assert list(map(same, lines(config))) == list(map(same, lines(whole)))
+    assert list(map(same, lines(config))) == list(map(same, lines(complete)))

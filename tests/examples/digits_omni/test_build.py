@@ -167,16 +167,16 @@ def test_audio_is_speech_that_fits_in_the_demos_chunk(dataset, truth):
 
 
 def test_splits_share_no_digit_image_no_voice_and_no_text_question(dataset, truth):
-    seen, heard = {}, {}
+    seen, voices = {}, {}
     for split in SPLITS:
         items = truth[split].values()
         seen[split] = {m["source"] for m in items if m["file"].endswith("png")}
         seen[split] |= {s for m in items if m["file"].endswith("mp4") for s in m["sources"]}
-        heard[split] = {m["voice"] for m in items if m["file"].endswith("flac")}
+        voices[split] = {m["voice"] for m in items if m["file"].endswith("flac")}
         assert seen[split]
-        assert heard[split]
+        assert voices[split]
     assert seen["train"].isdisjoint(seen["heldout"])
-    assert heard["train"].isdisjoint(heard["heldout"])
+    assert voices["train"].isdisjoint(voices["heldout"])
     texts = [{question(r) for r in load_records(dataset, split, "text")} for split in SPLITS]
     assert texts[0].isdisjoint(texts[1])
 
