@@ -41,11 +41,10 @@ class Device:
             return state.cache, state.answering
 
         state = jax.jit(empty, out_shardings=self._slot_places())()
-        one = jax.tree.leaves(self._params)[0]
-        if (
-            self._mesh is None and one.committed
-        ):  # else the second call would find other inputs than the first
-            state = jax.device_put(state, one.sharding)
+        first = jax.tree.leaves(self._params)[0]
+        if self._mesh is None and first.committed:
+            # Else the second call would find other inputs than the first, and compile again.
+            state = jax.device_put(state, _replicated(first.sharding))
         self._cache, self._answering = state
         rows = encoding.table_rows(self.model.config, config.length)
         self._table = encoding.empty_table(self.model, self._params, rows)
@@ -172,3 +171,10 @@ class Device:
 def _blank(patches: int, width: int) -> ImagePatches:
     side = math.isqrt(patches)
     return ImagePatches(np.zeros((patches, width), np.uint8), (side, side))
+
+
+def _replicated(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
+    """The sharding of an array that is replicated on the same devices."""
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, PartitionSpec())
+    return sharding
