@@ -91,4 +91,4 @@ def test_a_speaker_writes_all_outputs_and_reports_what_is_not_spoken(
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
     assert soundfile.info(tmp_path / "a.wav").duration == pytest.approx(report.audio_seconds)
     said = capsys.readouterr().err
-    assert "not spoken: '你好，我是一个很好的朋友。' (english does not read chinese)" in said
+    assert "not fully spoken: '你好，我是一个很好的朋友。' (english does not read chinese)" in said
