@@ -46,6 +46,6 @@ class Speaker:
                 output.write(event.samples)
         elif isinstance(event, PieceSkipped) and event.reason != "nothing to say":
             print(
-                f"not spoken: {event.piece.text.strip()[:60]!r} ({event.detail or event.reason})",
+                f"not fully spoken: {event.piece.text.strip()[:60]!r} ({event.detail or event.reason})",
                 file=sys.stderr,
             )
