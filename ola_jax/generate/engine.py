@@ -171,7 +171,7 @@ class Engine:
         return handle
 
     def status(self) -> EngineStatus:
-        """How the engine is doing."""
+        """The state of the engine."""
         running = [*self._reading.copy(), *self._running.copy().values()]
         age = time.monotonic() - self._last_step if self._busy() else None
         return EngineStatus(

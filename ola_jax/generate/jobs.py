@@ -12,7 +12,7 @@ from ola_jax.generate.streaming import TextStream
 
 
 class Job:
-    """What the engine knows of a request; only the engine's thread changes it once it is queued."""
+    """The engine's state of a request; once queued, only the engine's thread changes it."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Job:
         return reason
 
     def completion(self, reason: FinishReason, error: str | None) -> Completion:
-        """What has become of the request."""
+        """The outcome of the request."""
         now = time.monotonic()
         return Completion(
             text="".join(self._texts),

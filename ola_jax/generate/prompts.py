@@ -22,7 +22,7 @@ class MediaPart:
 
     @property
     def digest(self) -> bytes:
-        """Of its bytes, their shape and their type."""
+        """A digest of the bytes, their shape and their dtype."""
         image = isinstance(self.content, ImagePatches)
         array = self.content.patches if isinstance(self.content, ImagePatches) else self.content
         grid = self.content.grid if isinstance(self.content, ImagePatches) else ()

@@ -1,4 +1,4 @@
-"""What an engine is asked and what it answers."""
+"""Requests to an engine, and its answers."""
 
 import dataclasses
 import threading
@@ -88,7 +88,7 @@ Listener = Callable[[Piece | Completion], object]
 
 @dataclasses.dataclass(frozen=True)
 class EngineStatus:
-    """How an engine is doing."""
+    """The state of an engine."""
 
     slots: int
     running: int

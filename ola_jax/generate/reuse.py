@@ -1,4 +1,4 @@
-"""What earlier turns of a conversation left behind that a later one may use."""
+"""State of earlier turns of a conversation that a later turn may reuse."""
 
 import collections
 import dataclasses
@@ -10,7 +10,7 @@ from ola_jax.typing import Array, Float, HostArray, UInt8
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Remains:
-    """What a slot's cache still holds: tokens of whole chunks that prefill wrote, and nothing else.
+    """The reusable content of a slot's cache: tokens of complete chunks that prefill wrote.
 
     What decoding wrote is not used again: another program computed it, and its last bits may differ.
     """

@@ -1,4 +1,4 @@
-"""How the next token is chosen and when an answer ends, as generation_config.json says it."""
+"""Sampling settings: the choice of the next token and the end of an answer, by generation_config.json."""
 
 import dataclasses
 import math
@@ -49,7 +49,7 @@ TOP_K = 50  # what transformers takes for a generation_config.json without top_k
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """How to choose tokens and when to stop; the fields of a generation_config.json that matter."""
+    """The choice of tokens and the end of an answer: the fields of generation_config.json that matter."""
 
     temperature: float = 0.0  # 0: greedy
     top_k: int = 0  # keep the k most likely; 0: all

@@ -25,7 +25,7 @@ NO_ID = -1
 
 @struct.dataclass
 class Answering:
-    """How a slot's answer is made and how far it is: one entry for each slot."""
+    """Settings and progress of the answers: one entry for each slot."""
 
     settings: Settings
     stop_ids: Int[Array, "slots stops"]  # NO_ID: none
@@ -40,7 +40,7 @@ class Answering:
 
 @struct.dataclass
 class Slots:
-    """What the device holds of all slots."""
+    """The state of all slots on the device."""
 
     cache: KVCache
     answering: Answering
@@ -48,7 +48,7 @@ class Slots:
 
 @struct.dataclass
 class Start:
-    """How one answer is made: leaves of one slot each."""
+    """Settings of one answer: the leaves of one slot."""
 
     settings: Settings
     stop_ids: Int[Array, "1 stops"]
@@ -186,7 +186,7 @@ def advance(
 
 
 def replicated(answering: Answering) -> Answering:
-    """The same, on a mesh whole on every device: so that the next call finds it as this one did."""
+    """The same, replicated on a mesh, so that the next call finds the shardings of this one."""
     return jax.tree.map(lambda x: constrain(x, *[None] * x.ndim), answering)
 
 

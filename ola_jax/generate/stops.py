@@ -12,7 +12,7 @@ class StopStrings:
         self.found = False
 
     def add(self, text: str) -> str:
-        """What can be handed on now; once a stop string is `found`, nothing behind it is."""
+        """The text that can be emitted now; nothing after a stop string, once one is `found`."""
         if self.found:
             return ""
         text = self._held + text
@@ -25,7 +25,7 @@ class StopStrings:
         return text[: len(text) - held]
 
     def close(self) -> str:
-        """What is left when the answer ends."""
+        """The rest of the text, at the end of the answer."""
         text, self._held = self._held, ""
         return text
 

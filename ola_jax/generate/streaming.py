@@ -10,7 +10,7 @@ from ola_jax.errors import OlaError
 
 
 class TextStream:
-    """Hands text on as soon as it is whole: a character of several tokens waits for its last byte.
+    """Emits text as soon as it is complete: a character of several tokens waits for its last byte.
 
     The pieces together are what the tokenizer decodes all ids to, special tokens left out. At most three
     bytes wait; each token costs its own length. Raises OlaError for a tokenizer that is not byte-level.
@@ -32,7 +32,7 @@ class TextStream:
             self._hand_on(self._text.decode(token_bytes(self._tokenizer, token)))
 
     def close(self) -> None:
-        """Hand on what is left, be it whole or not."""
+        """Emit the rest, even an incomplete character."""
         self._hand_on(self._text.decode(b"", final=True))
 
     def _hand_on(self, text: str) -> None:

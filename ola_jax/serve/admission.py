@@ -1,4 +1,4 @@
-"""Which requests are let in, and when it is their turn: a bounded queue before the engine."""
+"""A bounded queue before the engine: which requests are admitted, and when."""
 
 import asyncio
 import contextlib
@@ -53,7 +53,7 @@ class Admission:
             self._turns.release()
 
     def hold(self, ticket: "Ticket", count: int) -> None:
-        """What Ticket.hold does."""
+        """Implements Ticket.hold."""
         with self._lock:
             if ticket.ended or self._held + count > self._limits.held_bytes:
                 raise busy("requests hold too many bytes; try again later", 5.0)

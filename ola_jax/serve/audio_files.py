@@ -1,4 +1,4 @@
-"""Spoken audio as a whole file, with a header that says its length."""
+"""Spoken audio as a complete file, with its length in the header."""
 
 import io
 from collections.abc import Mapping

@@ -16,7 +16,7 @@ class ClientGoneError(Exception):
 
 
 async def read_body(headers: dict[str, str], receive: Receive, ticket: Ticket, limits: Limits) -> bytes:
-    """The whole body. Raises ApiError for one that is no JSON, too large, or slow, before it is all read."""
+    """The body. Raises ApiError for one that is no JSON, too large or too slow, before all is read."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":  # what a web page sends without asking first is something else
         raise ApiError(415, "expected Content-Type: application/json")

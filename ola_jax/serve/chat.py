@@ -56,7 +56,7 @@ class ChatReply(ClientReply[ChatRequest]):
 
     @contextlib.contextmanager
     def _speech(self, request: ChatRequest, events: Events) -> Iterator[SpokenText | None]:
-        """What speaks the answer, if that is asked for; its events join those of the engine."""
+        """The speaker of the answer, if one is asked for; its events join those of the engine."""
         if request.audio is None:
             yield None
             return

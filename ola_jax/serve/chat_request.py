@@ -73,7 +73,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """What a request says of sampling; None: as the checkpoint does."""
+    """Sampling options of a request; None: those of the checkpoint."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -95,7 +95,7 @@ class Sampling:
 
 @dataclasses.dataclass(frozen=True)
 class ChatRequest:
-    """What a client asks for."""
+    """A checked chat request."""
 
     messages: tuple[Message, ...]
     sampling: Sampling

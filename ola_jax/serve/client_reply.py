@@ -1,4 +1,4 @@
-"""What replies to POST requests share: the body, the client that goes away, and the connection."""
+"""Common parts of replies to POST requests: the body, a client that disconnects, the connection."""
 
 import abc
 import asyncio
@@ -19,7 +19,7 @@ Parsed = TypeVar("Parsed")
 
 
 class Connection:
-    """The way to a client, which must take each part within a time."""
+    """Sends to a client, which must take each part within a time."""
 
     def __init__(self, send: Send, seconds: float):
         self._send, self._seconds = send, seconds

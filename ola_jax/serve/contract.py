@@ -1,4 +1,4 @@
-"""What the server needs of an engine; `ola_jax.generate.engine.Engine` has it."""
+"""The protocol that the server needs of an engine; `ola_jax.generate.engine.Engine` follows it."""
 
 from typing import Protocol, runtime_checkable
 
@@ -33,4 +33,4 @@ class AnsweringEngine(Protocol):
         """Queue a request; its pieces and its completion go to the listener."""
 
     def status(self) -> EngineStatus:
-        """How the engine is doing."""
+        """The state of the engine."""

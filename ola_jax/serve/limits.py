@@ -1,4 +1,4 @@
-"""What the server takes and does: limits of a request, and settings of the whole."""
+"""Limits of a request, and settings of the server."""
 
 import dataclasses
 import pathlib

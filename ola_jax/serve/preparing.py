@@ -127,7 +127,7 @@ class Preparer:
         return size
 
     def _check_sizes(self, prompt: Prompt, files: Sequence[MediaFile], sizes: Sequence[Size]) -> None:
-        """Limits of the whole request: bytes when decoded, and tokens, of which these are the fewest."""
+        """Checks the limits of a request as a whole: bytes when decoded, and the least number of tokens."""
         config, pixels = self.processor.config, self.processor.limits
         total, tokens = 0.0, 0
         for file, size in zip(files, sizes, strict=True):

@@ -1,4 +1,4 @@
-"""How large media are, by their headers: functions that run in a process for decoding.
+"""Sizes of media by their headers: functions that run in a decoding process.
 
 A header may be wrong; decoding has limits of its own. This module imports neither JAX nor web libraries.
 """
@@ -16,7 +16,7 @@ NOT_IT = "cannot be decoded"
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """What a header says; 0: it does not say."""
+    """Sizes from a header; 0 where it has none."""
 
     width: int = 0  # pixels
     height: int = 0

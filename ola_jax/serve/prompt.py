@@ -12,7 +12,7 @@ from ola_jax.serve.messages import MediaPart, Message
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """What the user says in one turn, and what the assistant answered, if it did."""
+    """One turn: the user's message, and the assistant's answer, if there is one."""
 
     text: str
     images: tuple[MediaPart, ...]

@@ -15,7 +15,7 @@ PING = b": ping\n\n"
 
 @dataclasses.dataclass(frozen=True)
 class AnswerSpeech:
-    """The audio of a whole answer, as a file, and what is not in it."""
+    """The audio of a complete answer, as a file, and the pieces that are not in it."""
 
     file: bytes
     skipped: tuple[Skipped, ...]
@@ -23,7 +23,7 @@ class AnswerSpeech:
 
 @dataclasses.dataclass(frozen=True)
 class ReplyHead:
-    """What all parts of one reply share. Audio is not kept: it expires when it is made."""
+    """Fields shared by all parts of one reply. Audio is not kept: it expires when it is created."""
 
     id: str
     created: int  # seconds since 1970

@@ -1,4 +1,4 @@
-"""What all requests of a server share: engine, processes for decoding, queue, figures."""
+"""State shared by all requests: engine, decoding processes, queue, metrics."""
 
 import asyncio
 import concurrent.futures

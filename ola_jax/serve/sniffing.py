@@ -1,4 +1,4 @@
-"""What bytes are, by how they begin; names and media types that clients give do not count."""
+"""Formats of media by their first bytes; names and media types that clients give do not count."""
 
 from ola_jax.serve.messages import Kind
 
@@ -19,7 +19,7 @@ BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")  # of images in 
 
 
 def sniff(data: bytes) -> tuple[Kind, ...]:
-    """What kinds of media the bytes may be; none for what is not known."""
+    """The kinds of media that the bytes may be; empty for unknown formats."""
     head = data[:HEAD]
     if head.startswith((b"GIF87a", b"GIF89a")):
         return ("image", "video")

@@ -19,7 +19,7 @@ from ola_jax.speech.waveform import to_pcm16
 
 LOG = logging.getLogger(__name__)
 SAMPLE_BYTES = 2
-# Base64 of a multiple of 3 bytes has no padding, so that clients may join the texts; of 6: samples are whole.
+# Base64 of a multiple of 3 bytes has no padding, so clients may join the texts; with 6 no sample is split.
 PART_BYTES = 6
 # No times: pieces and audio are a function of the text alone, however busy the server is.
 BY_TEXT = SpeechConfig(pieces=PieceConfig(first_seconds=None, idle_seconds=None))

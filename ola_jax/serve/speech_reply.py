@@ -19,7 +19,7 @@ FILE_PART_BYTES = 4096 * PART_BYTES  # of a file in one event
 
 
 class SpeechReply(ClientReply[SpeechRequest]):
-    """The audio of a text: PCM while it is made, other formats as a whole file."""
+    """The audio of a text: PCM as it is synthesized, other formats as a complete file."""
 
     def _parse(self, body: bytes) -> SpeechRequest:
         request = read_speech_request(parse_json(body), self._service.config.model_name)

@@ -1,4 +1,4 @@
-"""What requests say of speech: the fields of a spoken answer, and the body of /v1/audio/speech."""
+"""Speech options of requests: the fields of a spoken answer, and the body of /v1/audio/speech."""
 
 import dataclasses
 from typing import Any, Literal, get_args

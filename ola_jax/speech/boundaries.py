@@ -1,4 +1,4 @@
-"""Whether a stop ends a sentence, from the word before it and what follows."""
+"""Ends of sentences: a stop is judged by the word before it and by what follows."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""The language of a piece of text, as far as its script tells."""
+"""Scripts of a text, which tell some languages apart."""
 
 import collections
 from typing import Literal

@@ -12,7 +12,7 @@ OVERLONG = 8  # times the longest piece, at which a word without end is cut
 
 @dataclasses.dataclass(frozen=True)
 class PieceConfig:
-    """How long pieces are, in tokens (estimated, see `TokenEstimate`), and how long they wait, in seconds.
+    """Lengths of pieces, in tokens (estimated, see `TokenEstimate`), and their waiting times, in seconds.
 
     With both times None the pieces are a function of the text alone, however fast it comes.
     """

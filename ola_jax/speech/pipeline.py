@@ -22,7 +22,7 @@ Reason = Literal["nothing to say", "language", "voice failed", "interrupted"]
 
 @dataclasses.dataclass(frozen=True)
 class SpeechConfig:
-    """How a text is spoken."""
+    """Settings of speech."""
 
     pieces: PieceConfig = dataclasses.field(default_factory=PieceConfig)
     pause_seconds: float = 0.25  # between pieces
@@ -56,7 +56,7 @@ class PieceSpoken:
 
 @dataclasses.dataclass(frozen=True)
 class PieceSkipped:
-    """A piece, or a part of it, that is not heard."""
+    """A piece, or a part of it, that is not spoken."""
 
     number: int
     piece: Piece

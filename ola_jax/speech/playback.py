@@ -1,6 +1,6 @@
-"""What someone hears who plays audio as it arrives: when it begins, and where it stalls."""
+"""Playback of audio as it arrives: its start, and where it stalls."""
 
-UNDERRUN = 0.1  # seconds without audio that are heard as a gap
+UNDERRUN = 0.1  # seconds without audio that count as a gap
 
 
 class PlaybackClock:

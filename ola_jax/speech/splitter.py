@@ -50,7 +50,7 @@ class SentenceSplitter:
 
     @property
     def may_end(self) -> bool:
-        """True if the text written so far ends like a sentence, as far as can be told without more."""
+        """True if the text written so far ends like a sentence, as far as is known without more."""
         stop = self._stop
         return stop is not None and not stop.marker and self._cut is None and not self._brackets
 
@@ -162,7 +162,7 @@ class SentenceSplitter:
             del self._text[:end]
 
     def _track(self, c: str) -> None:
-        """What the character begins, opens or closes."""
+        """Update the state by what the character begins, opens or closes."""
         if c == "`":
             self._run += 1
         elif self._backquotes:

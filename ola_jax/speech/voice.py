@@ -22,7 +22,7 @@ class Voice(Protocol):
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Its name in messages."""
 
     @property
     def scripts(self) -> frozenset[Script] | None:

@@ -22,7 +22,7 @@ class Trimmer:
         self._started = False
 
     def add(self, samples: Samples) -> Samples:
-        """What is certain to stay."""
+        """The samples that are certain to stay."""
         samples = np.concatenate([self._rest, samples])
         count = len(samples) // FRAME
         self._rest = samples[count * FRAME :]
