@@ -7,6 +7,7 @@ import pathlib
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ola_jax import checkpoint
@@ -108,7 +109,7 @@ def _compute_outputs(model: Ola, batch: OlaBatch) -> dict[str, Array]:
         image, position = batch.patch_image[0], batch.patch_position[0]
         outputs["vision"] = model.vision(normalize(batch.patches[0]), image, position)
     if batch.audio.shape[1] and model.config.whisper:
-        outputs["mel"] = log_mel(batch.audio[0], model.config.whisper.num_mels)
+        outputs["mel"] = log_mel(jnp.asarray(batch.audio[0]), model.config.whisper.num_mels)
         outputs["whisper"] = model.whisper(outputs["mel"])
     return outputs
 
@@ -129,7 +130,7 @@ def _compare_vision(job: ImportJob, outputs: list[Outputs]) -> list[FeatureAgree
         for window, image in enumerate(np.asarray(ours.batch.patch_image[0])):
             for number in range(1, image.max() + 1):
                 chosen = image == number
-                pixels = np.asarray(normalize(ours.batch.patches[0, window, chosen]))
+                pixels = np.asarray(normalize(jnp.asarray(ours.batch.patches[0, window, chosen])))
                 position = np.asarray(ours.batch.patch_position[0, window, chosen])
                 pairs.append((ours.arrays["vision"][window, chosen], vision.features(pixels, position)))
         a, b = (np.concatenate(side) for side in zip(*pairs, strict=True))
