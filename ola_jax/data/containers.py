@@ -5,6 +5,7 @@ import io
 import os
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import av
 
@@ -12,6 +13,11 @@ from ola_jax.data.media import Media, MediaFile, short
 from ola_jax.errors import first_line
 
 THREADS = 2  # of one decoder, on any number of cores: several records are decoded at the same time
+
+# Before PyAV 19 a tag that is not UTF-8 is an error unless this is given; since then it never is one.
+TAGS_OF_ANY_BYTES: dict[str, Any] = (
+    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
 
 
 class _Reader(io.BufferedReader):
@@ -37,9 +43,9 @@ def open_container(media: Media) -> Iterator[av.container.InputContainer]:
         av.open(
             file,
             "r",
-            metadata_errors="replace",
             buffer_size=2**16,
             container_options={"protocol_whitelist": "none"},
+            **TAGS_OF_ANY_BYTES,
         ) as container,
     ):
         yield container
