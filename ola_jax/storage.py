@@ -57,7 +57,7 @@ def replace_directory(directory: pathlib.Path) -> Iterator[pathlib.Path]:
         if not isinstance(error, OlaError) and (reason := storage_failure(error, writing=True)):
             raise OlaError(
                 f"{directory}: cannot be written ({reason}); nothing there was changed: make room for it, or "
-                "choose another directory, and start again"
+                "choose another directory, and run the same command again"
             ) from error
         raise
 
@@ -83,7 +83,8 @@ def storage_failure(error: BaseException, writing: bool = False) -> str | None:
 
 def describe_unreadable(path: pathlib.Path, failure: str) -> str:
     """A message about files that a storage failure keeps from being read, and that may not be damaged."""
-    return f"{path}: cannot be read now ({failure}); nothing was changed: resolve this, and start again"
+    problem = f"{path}: cannot be read now ({failure}); nothing was changed"
+    return f"{problem}: resolve this, and run the same command again"
 
 
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")

@@ -155,7 +155,7 @@ def test_what_is_no_damage_is_raised_and_nothing_is_set_aside(
     with pytest.raises(OlaError) as raised:
         checkpoints.restore(*sharded(MeshConfig()))
     message = f"{tmp_path}/2: cannot be read now ({reason}); nothing was changed: resolve this"
-    assert str(raised.value) == f"{message} command again"
+    assert str(raised.value) == f"{message}, and run the same command again"
     assert raised.value.__cause__ is error
     assert names(tmp_path) == {"1", "2"}
 
@@ -177,19 +177,19 @@ BF16 = OptimizerConfig(momentum_dtype="bfloat16")
 OTHERS = {
     "optimizer": (
         *(tiny.CONFIG, TRAINABLE, OptimizerConfig(kind="adafactor")),
-        r"opt_state/1/\S+ is absent there, \w+\[.*\] by the config",
+        r"opt_state/1/\S+ is absent there, \w+\[.*\] in the config",
     ),
     "momentum": (
         *(tiny.CONFIG, TRAINABLE, OptimizerConfig()),
-        r"opt_state/1/mu/\S+ is bfloat16\[64\] there, float32\[64\] by the config",
+        r"opt_state/1/mu/\S+ is bfloat16\[64\] there, float32\[64\] in the config",
     ),
     "trained": (
         *(tiny.CONFIG, ("llm/",), BF16),
-        r"trainable/llm/\S+ is absent there, float32\[.*\] by the config",
+        r"trainable/llm/\S+ is absent there, float32\[.*\] in the config",
     ),
     "model": (
         *(dataclasses.replace(tiny.CONFIG, speech_hidden_size=32), TRAINABLE, BF16),
-        r"frozen/speech_projector/linear1/bias is \[64\] there, \[32\] by the config",
+        r"frozen/speech_projector/linear1/bias is \[64\] there, \[32\] in the config",
     ),
 }
 
