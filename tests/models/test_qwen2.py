@@ -65,7 +65,7 @@ def test_two_samples_packed_in_a_row_have_the_logits_of_each_alone() -> None:
 
 def test_a_cache_filled_in_pieces_has_the_hidden_states_of_one_pass() -> None:
     config, params = released().config.llm, released().params["llm"]
-    model, ids = Qwen2(config), IDS[:1]
+    model, ids = Qwen2(config), jnp.asarray(IDS[:1])
     complete = forward(model, ids, POSITIONS[:1], MASK[:1])["hidden"]
     cache = empty_cache(config, 3, 40, dtype=jnp.float32)
     extend = lambda m, i, where, c: m.extend(m.embed(i), where, c)

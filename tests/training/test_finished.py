@@ -201,7 +201,7 @@ def test_a_full_disk_at_the_model_loses_nothing(
 ) -> None:
     shutil.rmtree(stage_folder(config, 1))
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
