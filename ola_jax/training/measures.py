@@ -1,6 +1,7 @@
 """Figures of a step that the host computes: learning rates, MFU, memory, compilations."""
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -54,7 +55,15 @@ def seconds_at_peak(config: OlaConfig, stage: Stage, mesh: Mesh) -> dict[str, fl
     return {"llm": llm / peak} | ({"encoders": sum(by_part.values()) / peak} if by_part else {})
 
 
-def memory(devices: Sequence[jax.Device]) -> dict[str, int]:
+@runtime_checkable
+class ReportsMemory(Protocol):
+    """A device, as far as its memory is concerned; `jax.Device` is one."""
+
+    def memory_stats(self) -> dict[str, int] | None:
+        """Figures by the backend's names, in bytes; None if it has none."""
+
+
+def memory(devices: Sequence[ReportsMemory]) -> dict[str, int]:
     """Bytes in use, and at most so far, on the fullest device; empty if the backend does not report them."""
     found = [stats for device in devices if (stats := device.memory_stats())]
     names = {"memory/in_use": "bytes_in_use", "memory/peak": "peak_bytes_in_use"}
