@@ -70,7 +70,7 @@ def running(
     server = make_server(create_app(engine, config, voice), shutdown_seconds, ports.append)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bind("127.0.0.1", 0)]})
     thread.start()
-    wait_for(lambda: server.started or not thread.is_alive())
+    wait_for(lambda: ports or not thread.is_alive(), seconds=60.0)
     try:
         yield Running(engine, server, ports[0])
     finally:

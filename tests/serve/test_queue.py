@@ -58,8 +58,8 @@ def test_bytes_of_all_requests_together_are_bounded() -> None:
         with contextlib.closing(open_request(server.port, half)):
             wait_for(lambda: engine.status().running)
             assert server.post(half)[1]["error"]["code"] == "rate_limit_exceeded"
-        wait_for(lambda: engine.status().running == 0)
-        assert server.post(half | {"stream": False, "max_tokens": 2})[0] == 200
+        # The bytes are free a moment after the slot is.
+        wait_for(lambda: server.post(half | {"stream": False, "max_tokens": 2})[0] == 200)
 
 
 def test_bytes_of_fetched_media_count_as_well(tmp_path: pathlib.Path) -> None:
