@@ -1,6 +1,7 @@
 import dataclasses
 import errno
 import functools
+import gc
 import logging
 import pathlib
 import resource
@@ -207,6 +208,8 @@ def test_a_state_of_another_kind_is_no_damage_and_its_first_difference_is_named(
     assert names(tmp_path) == {"1", "2"}
 
 
+# Orbax leaves the errors of other files that could not be written in tasks that it does not wait for.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("size", "noticed_by"),
     [(100, "wait"), (3_000, "wait"), (300_000, "wait"), (3_000, "save"), (3_000, "close")],
@@ -232,6 +235,7 @@ def test_a_full_disk_is_one_line_and_earlier_checkpoints_are_kept(
     assert "Traceback" not in "".join(capfd.readouterr())
     assert names(tmp_path) == {"2"}
     checkpoints.close()  # says nothing more
+    gc.collect()  # so that those tasks end in this test
 
     again = TrainCheckpoints(tmp_path, keep=1)
     assert int(again.restore(*sharded(MeshConfig()))[0].step) == 2
