@@ -23,6 +23,8 @@ load-test: $(VENV)/installed-test
 
 # The page of `ola serve --ui` in Chromium, which must be installed (apt-get install chromium).
 test-ui: $(VENV)/installed-test
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+	  { echo "make test-ui needs Chromium, for example: apt-get install chromium" >&2; exit 2; }
 	$(PIP) playwright
 	$(BIN)/python -m pytest tests/browser -m browser
 

@@ -17,7 +17,7 @@ from ola_jax.serve.sniffing import sniff
 
 
 @dataclasses.dataclass(frozen=True)
-class MediaFile:
+class StoredMedia:
     """One of the media of a request, in a file of its own."""
 
     part: MediaPart
@@ -43,7 +43,7 @@ def write_media(
     fetcher: Fetcher,
     local: pathlib.Path | None,
     hold: Callable[[int], None],
-) -> tuple[MediaFile, ...]:
+) -> tuple[StoredMedia, ...]:
     """Write the bytes of all parts. Raises ApiError for what cannot be had, or is no media of the kind.
 
     `hold` is called with the number of bytes that did not come with the request.
@@ -57,7 +57,7 @@ def write_media(
             raise invalid(f"the bytes are no {part.kind} in a format that is read here", part.where)
         path = folder / f"{part.kind}-{number}"
         path.write_bytes(data)
-        files.append(MediaFile(part, path))
+        files.append(StoredMedia(part, path))
     return tuple(files)
 
 

@@ -18,7 +18,7 @@ from ola_jax.generate.conversation import Question, conversation_record
 from ola_jax.serve.api_error import internal, invalid
 from ola_jax.serve.chat_request import ChatRequest
 from ola_jax.serve.limits import Limits
-from ola_jax.serve.media_files import MediaFile, private_folder, write_media
+from ola_jax.serve.media_files import StoredMedia, private_folder, write_media
 from ola_jax.serve.messages import MediaPart
 from ola_jax.serve.network import Fetcher
 from ola_jax.serve.probing import Size, audio_size, image_size, video_size
@@ -105,7 +105,7 @@ class Preparer:
             if (config.whisper if part.kind == "audio" else config.vision) is None:
                 raise invalid(f"this model takes no {part.kind}", part.where)
 
-    def _size(self, file: MediaFile) -> Size:
+    def _size(self, file: StoredMedia) -> Size:
         """The size by the header, within the limits of one of the media."""
         limits, where, kind = self.limits, file.part.where, file.part.kind
         try:
@@ -126,7 +126,7 @@ class Preparer:
             raise invalid(f"{size.seconds:.0f} seconds, at most {limits.media_seconds:g} are decoded", where)
         return size
 
-    def _check_sizes(self, prompt: Prompt, files: Sequence[MediaFile], sizes: Sequence[Size]) -> None:
+    def _check_sizes(self, prompt: Prompt, files: Sequence[StoredMedia], sizes: Sequence[Size]) -> None:
         """Checks the limits of a request as a whole: bytes when decoded, and the least number of tokens."""
         config, pixels = self.processor.config, self.processor.limits
         total, tokens = 0.0, 0
@@ -156,7 +156,7 @@ class Preparer:
                     "context_length_exceeded",
                 )
 
-    def _sample(self, prompt: Prompt, files: Sequence[MediaFile], folder: pathlib.Path) -> Sample:
+    def _sample(self, prompt: Prompt, files: Sequence[StoredMedia], folder: pathlib.Path) -> Sample:
         names = {file.part: file.path.name for file in files}
         questions = [_question(turn, names, prompt.has_audio) for turn in prompt.turns]
         answers = [turn.answer for turn in prompt.turns if turn.answer is not None]

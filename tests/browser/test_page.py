@@ -25,7 +25,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="make test-ui ins
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed"),
+    pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium"),
 ]
 TAP = (pathlib.Path(__file__).parent / "tap.js").read_text()
 FLAGS = (
