@@ -1,10 +1,10 @@
-# make demo | test | test-all | load-test | test-ui | lint | parity | clean. Python 3.11 or newer and make are all that is needed.
+# make demo | test | test-all | load-test | test-ui | lint | parity | docs | clean. Python 3.11 or newer and make are all that is needed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-all load-test test-ui lint parity clean
+.PHONY: demo test test-all load-test test-ui lint parity docs clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/python train.py --config=configs/digits_omni.py
@@ -38,9 +38,14 @@ parity: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 tests/data tests/models tests/live \
 	  tests/generate tests/training/test_parity.py
 
+# The site, from docs/ and docstrings, into site/.
+docs: $(VENV)/bin/pip
+	$(PIP) mkdocs-material 'mkdocstrings[python]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 # Trained models in runs/ are kept.
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/pip:
