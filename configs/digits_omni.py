@@ -126,7 +126,7 @@ def get_config(output: str = "runs/digits_omni") -> TrainConfig:
             "speech_align",  # and for that of Whisper and BEATs
             trainable=("speech_projector/", "whisper/", "beats/"),
             sources=sources(transcripts=1),
-            steps=320,
+            steps=480,
             rows=4,
             budget=audio,
             optimizer=optimizer(5e-3),

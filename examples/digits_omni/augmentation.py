@@ -14,7 +14,7 @@ from ola_jax.typing import Float, HostArray
 Speech = Float[HostArray, "T"]
 
 WINDOW = 512  # samples of a short-time spectrum, 32 ms
-CEPSTRA = 24  # coefficients of a spectral envelope, fewer than a pitch period of any voice has samples
+ENVELOPE = 13  # bins that its envelope is smoothed over: 400 Hz, more than between harmonics of a voice
 
 
 def change_speaker(samples: Speech, rng: np.random.Generator) -> Speech:
@@ -69,9 +69,8 @@ def add_noise(samples: Speech, rng: np.random.Generator) -> Speech:
 
 def _move_formants(size: Float[HostArray, "f t"], factor: float) -> Float[HostArray, "f t"]:
     """The gain that stretches the spectral envelope along the frequencies by `factor`."""
-    cepstrum = fft.irfft(np.log(size + 1e-5), axis=0)
-    cepstrum[CEPSTRA:-CEPSTRA] = 0
-    envelope = fft.rfft(cepstrum, axis=0).real
+    smooth = signal.windows.hann(ENVELOPE)[:, None]
+    envelope = np.log(signal.oaconvolve(size**2, smooth / smooth.sum(), mode="same", axes=0).clip(1e-8)) / 2
     bins = np.arange(len(size)) / factor
     low = np.minimum(bins.astype(int), len(size) - 2)
     part = np.minimum(bins - low, 1)[:, None]

@@ -28,7 +28,7 @@ from examples.digits_omni.tasks import AIDS, SPLITS, TASKS, chance_level
 from ola_jax.errors import OlaError
 from ola_jax.typing import HostArray, Int, UInt8
 
-VERSION = 6  # of the dataset: a build of another version is not reused
+VERSION = 7  # of the dataset: a build of another version is not reused
 HELDOUT_SHARE = 1 / 6  # of the digit images
 
 
@@ -87,7 +87,8 @@ def choose_splits(seed: int, scale: float) -> tuple[dict[str, SplitContents], UI
         files = train_files if split == "train" else counts
         aids = {name: _scaled(count, scale) for name, count in AIDS.items()} if split == "train" else {}
         described = aids.pop("described", 0)
-        voices = [recording for recording in pack if recording.split == split]
+        splits_used = (split, "other") if split == "heldout" else (split,)
+        voices = [recording for recording in pack if recording.split in splits_used]
         splits[split] = choose_contents(
             split,
             counts=counts | aids,
@@ -103,7 +104,7 @@ def choose_splits(seed: int, scale: float) -> tuple[dict[str, SplitContents], UI
 
 
 def _scaled(count: int, scale: float) -> int:
-    return max(10, round(scale * count))
+    return max(10, round(scale * count)) if count else 0
 
 
 def split_digits(labels: Int[HostArray, "n"], rng: np.random.Generator) -> dict[str, Int[HostArray, "m"]]:

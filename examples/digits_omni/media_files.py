@@ -11,7 +11,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from examples.digits_omni.drawing import Variation, paint, place, random_paper, random_size
-from examples.digits_omni.speech import LONGEST, Recording, vary
+from examples.digits_omni.speech import LONGEST, Recording, augment, vary
 from ola_jax.config import SAMPLE_RATE
 from ola_jax.typing import Float, HostArray, UInt8
 
@@ -32,7 +32,10 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Speech:
-    """A FLAC of one recording of the speech pack, varied. `source` is the recording's file there."""
+    """A FLAC of one recording of the speech pack, varied. `source` is the recording's file there.
+
+    `augmented`: changed as far as it remains understandable, for training.
+    """
 
     file: str
     meaning: str
@@ -40,6 +43,7 @@ class Speech:
     voice: str
     source: str
     seed: int
+    augmented: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +69,8 @@ def write_picture(item: Picture, root: Path, digits: UInt8[HostArray, "n 8 8"], 
 
 def speech_samples(item: Speech, pack: dict[str, Recording]) -> Float[HostArray, "T"]:
     """The audio of `item`, at 16 kHz."""
-    return vary(pack[item.source].samples, np.random.default_rng(item.seed))
+    change = augment if item.augmented else vary
+    return change(pack[item.source].samples, np.random.default_rng(item.seed))
 
 
 def write_speech(item: Speech, root: Path, pack: dict[str, Recording]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from examples.digits_omni.augmentation import add_noise, add_room, change_microphone, change_speaker
 from ola_jax.config import SAMPLE_RATE
 from ola_jax.typing import Float, HostArray
 
@@ -26,6 +27,7 @@ class Recording:
     split: str
     voice: str
     accent: str
+    synthesizer: str
     samples: Float[HostArray, "T"] = dataclasses.field(repr=False, compare=False)
 
 
@@ -43,9 +45,31 @@ def vary(recording: Float[HostArray, "T"], rng: np.random.Generator) -> Float[Ho
 
     Returns at most LONGEST samples; silence of random length is added before and after.
     """
-    speech = soxr.resample(recording, SAMPLE_RATE, SAMPLE_RATE * np.exp(rng.uniform(-0.15, 0.15)))[:LONGEST]
-    room = LONGEST - len(speech)
-    before, after = (int(rng.uniform(0, min(room / 2, 0.3 * SAMPLE_RATE))) for _ in range(2))
-    samples = np.pad(speech, (before, after)) * 10 ** rng.uniform(-0.6, 0.2)  # -12 to +4 dB
+    speech = soxr.resample(recording, SAMPLE_RATE, SAMPLE_RATE * np.exp(rng.uniform(-0.15, 0.15)))
+    samples = _place(speech, rng) * 10 ** rng.uniform(-0.6, 0.2)  # -12 to +4 dB
     samples += rng.normal(0, np.abs(samples).max() * 10 ** rng.uniform(-3, -2), len(samples))  # -60 to -40 dB
     return np.clip(samples, -1, 1).astype(np.float32)
+
+
+def augment(recording: Float[HostArray, "T"], rng: np.random.Generator) -> Float[HostArray, "S"]:
+    """Changes a recording for training, so that speakers, rooms and microphones unlike it are understood.
+
+    Returns at most LONGEST samples; silence of random length is added before and after.
+    """
+    first, last = (int(rng.uniform(0, 0.03) * SAMPLE_RATE) for _ in range(2))  # words are cut unevenly
+    speech = recording[first : len(recording) - last] if rng.random() < 0.5 else recording
+    if rng.random() < 0.9:
+        speech = change_speaker(speech, rng)
+    if rng.random() < 0.4:
+        speech = add_room(speech, rng)
+    if rng.random() < 0.8:
+        speech = change_microphone(speech, rng)
+    samples = add_noise(_place(speech, rng), rng)
+    return (samples / np.abs(samples).max() * 10 ** rng.uniform(-1.3, 0)).astype(np.float32)
+
+
+def _place(speech: Float[HostArray, "T"], rng: np.random.Generator) -> Float[HostArray, "S"]:
+    """Adds up to 0.3 s of silence before and after, within LONGEST samples."""
+    speech = speech[:LONGEST]
+    room = LONGEST - len(speech)
+    return np.pad(speech, tuple(int(rng.uniform(0, min(room / 2, 0.3 * SAMPLE_RATE))) for _ in range(2)))

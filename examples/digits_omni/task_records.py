@@ -104,6 +104,7 @@ RECORDS: dict[str, Callable[..., Record]] = {
     "audio": audio_record,
     "image_speech": image_speech_record,
     "video_audio": video_audio_record,
+    "audio_other": audio_record,
     # for training only
     "captions": caption_record,
     "transcripts": transcript_record,

@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from examples.digits_omni.build import load_records
-from examples.digits_omni.tasks import AIDS, TASKS
+from examples.digits_omni.tasks import AIDS, tasks_of
 from ola_jax.config import ProcessorConfig
 
 # Qwen2's pattern: contractions, words, single figures, punctuation, line ends, spaces.
@@ -34,7 +34,7 @@ CHAT_TEMPLATE = (
 def training_texts(root: Path) -> list[str]:
     """The texts that train the tokenizer: those of the training records, and the words of the chat format."""
     texts = []
-    for name in (*(task.name for task in TASKS), *AIDS):
+    for name in (*(task.name for task in tasks_of("train")), *AIDS):
         for record in load_records(root, "train", name):
             turns = [turn["value"] for turn in record["conversations"]]
             texts += [*turns, record.get("text_q", ""), f"system\n{SYSTEM_PROMPT}", "user\n", "assistant\n"]

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from examples.digits_omni.build import load_records
-from examples.digits_omni.tasks import SPLITS, TASKS
+from examples.digits_omni.tasks import SPLITS, tasks_of
 from examples.digits_omni.tokenizer_training import (
     OLA_SPECIAL,
     PATTERN,
@@ -76,7 +76,7 @@ def test_texts_of_the_dataset_are_short(dataset, tokenizer):
     assert len(tokenizer) <= 512
     assert len(tokenizer("You are a helpful assistant.").input_ids) <= 8
     for split in SPLITS:
-        for task in TASKS:
+        for task in tasks_of(split):
             for record in load_records(dataset, split, task.name):
                 answer = record["conversations"][1]["value"]
                 assert len(tokenizer(answer).input_ids) <= 6, answer
