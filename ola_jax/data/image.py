@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ola_jax.config import MediaLimits, PixelLimits
 from ola_jax.data.depth import to_eight_bits
-from ola_jax.data.media import LIMITS, BadMediaError, Media
+from ola_jax.data.media import LIMITS, BadMediaError, Media, MediaBytes
 from ola_jax.data.sample import ImagePatches
 from ola_jax.errors import first_line
 
@@ -40,6 +40,8 @@ def read_image(media: Media, to_rgb: bool, limits: MediaLimits = LIMITS) -> Imag
             if limits.exif_orientation:
                 eight_bits.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
                 eight_bits = ImageOps.exif_transpose(eight_bits)
+            if isinstance(media, MediaBytes) and media.bgr:
+                return Image.merge("RGB", eight_bits.convert("RGB").split()[::-1])
             return eight_bits.convert("RGB") if to_rgb or eight_bits.mode not in KEPT_MODES else eight_bits
     except BadMediaError:
         raise

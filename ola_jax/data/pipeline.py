@@ -16,10 +16,11 @@ from ola_jax.data.failures import failure_kind
 from ola_jax.data.isolation import ClosedError, IsolatedDecoder
 from ola_jax.data.packing import LoadedRecord, Packer, samples
 from ola_jax.data.processor import Processor
-from ola_jax.data.record_files import JsonRecord, Malformed
+from ola_jax.data.record_files import Malformed
 from ola_jax.data.records import message_prefix
 from ola_jax.data.skips import Skip, SkipLog
 from ola_jax.data.sources import Source, check_sizes, load_tables
+from ola_jax.data.tables import RecordTable
 from ola_jax.errors import OlaError, describe, quote, shortened
 
 
@@ -220,7 +221,7 @@ class _Load:
     """Loads the sample of one record, or the reason why there is none."""
 
     sources: Sequence[Source]
-    tables: Sequence[Sequence[JsonRecord | Malformed]]  # the records of each source
+    tables: Sequence[RecordTable]  # the records of each source
     processor: Processor
     cache: dict[tuple[int, int], LoadedRecord] | None
 

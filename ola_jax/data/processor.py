@@ -28,6 +28,7 @@ from ola_jax.data.decoding import (
 from ola_jax.data.failures import errors_naming_media
 from ola_jax.data.isolation import IsolatedDecoder
 from ola_jax.data.layout import audio_rows, image_rows, pooled_size, video_rows
+from ola_jax.data.media import is_media_file
 from ola_jax.data.merging import merge
 from ola_jax.data.record_files import JsonRecord
 from ola_jax.data.records import ParsedRecord, message_prefix, parse_record
@@ -247,7 +248,7 @@ class Processor:
         if record.audio is not None:
             self._require("whisper", "audio")
             return self.decode(decode_audio, record.audio, root, self.settings)
-        if isinstance(record.video, str) and self.config.whisper:
+        if is_media_file(record.video) and self.config.whisper:
             return self.decode(decode_sound_track, record.video, root, self.settings)
         return None
 

@@ -48,7 +48,7 @@ def read_frames(
     is not a video, is broken, has no frames, or has more or larger ones than the limits allow.
     """
     kind = "frames" if len(items) > 1 else _kind(items[0])
-    if kind == "image" and not single_image and isinstance(items[0], MediaFile):
+    if kind == "image" and not single_image and _is_file(items[0]):
         raise BadMediaError(f"{items[0].name}: {_SINGLE_IMAGE}")
     if kind in ("frames", "image"):
         shown = frame_indices(len(items), limits)
@@ -61,6 +61,10 @@ def read_frames(
     return list(frames.values()), [positions[index] for index in shown]
 
 
+def _is_file(media: Media) -> bool:
+    return isinstance(media, MediaFile) or media.is_file
+
+
 def _kind(media: Media) -> Literal["image", "animation", "video"]:
     """A single image, an animation that FFmpeg cannot decode, or anything else (tried as a video)."""
     try:
@@ -68,7 +72,7 @@ def _kind(media: Media) -> Literal["image", "animation", "video"]:
             moving = image.format != "TIFF" and image.format != "MPO" and getattr(image, "n_frames", 1) > 1
             if moving or image.format == "MPEG":  # Pillow only recognizes the latter
                 return "animation" if image.format == "WEBP" else "video"
-            return "video" if image.format == "GIF" and isinstance(media, MediaFile) else "image"
+            return "video" if image.format == "GIF" and _is_file(media) else "image"
     except Exception:  # Pillow raises nearly anything for bytes that are not an image
         return "video"
 
