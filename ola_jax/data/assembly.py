@@ -11,6 +11,11 @@ from ola_jax.data.sample import Sample
 from ola_jax.data.windows import assign_windows
 
 
+def needs(sample: Sample) -> dict[str, int]:
+    """The room that a sample takes of each field of a budget, except windows of images."""
+    return {"tokens": len(sample.tokens), "audio_chunks": len(sample.audio)}
+
+
 def misfit(row: Sequence[Sample], budget: Budget) -> str | None:
     """The reason why these samples do not fit one row of this budget; None if they do."""
     tokens, chunks = sum(len(s.tokens) for s in row), sum(len(s.audio) for s in row)
