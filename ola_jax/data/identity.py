@@ -35,8 +35,7 @@ def digest_records(records: str, split: str = "train") -> str:
     if place.is_file() and place.suffix not in (".tar", ".parquet"):
         return digest_file(place)
     if place.is_dir():
-        files = sorted(file for file in place.iterdir() if file.is_file() and file.suffix != SUFFIX)
-        files = [file for file in files if not file.name.startswith(".")]
+        files = sorted(file for file in place.iterdir() if _is_data(file.name))
     else:
         files = [pathlib.Path(file) for file in sorted(glob.glob(records))] or [place]
     digest = hashlib.sha256(split.encode())
@@ -48,3 +47,7 @@ def digest_records(records: str, split: str = "train") -> str:
     except OSError as error:
         raise OlaError(f"{records}: cannot be read ({error.strerror})") from error
     return digest.hexdigest()
+
+
+def _is_data(name: str) -> bool:
+    return name in _INFO or name.endswith((".parquet", ".tar")) or ".array_record-" in name

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from ola_jax.data.record_files import JsonRecord, Malformed
 from ola_jax.data.rewriting import map_media
 from ola_jax.errors import OlaError, first_line, require
 
+OPTIONS = "group_size:1,uncompressed"  # every example is found by itself, and media are compressed already
+FINISHED = ".finished"  # what is left of it
+UNFINISHED = ".unfinished"  # folder within that of shards, until all of them are written
 _STORED = "stored"  # key of an object that stands for media, whose number it gives
 
 
@@ -64,6 +68,80 @@ def from_example(example: dict[str, Any]) -> JsonRecord:
     return map_media(json.loads(example["record"]), restore)
 
 
+class ShardWriter:
+    """Writes one file of examples; `close`, or the end of the context, completes it."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        from array_record.python import array_record_module
+        from tensorflow_datasets.core import example_serializer
+
+        self._features = features()
+        self._serializer = example_serializer.ExampleSerializer(self._features.get_serialized_info())
+        self._writer = array_record_module.ArrayRecordWriter(str(path), OPTIONS)
+        self._open = True
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def encode(self, example: dict[str, Any]) -> bytes:
+        """The bytes of an example, which are the same for the same example."""
+        encoded = self._features.encode_example(example)
+        data: bytes = self._serializer.get_tf_example(encoded).SerializeToString(deterministic=True)
+        return data
+
+    def write(self, data: bytes) -> None:
+        """Writes the bytes of an example. Raises OSError if they cannot be written."""
+        try:
+            self._writer.write(data)
+        except (RuntimeError, ValueError) as error:
+            raise OSError(None, first_line(error)) from error
+
+    def close(self) -> None:
+        """Writes what is still in memory. Raises OSError if it cannot be written."""
+        if self._open:
+            self._open = False
+            try:
+                self._writer.close()
+            except (RuntimeError, ValueError) as error:
+                raise OSError(None, first_line(error)) from error
+
+
+def shard_name(name: str, split: str, number: int, shards: int) -> str:
+    """The name of a file of examples, as TFDS has it."""
+    return f"{name}-{split}.array_record-{number:05d}-of-{shards:05d}"
+
+
+def write_info(folder: pathlib.Path, name: str, split: str, lengths: Sequence[int], size: int) -> None:
+    """Writes `features.json` and `dataset_info.json`, which make a data set of TFDS of a folder of shards.
+
+    `lengths` are the numbers of examples of the shards, `size` is in bytes.
+    """
+    import tensorflow_datasets as tfds
+
+    template = tfds.core.ShardedFileTemplate(
+        dataset_name=name,
+        data_dir=folder,
+        split=split,
+        filetype_suffix="array_record",
+        template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+    )
+    info = tfds.core.SplitInfo(
+        name=split, shard_lengths=list(lengths), num_bytes=size, filename_template=template
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=str(folder),
+        features=features(),
+        split_infos=[info],
+        filename_template=template,
+        version="1.0.0",
+        description="Records of Ola with their media, prepared by ola_jax.",
+        check_data=False,
+    )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ShardTable:
     """The examples of a split, or of a part of it such as `train[:10%]`."""
@@ -75,6 +153,8 @@ class ShardTable:
     @classmethod
     def open(cls, folder: str, split: str) -> "ShardTable":
         """Opens a folder that `ola data prepare` wrote. Raises OlaError for other folders and splits."""
+        if (pathlib.Path(folder) / UNFINISHED).exists():
+            raise OlaError(f"{folder}: is not complete; run the same `ola data prepare` again")
         return cls(folder, split, len(_data_source(folder, split)))
 
     def __len__(self) -> int:
@@ -104,7 +184,8 @@ def _data_source(folder: str, split: str) -> Any:
         builder = tfds.builder_from_directory(folder)
     except Exception as error:  # TFDS's own kinds
         raise OlaError(f"{folder}: cannot be read as a data set of TFDS ({first_line(error)})") from error
-    if not isinstance(builder.info.features, dict) or builder.info.features.keys() != expected.keys():
+    found = builder.info.features
+    if not isinstance(found, type(expected)) or set(found) != set(expected):
         raise OlaError(
             f"{folder}: a data set of TFDS with other features than `ola data prepare` writes "
             f"({', '.join(expected)}); give its records as JSON, and prepare them"

@@ -61,6 +61,11 @@ def read_frames(
     return list(frames.values()), [positions[index] for index in shown]
 
 
+def is_moving(media: Media) -> bool:
+    """True for a video or an animation, False for a single image."""
+    return _kind(media) != "image"
+
+
 def _is_file(media: Media) -> bool:
     return isinstance(media, MediaFile) or media.is_file
 
