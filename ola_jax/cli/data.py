@@ -90,7 +90,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
 
 def _check(options: argparse.Namespace) -> None:
-    processor, checked = _processor(options), []
+    processor, checked = load_data_processor(options), []
     for file in options.files:
         with record_progress(f"checking {pathlib.Path(file).name}") as progress:
             found = check_source(
@@ -116,7 +116,7 @@ def _prepare(options: argparse.Namespace) -> None:
     with record_progress("preparing") as progress:
         done = prepare_source(
             _source(options, options.files[0]),
-            _processor(options),
+            load_data_processor(options),
             options.output,
             name=options.name,
             settings=settings,
@@ -149,7 +149,8 @@ def _source(options: argparse.Namespace, file: str) -> Source:
     )
 
 
-def _processor(options: argparse.Namespace) -> Processor:
+def load_data_processor(options: argparse.Namespace) -> Processor:
+    """The processor of the config or the checkpoint that is named."""
     if options.processes < 1:
         raise OlaError(f"--processes is {options.processes}; expected at least 1")
     if options.checkpoint:

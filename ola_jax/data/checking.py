@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ola_jax.data.blocks import Block, OnProgress, replacing, run_blocks, split_into_blocks, sweep
+from ola_jax.data.decoding import in_process
 from ola_jax.data.identity import digest_records, source_index_path
 from ola_jax.data.index import Failure, Index, concatenate, load_index, make_index, save_index
 from ola_jax.data.measure import describe_settings, measure_or_fail
@@ -53,12 +54,13 @@ def check_source(
     digest = digest_records(source.records, source.split)
     parts = path.with_name(f"{path.name}.parts")
     blocks = split_into_blocks(len(table), min(BLOCKS, -(-len(table) // BLOCK_RECORDS)))
-    with locked(parts):
+    # A process that decodes cannot be sent to other processes: then each block starts its own.
+    with locked(parts), isolated(processor) if processes == 1 else contextlib.nullcontext(processor) as own:
         sweep(parts)
         saved = {block.number: load_part(parts, block, settings, digest) for block in blocks}
         missing = [block for block in blocks if saved[block.number] is None]
         function = functools.partial(
-            _check_block, source=source, table=table, processor=processor, parts=parts, digest=digest
+            _check_block, source=source, table=table, processor=own, parts=parts, digest=digest
         )
         done = len(table) - sum(block.stop - block.start for block in missing)
         for _ in run_blocks(function, missing, processes=processes, done=done, progress=progress):
@@ -73,12 +75,22 @@ def check_source(
 
 
 def measure_block(table: RecordTable, block: Block, processor: Processor, source: Source) -> Index:
-    """The index of a block of records. Media are decoded in a process that can be ended."""
-    with processor.isolated() as isolated:
+    """The index of a block of records."""
+    with isolated(processor) as measuring:
         return make_index(
-            measure_or_fail(isolated, table[index], source.root, marks_are_text=source.marks_are_text)
+            measure_or_fail(measuring, table[index], source.root, marks_are_text=source.marks_are_text)
             for index in range(block.start, block.stop)
         )
+
+
+@contextlib.contextmanager
+def isolated(processor: Processor) -> Iterator[Processor]:
+    """The processor, decoding in a process that can be ended; the same one if it does so already."""
+    if processor.decode is not in_process:
+        yield processor
+        return
+    with processor.isolated() as new:
+        yield new
 
 
 @contextlib.contextmanager

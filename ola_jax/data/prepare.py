@@ -1,5 +1,6 @@
 """Preparing a source: shards in the format of TFDS, with the media in them, written by many processes."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ola_jax.data.blocks import Block, OnProgress, replacing, run_blocks, split_into_blocks, sweep
-from ola_jax.data.checking import load_part, locked, part_path, write_failures
+from ola_jax.data.checking import isolated, load_part, locked, part_path, write_failures
 from ola_jax.data.identity import digest_records, source_index_path
 from ola_jax.data.index import (
     Failure,
@@ -115,7 +116,7 @@ def prepare_source(
     digest = digest_records(source.records, source.split)
     work = folder / UNFINISHED
     _check_folder(folder, work)
-    with locked(work):
+    with locked(work), isolated(processor) if processes == 1 else contextlib.nullcontext(processor) as own:
         sweep(folder)
         sweep(work)
         shutil.rmtree(folder / FINISHED, ignore_errors=True)
@@ -129,11 +130,11 @@ def prepare_source(
             "shard_bytes": shard_bytes,
         }
         shards = _continue_plan(work / "plan.json", plan) or _shard_count(
-            table, source, processor, settings, shard_bytes
+            table, source, own, settings, shard_bytes
         )
         _write_json(work / "plan.json", plan | {"shards": shards})
         blocks = split_into_blocks(len(table), shards)
-        job = _Job(source, table, processor, settings, folder, name, split, len(blocks), digest)
+        job = _Job(source, table, own, settings, folder, name, split, len(blocks), digest)
         missing = [block for block in blocks if not job.is_done(block)]
         done = len(table) - sum(block.stop - block.start for block in missing)
         for _ in run_blocks(job, missing, processes=processes, done=done, progress=progress):
@@ -180,7 +181,7 @@ class _Job:
         with (
             replacing(self.shard(block)) as temporary,
             ShardWriter(temporary) as writer,
-            self.processor.isolated() as processor,
+            isolated(self.processor) as processor,
         ):
             for number in range(block.start, block.stop):
                 record = self.table[number]
@@ -291,10 +292,10 @@ def _shard_count(
     if shard_bytes < 1:
         raise OlaError(f"shard_bytes is {shard_bytes}; expected more than 0")
     sizes = []
-    with processor.isolated() as isolated:
+    with isolated(processor) as own:
         for index in np.linspace(0, len(table) - 1, min(_SAMPLED, len(table)), dtype=int).tolist():
             try:
-                stored, _ = store_record(table[index], source, isolated, settings)
+                stored, _ = store_record(table[index], source, own, settings)
                 example = to_example(stored)
                 sizes.append(len(example["record"]) + sum(map(len, example["media"])))
             except Exception as error:  # which is reported when the record is stored
