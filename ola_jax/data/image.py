@@ -42,7 +42,7 @@ def read_image(media: Media, to_rgb: bool, limits: MediaLimits = LIMITS) -> Imag
                 eight_bits = ImageOps.exif_transpose(eight_bits)
             if isinstance(media, MediaBytes) and media.bgr:
                 return Image.merge("RGB", eight_bits.convert("RGB").split()[::-1])
-            return eight_bits.convert("RGB") if to_rgb or eight_bits.mode not in KEPT_MODES else eight_bits
+            return _rgb(eight_bits) if to_rgb or eight_bits.mode not in KEPT_MODES else eight_bits
     except BadMediaError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on broken files
@@ -78,7 +78,7 @@ def image_views(image: Image.Image, limits: PixelLimits) -> tuple[Image.Image, I
     multiple = limits.image_multiple
     high = _pad_or_resize(image, multiple, 0, limits.high_res_max_side, smallest=multiple)
     low = high.resize(scale_size(high.size, limits.low_res_side, multiple=multiple, smallest=multiple))
-    return low.convert("RGB"), high.convert("RGB")
+    return _rgb(low), _rgb(high)
 
 
 def video_frame(image: Image.Image, limits: PixelLimits, name: str = "frame") -> Image.Image:
@@ -90,7 +90,11 @@ def video_frame(image: Image.Image, limits: PixelLimits, name: str = "frame") ->
         raise BadMediaError(
             f"{name}: {width}x{height} pixels is too narrow: a side would be 0 after resizing; crop or pad it"
         )
-    return frame.convert("RGB")
+    return _rgb(frame)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def patchify(pixels: UInt8[np.ndarray, "height width 3"], patch_size: int) -> ImagePatches:
@@ -115,6 +119,8 @@ def _pad_or_resize(
         side = min_side
     else:
         padded = (math.ceil(width / multiple) * multiple, math.ceil(height / multiple) * multiple)
+        if padded == image.size:
+            return _rgb(image)
         canvas = Image.new("RGB", padded, GREY)
         canvas.paste(image, ((padded[0] - width) // 2, (padded[1] - height) // 2))
         return canvas
