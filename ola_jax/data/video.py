@@ -1,5 +1,6 @@
 """Videos: decoding the frames that the model sees."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
@@ -12,6 +13,7 @@ from ola_jax.data.containers import describe_failure, is_picture, limit_threads,
 from ola_jax.data.image import check_pixels, open_image, read_image
 from ola_jax.data.media import LIMITS, BadMediaError, Media, MediaFile
 from ola_jax.data.orientation import Transpose, orientation
+from ola_jax.data.seeking import WORTH, cost, decode_runs, read_packets
 from ola_jax.errors import first_line
 
 Frame = TypeVar("Frame")  # what is kept of a decoded frame
@@ -107,6 +109,8 @@ def _video(
     try:
         count = _likely_count(media, media_limits)
         shown = frame_indices(count, limits) if count else []
+        if (found := _decode_sparsely(media, shown, count, media_limits, reduce)) is not None:
+            return shown, found
         decoded, frames = _decode(media, set(shown), media_limits, reduce)
         if decoded != count and decoded:  # not every packet is a frame, or the header is wrong: choose again
             frames.clear()  # before others take memory
@@ -131,6 +135,37 @@ def _likely_count(media: Media, limits: MediaLimits) -> int:
             if count > 2 * limits.video_frames:  # a frame may be two fields in two packets
                 break
         return count
+
+
+def _decode_sparsely(
+    media: Media, shown: list[int], count: int, limits: MediaLimits, reduce: Reduce[Frame]
+) -> dict[int, Frame] | None:
+    """The frames that are shown, decoded from the keyframes before them; None if all must be decoded.
+
+    The number of frames is that of the header, and of the packets; it is not verified by decoding.
+    """
+    wanted = sorted(set(shown))
+    if count < 2 * len(wanted):
+        return None
+    with open_container(media) as container:
+        stream = _stream(container, media)
+        packets = read_packets(container, stream) if stream.frames == count else None
+        if packets is None or len(packets.times) != count:
+            return None
+    times = packets.frame_times()
+    runs = packets.runs([times[index] for index in wanted])
+    if cost(runs, packets) > WORTH:
+        return None
+    frames: dict[int, Frame] = {}
+    with contextlib.suppress(av.FFmpegError), open_container(media) as container:
+        stream = _stream(container, media)
+        limit_threads(stream)
+        for index, frame in zip(wanted, decode_runs(container, stream, runs), strict=False):
+            check_pixels(media, (frame.width, frame.height), limit=limits.frame_pixels, name="frame_pixels")
+            if not frames:
+                size, transpose = (frame.width, frame.height), orientation(frame)
+            frames[index] = reduce(_upright(frame, size, transpose))
+    return frames if len(frames) == len(wanted) else None
 
 
 def _decode(
