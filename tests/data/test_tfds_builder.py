@@ -12,7 +12,6 @@ from ola_jax.errors import OlaError
 from tests.data.made_up import tiny_processor, write_json
 from tests.data.mixed_set import write_mixed_set
 
-
 # Of TFDS, where Beam has an older protobuf installed.
 pytestmark = pytest.mark.filterwarnings("ignore:label:DeprecationWarning")
 
