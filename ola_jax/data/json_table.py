@@ -4,10 +4,10 @@ import dataclasses
 import functools
 import inspect
 import itertools
-import mmap
 import os
 import weakref
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -56,8 +56,8 @@ class JsonTable:
     @classmethod
     def open(cls, path: str, is_lines: bool) -> "JsonTable":
         """Finds the records of a file: its lines, or the elements of its array."""
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            found = _lines(data) if is_lines else _elements(path, data)
+        with open(path, "rb") as file:
+            found = _lines(file) if is_lines else _elements(path, file)
         return cls(path, *found, _version(path))
 
     def __len__(self) -> int:
@@ -104,27 +104,33 @@ def _is_json_lines(path: str) -> bool:
     return isinstance(record_files.parse_bytes(first, "line 1"), dict)
 
 
-def _lines(data: mmap.mmap) -> tuple[np.ndarray, np.ndarray]:
+def _blocks(file: BinaryIO) -> Iterator[tuple[int, np.ndarray]]:
+    """The position and the bytes of each block of a file."""
+    begin = 0
+    while data := file.read(BLOCK):
+        yield begin, np.frombuffer(data, np.uint8)
+        begin += len(data)
+
+
+def _lines(file: BinaryIO) -> tuple[np.ndarray, np.ndarray]:
     """Start and length of each line that is not blank."""
-    ends = [
-        np.flatnonzero(np.frombuffer(data[begin : begin + BLOCK], np.uint8) == ord("\n")) + begin
-        for begin in range(0, len(data), BLOCK)
-    ]
-    stops = np.append(np.concatenate(ends), len(data))
+    ends = [np.flatnonzero(block == ord("\n")) + begin for begin, block in _blocks(file)]
+    size = file.tell()
+    stops = np.append(np.concatenate(ends), size)
     starts = np.append(0, stops[:-1] + 1)
     lengths = stops - starts
     kept = lengths > 0
     for index in np.flatnonzero(kept & (lengths < 16)).tolist():  # only a short line can be blank in practice
-        kept[index] = bool(data[starts[index] : stops[index]].strip(b" \t\r\n\xef\xbb\xbf"))
+        line = os.pread(file.fileno(), int(lengths[index]), int(starts[index]))
+        kept[index] = bool(line.strip(b" \t\r\n\xef\xbb\xbf"))
     return starts[kept].astype(np.int64), _checked_lengths(lengths[kept])
 
 
-def _elements(path: str, data: mmap.mmap) -> tuple[np.ndarray, np.ndarray]:
+def _elements(path: str, file: BinaryIO) -> tuple[np.ndarray, np.ndarray]:
     """Start and length of each element of an array."""
     scan, state = _compiled_scan(), np.zeros(5, np.int64)
     found: list[np.ndarray] = []
-    for begin in range(0, len(data), BLOCK):
-        block = np.frombuffer(data[begin : begin + BLOCK], np.uint8)
+    for begin, block in _blocks(file):
         spans = np.empty((len(block) // 2 + 2, 2), np.int64)
         count = scan(block, begin, state, spans)
         if count < 0:
