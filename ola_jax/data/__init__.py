@@ -5,7 +5,7 @@ from typing import Any
 
 from ola_jax.errors import require
 
-require("train", "PIL", "av", "grain", "soundfile", "soxr", "tokenizers")
+require("train", "PIL", "av", "grain", "simplejpeg", "soundfile", "soxr", "tokenizers")
 
 # Imported when first used: a process that decodes media starts without JAX and Grain.
 _MODULES = {

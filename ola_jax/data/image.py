@@ -7,6 +7,7 @@ import math
 import warnings
 
 import numpy as np
+import simplejpeg
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
@@ -95,6 +96,32 @@ def video_frame(image: Image.Image, limits: PixelLimits, name: str = "frame") ->
 
 def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+
+
+def is_final_frame(size: tuple[int, int], limits: PixelLimits) -> bool:
+    """True for a frame that `video_frame` leaves as it is."""
+    width, height = size
+    low, high = limits.video_min_side**2, limits.video_max_side**2
+    return low <= width * height <= high and not (
+        width % limits.video_multiple or height % limits.video_multiple
+    )
+
+
+def read_final_frame(media: Media, limits: PixelLimits) -> UInt8[np.ndarray, "height width 3"] | None:
+    """The pixels of a JPEG that is a frame of the final size, decoded at once; None for anything else.
+
+    They are those of Pillow, as both decode by libjpeg-turbo. None also for a damaged file and for colours
+    other than YCbCr: whatever Pillow makes of them counts.
+    """
+    if not isinstance(media, MediaBytes) or not media.data.startswith(b"\xff\xd8"):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(media.data)
+        if colours != "YCbCr" or not is_final_frame((width, height), limits):
+            return None
+        return simplejpeg.decode_jpeg(media.data, "BGR" if media.bgr else "RGB")
+    except ValueError:
+        return None
 
 
 def patchify(pixels: UInt8[np.ndarray, "height width 3"], patch_size: int) -> ImagePatches:

@@ -39,6 +39,7 @@ def read_frames(
     media_limits: MediaLimits = LIMITS,
     *,
     reduce: Reduce[Frame],
+    read_reduced: Callable[[Media], Frame | None] = lambda media: None,
     single_image: bool = False,
 ) -> tuple[list[Frame], list[int]]:
     """The distinct frames that the model sees, and for each frame shown its index in that list.
@@ -46,7 +47,8 @@ def read_frames(
     `items` is one video file, or the frames themselves as encoded images. A file that is a single image is a
     video of one frame with `single_image` (bytes always are), and otherwise an error. The frames of a video
     are upright, as its display matrix says, and all in the size of the first. Each is passed to `reduce`, in
-    RGB, as soon as it is decoded, so that not all are in memory at full size. Raises OlaError for a file that
+    RGB, as soon as it is decoded, so that not all are in memory at full size; `read_reduced` reads those of
+    the frames given as images that it can, in one go. Raises OlaError for a file that
     is not a video, is broken, has no frames, or has more or larger ones than the limits allow.
     """
     kind = "frames" if len(items) > 1 else _kind(items[0])
@@ -54,7 +56,10 @@ def read_frames(
         raise BadMediaError(f"{items[0].name}: {_SINGLE_IMAGE}")
     if kind in ("frames", "image"):
         shown = frame_indices(len(items), limits)
-        frames = {i: reduce(read_image(items[i], True, media_limits)) for i in sorted(set(shown))}
+        frames = {}
+        for i in sorted(set(shown)):
+            frame = read_reduced(items[i])
+            frames[i] = reduce(read_image(items[i], True, media_limits)) if frame is None else frame
     elif kind == "animation":
         shown, frames = _animation(items[0], limits, media_limits, reduce)
     else:
