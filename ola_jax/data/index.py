@@ -101,6 +101,23 @@ class Index:
             failures={i - start: f for i, f in self.failures.items() if start <= i < stop},
         )
 
+    def take(self, records: Int[np.ndarray, "r"]) -> "Index":
+        """The index of these records, in this order."""
+        records = np.asarray(records, np.int64)
+        starts = np.asarray(self.image_offsets[records])
+        lengths = np.asarray(self.image_offsets[records + 1]) - starts
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        images = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+        failed = np.flatnonzero(np.isin(records, list(self.failures))) if self.failures else ()
+        return dataclasses.replace(
+            self,
+            counts=np.asarray(self.counts[records]),
+            image_offsets=offsets,
+            patches=np.asarray(self.patches[images]),
+            kinds=np.asarray(self.kinds[records]),
+            failures={int(i): self.failures[int(records[i])] for i in failed},
+        )
+
     def digest(self) -> str:
         """A short digest of all sizes and of which records failed."""
         found = hashlib.blake2b(digest_size=8)

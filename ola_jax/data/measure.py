@@ -4,13 +4,13 @@ import dataclasses
 import hashlib
 from typing import Any
 
-from ola_jax.data.assembly import needs
 from ola_jax.data.failures import failure_kind
 from ola_jax.data.index import Failure, RecordKind, RecordSize
 from ola_jax.data.isolation import ClosedError
 from ola_jax.data.processor import Processor
 from ola_jax.data.record_files import JsonRecord, Malformed
 from ola_jax.data.records import message_prefix
+from ola_jax.data.rows import needs
 from ola_jax.data.sample import Sample
 from ola_jax.errors import OlaError, describe
 
@@ -54,9 +54,7 @@ def describe_failure(record: object, error: Exception) -> Failure:
 
 def sample_size(sample: Sample, record: object) -> RecordSize:
     """The size of the sample that was made of this record."""
-    return RecordSize(
-        needs(sample), tuple(len(i.patches) for i in sample.images), record_kind(record, sample)
-    )
+    return dataclasses.replace(needs(sample), kind=record_kind(record, sample))
 
 
 def record_kind(record: object, sample: Sample | None = None) -> RecordKind:

@@ -6,10 +6,10 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from ola_jax.batch import Budget
 from ola_jax.data.rewriting import Rewritten
 from ola_jax.data.tables import RecordTable, open_records
 from ola_jax.errors import OlaError, one_line, quote, shortened
+from ola_jax.row import Budget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +58,10 @@ def check_sizes(
             f"budget: {budget.windows} windows of {budget.window_patches} patches; expected a multiple of 4 "
             "patches, above 0 if there are windows"
         )
-    at_least = {"batch_rows": 1, "epochs": 1, "process_count": 1, "open_rows": 1}
+    at_least = {"batch_rows": 1, "epochs": 1, "process_count": 1}
     sizes |= {"seed": seed, "process_index": process_index, "process_count": process_count}
     for name, value in sizes.items():
-        if value is not None or name not in ("epochs", "open_rows"):
+        if value is not None or name != "epochs":
             _check_int(name, value, at_least.get(name, 0))
     if seed >= 2**32:
         raise OlaError(f"seed is {quote(seed)}; expected 0 to 2**32 - 1")

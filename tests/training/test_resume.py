@@ -156,8 +156,8 @@ def test_a_state_that_was_saved_with_adapters_among_the_parameters_is_restored(
         manager.save(7, args=ocp.args.Composite(state=ocp.args.PyTreeSave(older), data=data))
 
     checkpoints = TrainCheckpoints(tmp_path)
-    restored, data_state = checkpoints.restore(*run.like)
-    assert (int(restored.step), data_state) == (7, {"at": 7})
+    restored, data_states = checkpoints.restore(*run.like)
+    assert (int(restored.step), data_states) == (7, [{"at": 7}])
     assert restored.trainable.keys() == now.trainable.keys()
     assert len(restored.adapters) == 7
     for path, adapter in restored.adapters.items():

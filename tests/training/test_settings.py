@@ -78,7 +78,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("evaluation.batches", 0, "1 or more"),
     ("evaluation.rows", 0, "1 or more"),
     ("evaluation.limit", 0, "1 or more"),
-    ("data.threads", -1, "0 or more"),
+    ("data.workers", -1, "0 or more"),
     ("data.prefetch", -1, "0 or more"),
     ("logging.profile", (0, 3), "1 or more"),
     ("logging.profile", (30, 40), "no stage has so many steps"),

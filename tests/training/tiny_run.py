@@ -27,7 +27,7 @@ MODEL = OlaConfig(
     speech_hidden_size=32,
 )
 BUDGET = Budget(tokens=64, audio_chunks=2)
-LOUD = 5  # the record that can be poisoned
+LOUD = 11  # the record that can be poisoned
 
 
 def write_records(folder: pathlib.Path, name: str, count: int) -> str:
