@@ -70,6 +70,13 @@ def pack(index: Index, budget: Budget, *, look_ahead: int = LOOK_AHEAD) -> Packe
     )
 
 
+def count_windows(index: Index, rows: PackedRows, budget: Budget) -> Int[np.ndarray, "rows"]:
+    """The windows of each row of an index that are used."""
+    part = index.take(rows.records)
+    offsets = part.image_offsets[rows.offsets]
+    return _count_windows(part.patches.astype(np.int64), offsets, budget.windows, budget.window_patches)
+
+
 def too_large(index: Index, budget: Budget) -> Int[np.ndarray, "_"]:
     """The records that do not fit a row of this budget."""
     large = np.zeros(len(index), bool)
