@@ -1,17 +1,21 @@
-"""`ola data check|prepare FILE...`: checks files of records, and prepares them for training at scale.
+"""`ola data check|prepare|plan FILE...`: checks and prepares data sets, and compares budgets for them.
 
 The sizes of records depend on the model: name a config (--config) or a checkpoint (--checkpoint).
 """
 
 import argparse
+import dataclasses
 import os
 import pathlib
 import sys
 from collections.abc import Sequence
 
-from ola_jax.cli.display import record_progress
+from ola_jax.cli.display import print_table, record_progress
+from ola_jax.data.budgets import recommend_budgets
 from ola_jax.data.checking import check_source
-from ola_jax.data.index import concatenate
+from ola_jax.data.identity import source_index_path
+from ola_jax.data.index import concatenate, load_index
+from ola_jax.data.measure import describe_settings
 from ola_jax.data.prepare import StoreSettings, prepare_source
 from ola_jax.data.processor import Processor
 from ola_jax.data.report import describe_index, draw_histograms
@@ -33,7 +37,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "ola data") -> None
 
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, allow_abbrev=False, description="Data sets for training.")
-    commands = parser.add_subparsers(required=True, metavar="check | prepare")
+    commands = parser.add_subparsers(required=True, metavar="check | prepare | plan")
     check = commands.add_parser(
         "check",
         help="decodes every record, reports sizes and bad records, and writes the index for training",
@@ -67,7 +71,19 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     prepare.add_argument("--shard_mb", type=int, default=256, help="size of a shard, about")
     prepare.set_defaults(run=_prepare)
-    for command in (check, prepare):
+    plan = commands.add_parser(
+        "plan",
+        help="compares budgets of a row for the records of files that were checked",
+        epilog=EPILOG,
+        allow_abbrev=False,
+    )
+    plan.add_argument("files", nargs="+", metavar="FILE")
+    plan.add_argument("--devices", type=int, required=True, help="that rows are distributed over")
+    plan.add_argument("--batch_tokens", type=int, help="wanted in a batch; by default 16384 for each device")
+    plan.add_argument("--covered", type=float, default=1.0, help="share of the records that must fit a row")
+    plan.add_argument("--row_tokens", type=int, nargs="+", default=[4096, 8192, 16_384, 32_768])
+    plan.set_defaults(run=_plan)
+    for command in (check, prepare, plan):
         given = command.add_mutually_exclusive_group(required=True)
         given.add_argument("--config", metavar="FILE[:ARGUMENT]", help="of the training")
         given.add_argument("--checkpoint", metavar="FOLDER", help="of ola_jax")
@@ -136,6 +152,48 @@ def _prepare(options: argparse.Namespace) -> None:
         first = next(iter(done.failures.values()))
         print(f"{len(done.failures)} bad records left out: {done.bad_path}; the first: {first.reason}")
     print(f"wrote {done.folder}; to train on it: Source({str(done.folder)!r})")
+
+
+def _plan(options: argparse.Namespace) -> None:
+    for name in ("devices", "batch_tokens"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise OlaError(f"--{name} is {getattr(options, name)}; expected at least 1")
+    if not 0 < options.covered <= 1:
+        raise OlaError(f"--covered is {options.covered}; expected more than 0, at most 1")
+    processor = load_data_processor(options)
+    indices = []
+    for file in options.files:
+        path = source_index_path(file, options.split)
+        if not path.exists():
+            raise OlaError(f"{path}: no such index; write it with `ola data check {file}`")
+        settings = describe_settings(processor, marks_are_text=options.marks_are_text)
+        indices.append(load_index(path, settings=settings))
+    choices = recommend_budgets(
+        indices,
+        processor.config,
+        devices=options.devices,
+        batch_tokens=options.batch_tokens or 16_384 * options.devices,
+        row_tokens=options.row_tokens,
+        covered=options.covered,
+    )
+    used = [name for name in choices[0].utilization if any(c.utilization[name] for c in choices)]
+    rows = [
+        (
+            *dataclasses.astuple(choice.budget),
+            choice.rows,
+            f"{choice.samples_per_row:.1f}",
+            *(f"{100 * choice.utilization[name]:.0f} %" for name in used),
+            choice.too_large,
+            f"{choice.cost / choices[0].cost:.2f}",
+        )
+        for choice in choices
+    ]
+    fields = [field.name for field in dataclasses.fields(choices[0].budget)]
+    columns = [*fields, "rows", "samples in a row", *(f"{name} used" for name in used), "too large", "cost"]
+    print_table(columns, rows)
+    print("cost: FLOPs of the forward pass for each used token, the cheapest 1; rows: of a batch")
+    best = choices[0]
+    print(f"cheapest: budget={best.budget}, rows={best.rows}")
 
 
 def _source(options: argparse.Namespace, file: str) -> Source:

@@ -68,3 +68,15 @@ def test_the_model_must_be_named(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main.main(["data", "check", "a.json", "--config", "none.py"])
     assert "none.py" in capsys.readouterr().err
+
+
+def test_budgets_are_compared_for_files_that_were_checked(tmp_path, ola):
+    records = write_records(tmp_path, 30)
+    status, output = ola("plan", records, "--devices", 2)
+    assert (status, "no such index; write it with `ola data check" in output) == (2, True)
+    ola("check", records, "--root", tmp_path)
+    status, output = ola("plan", records, "--devices", 2, "--batch_tokens", 2000, "--row_tokens", 200)
+    assert status == 0
+    assert "cheapest: budget=Budget(tokens=" in output
+    assert ola("plan", records, "--devices", 0)[0] == 2
+    assert ola("plan", records, "--devices", 1, "--row_tokens", 8)[0] == 2

@@ -8,7 +8,7 @@ from tests.data.made_up import conversation
 
 
 def write_million(folder, count):
-    """Writes `count` records, one in five with an image, one in a thousand bad; returns the path of the file."""
+    """Writes `count` records, one in five with an image, one in a thousand bad; returns their path."""
     folder.mkdir(exist_ok=True)
     Image.new("RGB", (8, 8), (1, 2, 3)).save(folder / "a.png")
     path = folder / "records.jsonl"

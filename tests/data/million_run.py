@@ -1,4 +1,4 @@
-"""Checks, prepares and trains on many records, and prints seconds and memory: `... FOLDER COUNT PREPARED`."""
+"""Checks, prepares and trains on many records, and prints seconds and memory: `... FOLDER COUNT PREPARED PROCESSES`."""
 
 import json
 import pathlib
@@ -14,7 +14,8 @@ from tests.data.made_up import tiny_processor
 from tests.data.million import write_million
 
 if __name__ == "__main__":
-    folder, count, prepared = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    folder = pathlib.Path(sys.argv[1])
+    count, prepared, processes = map(int, sys.argv[2:])
     figures = {}
     megabytes = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
@@ -29,7 +30,7 @@ if __name__ == "__main__":
     source, processor = Source(path, str(folder)), tiny_processor()
     first_small = Source(write_million(folder / "small", prepared), str(folder / "small"))
     next(iterate([first_small], max_bad_fraction=0.01))  # numba has compiled, libraries are loaded
-    checked = measured("check", lambda: check_source(source, processor, processes=2))
+    checked = measured("check", lambda: check_source(source, processor, processes=processes))
     figures["bad"] = len(checked.index.failures)
     iterator = measured("start", lambda: iterate([source], max_bad_fraction=0.01))
     batch = measured("first batch", lambda: next(iterator))
@@ -39,7 +40,9 @@ if __name__ == "__main__":
     resumed.set_state(state)
     later = measured("batch after resuming", lambda: next(resumed))
     figures["records"] = len(batch.record_ids[0]) + len(later.record_ids[0])
-    done = measured("prepare", lambda: prepare_source(first_small, processor, folder / "set", processes=2))
+    done = measured(
+        "prepare", lambda: prepare_source(first_small, processor, folder / "set", processes=processes)
+    )
     figures["prepared"] = len(done.index)
     measured("start on shards", lambda: next(iterate([Source(str(folder / "set"))])))
     print(json.dumps(figures))

@@ -6,10 +6,16 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    ("count", "prepared"), [(2000, 500), pytest.param(1_000_000, 100_000, marks=pytest.mark.slow)]
+    ("count", "prepared", "processes"),
+    [(1000, 100, 1), pytest.param(1_000_000, 100_000, 2, marks=pytest.mark.slow)],
 )
-def test_many_records_start_in_seconds_and_in_bounded_memory(tmp_path, count, prepared):
-    command = [sys.executable, "-m", "tests.data.million_run", str(tmp_path), str(count), str(prepared)]
+def test_many_records_start_in_seconds_and_in_bounded_memory(tmp_path, count, prepared, processes):
+    command = [
+        sys.executable,
+        "-m",
+        "tests.data.million_run",
+        *map(str, (tmp_path, count, prepared, processes)),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
