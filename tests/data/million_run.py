@@ -1,4 +1,7 @@
-"""Checks, prepares and trains on many records, and prints seconds and memory: `... FOLDER COUNT PREPARED PROCESSES`."""
+"""Checks, prepares and trains on many records; prints seconds and MB.
+
+`python -m tests.data.million_run FOLDER COUNT PREPARED PROCESSES`
+"""
 
 import json
 import pathlib
