@@ -1,10 +1,13 @@
-"""A million made-up records, in a file whose media are one small image."""
+"""Many made-up records, whose sizes repeat: all are indexed by measuring the first of them."""
 
 import json
 
 from PIL import Image
 
+from ola_jax.data.index import Index, concatenate
 from tests.data.made_up import conversation
+
+PERIOD = 23_000  # records after which sizes and failures repeat
 
 
 def write_million(folder, count):
@@ -14,7 +17,7 @@ def write_million(folder, count):
     path = folder / "records.jsonl"
     with path.open("w") as file:
         for number in range(count):
-            record = conversation(f"Number {number}?", "yes " * (number % 23 + 1), id=number)
+            record = conversation("Which number?", "yes " * (number % 23 + 1), id=number)
             if number % 5 == 0:
                 record |= {"image": "a.png"}
                 record["conversations"][0]["value"] = "<image>\nWhat?"
@@ -22,3 +25,8 @@ def write_million(folder, count):
                 record["conversations"] = []
             file.write(json.dumps(record) + "\n")
     return str(path)
+
+
+def repeat_index(index: Index, count: int) -> Index:
+    """The index of `count` records from that of the first ones."""
+    return concatenate([index] * -(-count // len(index)))[:count]

@@ -1,6 +1,6 @@
 """Checks, prepares and trains on many records; prints seconds and MB.
 
-`python -m tests.data.million_run FOLDER COUNT PREPARED PROCESSES`
+`python -m tests.data.million_run FOLDER COUNT PROCESSES`
 """
 
 import json
@@ -10,15 +10,18 @@ import sys
 import time
 
 from ola_jax.data.checking import check_source
+from ola_jax.data.identity import digest_records, source_index_path
+from ola_jax.data.index import save_index
+from ola_jax.data.measure import describe_settings
 from ola_jax.data.prepare import prepare_source
 from ola_jax.data.sources import Source
 from tests.data.batches import iterate
 from tests.data.made_up import tiny_processor
-from tests.data.million import write_million
+from tests.data.million import PERIOD, repeat_index, write_million
 
 if __name__ == "__main__":
     folder = pathlib.Path(sys.argv[1])
-    count, prepared, processes = map(int, sys.argv[2:])
+    count, processes = map(int, sys.argv[2:])
     figures = {}
     megabytes = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
@@ -29,23 +32,29 @@ if __name__ == "__main__":
         figures[f"{name}, MB"] = round(megabytes() - before)
         return result
 
-    path = write_million(folder, count)
-    source, processor = Source(path, str(folder)), tiny_processor()
-    first_small = Source(write_million(folder / "small", prepared), str(folder / "small"))
-    next(iterate([first_small], max_bad_fraction=0.01))  # numba has compiled, libraries are loaded
-    checked = measured("check", lambda: check_source(source, processor, processes=processes))
-    figures["bad"] = len(checked.index.failures)
-    iterator = measured("start", lambda: iterate([source], max_bad_fraction=0.01))
-    batch = measured("first batch", lambda: next(iterator))
-    state = iterator.get_state()
-    state["step"] = count // 40
-    resumed = measured("resume", lambda: iterate([source], max_bad_fraction=0.01))
-    resumed.set_state(state)
-    later = measured("batch after resuming", lambda: next(resumed))
-    figures["records"] = len(batch.record_ids[0]) + len(later.record_ids[0])
-    done = measured(
-        "prepare", lambda: prepare_source(first_small, processor, folder / "set", processes=processes)
+    def first_batch(source, step=0):
+        iterator = iterate([source], max_bad_fraction=0.01)
+        iterator.set_state(iterator.get_state() | {"step": step})
+        batch = next(iterator)
+        iterator.close()
+        return batch
+
+    part = Source(write_million(folder / "part", min(count, PERIOD)), str(folder / "part"))
+    source, processor = Source(write_million(folder, count), str(folder)), tiny_processor()
+    figures["checked"] = min(count, PERIOD)
+    index = measured("check", lambda: check_source(part, processor, processes=processes)).index
+    first_batch(part)  # numba has compiled, libraries are loaded
+    save_index(
+        source_index_path(source.records),
+        repeat_index(index, count),
+        settings=describe_settings(processor),
+        records=digest_records(source.records),
     )
+    batch = measured("start", lambda: first_batch(source))
+    later = measured("resume", lambda: first_batch(source, step=count // 40))
+    figures["records"] = sum(len(row) for each in (batch, later) for row in each.record_ids)
+    figures["skipped"] = sum(later.skipped.values())
+    done = measured("prepare", lambda: prepare_source(part, processor, folder / "set", processes=processes))
     figures["prepared"] = len(done.index)
-    measured("start on shards", lambda: next(iterate([Source(str(folder / "set"))])))
+    measured("start on shards", lambda: first_batch(Source(str(folder / "set"))))
     print(json.dumps(figures))

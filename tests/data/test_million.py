@@ -4,26 +4,22 @@ import sys
 
 import pytest
 
+from tests.data.million import PERIOD
+
 
 @pytest.mark.parametrize(
-    ("count", "prepared", "processes"),
-    [(1000, 100, 1), pytest.param(1_000_000, 100_000, 2, marks=pytest.mark.slow)],
+    ("count", "processes"), [(1000, 1), pytest.param(1_000_000, 2, marks=pytest.mark.slow)]
 )
-def test_many_records_start_in_seconds_and_in_bounded_memory(tmp_path, count, prepared, processes):
-    command = [
-        sys.executable,
-        "-m",
-        "tests.data.million_run",
-        *map(str, (tmp_path, count, prepared, processes)),
-    ]
+def test_many_records_start_in_seconds_and_in_bounded_memory(tmp_path, count, processes):
+    command = [sys.executable, "-m", "tests.data.million_run", *map(str, (tmp_path, count, processes))]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
     print(figures)
-    assert figures["bad"] == count // 1000
-    assert figures["prepared"] == prepared - -(-(prepared - 7) // 1000)
-    assert figures["start, s"] + figures["first batch, s"] < 30
-    assert figures["resume, s"] + figures["batch after resuming, s"] < 30
-    assert figures["records"] > 2
-    megabytes = sum(value for name, value in figures.items() if name.endswith(", MB"))
-    assert megabytes < 400
+    assert figures["skipped"] == count // 1000
+    checked = min(count, PERIOD)
+    assert figures["prepared"] == checked - checked // 1000
+    assert figures["start, s"] < 30
+    assert figures["resume, s"] < 30
+    assert figures["records"] > 4
+    assert sum(value for name, value in figures.items() if name.endswith(", MB")) < 400
