@@ -231,7 +231,9 @@ def make_train_iterator(
         for number, (source, table, index) in enumerate(zip(sources, tables, indices, strict=True)):
             bad = _bad_records(index, table, budget)
             skips.add_known([Skip(source.records, i, f.kind, f.reason, number) for i, f in bad.items()])
-            usable.append(np.setdiff1d(np.arange(len(index)), list(bad)))
+            good = np.ones(len(index), bool)
+            good[list(bad)] = False
+            usable.append(np.flatnonzero(good))
         weights = [source.weight for source in sources if source.weight is not None]
         plan = RowPlan(indices, usable, budget, seed=seed, weights=weights or None, epochs=epochs)
         rows = _Rows(plan, tables, indices, batch_rows, process_index, process_count, epochs is not None)
