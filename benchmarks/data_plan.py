@@ -93,7 +93,9 @@ def main() -> None:
     for budget in BUDGETS:
         report(index, budget)
     begin = time.process_time()
-    usable = np.setdiff1d(np.arange(count), too_large(index, BUDGETS[1]))
+    fits = np.ones(count, bool)
+    fits[too_large(index, BUDGETS[1])] = False
+    usable = np.flatnonzero(fits)
     found = time.process_time()
     plan = RowPlan([index], [usable], BUDGETS[1], seed=0)
     plan.row(0)
