@@ -180,8 +180,21 @@ def _count_windows(images, offsets, windows, window_patches):
     needed = np.zeros(len(offsets) - 1, np.int64)
     used = np.empty(windows + 1, np.int64)
     for record in range(len(offsets) - 1):
+        own = images[offsets[record] : offsets[record + 1]]
+        if not len(own):
+            continue
+        smallest = largest = total = own[0]
+        for i in range(1, len(own)):
+            smallest, largest, total = min(smallest, own[i]), max(largest, own[i]), total + own[i]
+        if total <= window_patches:
+            needed[record] = 1
+            continue
+        if smallest == largest:  # the frames of a video
+            together = window_patches // largest
+            needed[record] = min(-(-len(own) // together), windows + 1) if together else windows + 1
+            continue
         used[:] = 0
-        sizes = np.sort(images[offsets[record] : offsets[record + 1]])
+        sizes = np.sort(own)
         for i in range(len(sizes) - 1, -1, -1):
             window = 0
             while window < windows and used[window] + sizes[i] > window_patches:

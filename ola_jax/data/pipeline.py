@@ -216,7 +216,9 @@ def make_train_iterator(
     tables = load_tables(sources)
     if isinstance(processor.decode, IsolatedDecoder) and workers:  # the workers are isolated themselves
         processor = dataclasses.replace(processor, decode=in_process)
-    builder = RowBuilder(processor, tuple(sources), budget)
+    # Records in memory are sent to the workers; they read the others themselves.
+    read_there = tuple(None if isinstance(table, list) else table for table in tables)
+    builder = RowBuilder(processor, tuple(sources), budget, read_there)
     row_workers = None
     if workers:
         row_workers = RowWorkers(builder, processor.processor_config.media.decode_seconds)
@@ -229,7 +231,9 @@ def make_train_iterator(
         for number, (source, table, index) in enumerate(zip(sources, tables, indices, strict=True)):
             bad = _bad_records(index, table, budget)
             skips.add_known([Skip(source.records, i, f.kind, f.reason, number) for i, f in bad.items()])
-            usable.append(np.setdiff1d(np.arange(len(index)), list(bad)))
+            good = np.ones(len(index), bool)
+            good[list(bad)] = False
+            usable.append(np.flatnonzero(good))
         weights = [source.weight for source in sources if source.weight is not None]
         plan = RowPlan(indices, usable, budget, seed=seed, weights=weights or None, epochs=epochs)
         rows = _Rows(plan, tables, indices, batch_rows, process_index, process_count, epochs is not None)
@@ -330,10 +334,12 @@ class _Rows:
             keys = self.plan.row(batch * self.batch_rows + self.part * share + row)
         except IndexError:
             return []  # None would be left out by Grain
-        return [
-            PlannedRecord(source, index, self.tables[source][index], self.indices[source].size(index))
-            for source, index in keys
-        ]
+        planned = []
+        for source, index in keys:
+            table = self.tables[source]
+            record = table[index] if isinstance(table, list) else None
+            planned.append(PlannedRecord(source, index, record, self.indices[source].size(index)))
+        return planned
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

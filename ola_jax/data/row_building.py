@@ -26,7 +26,7 @@ class PlannedRecord:
 
     source: int
     index: int  # in the source
-    record: JsonRecord | Malformed | Failure  # a failure: known not to be usable
+    record: JsonRecord | Malformed | Failure | None  # a failure: known not to be usable; None: read it
     size: RecordSize | None = None  # in the index; None: not known yet
 
 
@@ -47,6 +47,7 @@ class RowBuilder:
     processor: Processor
     sources: tuple[Source, ...]
     budget: Budget
+    tables: Sequence[Sequence[JsonRecord | Malformed] | None] = ()  # of sources whose records are read here
 
     def build(self, planned: Sequence[PlannedRecord]) -> Generator[int, None, Row]:
         """Returns a row of these records; yields the number of each before it is decoded, and a last one."""
@@ -66,7 +67,8 @@ class RowBuilder:
             if isinstance(made, Failure):
                 yield made, None
             else:
-                yield sample_size(made, each.record), made if keep else None
+                record = self.read(each) if each.record is None else each.record
+                yield sample_size(made, record), made if keep else None
 
     def sample(self, planned: PlannedRecord) -> Sample | Failure:
         """The sample of a record, or the reason why there is none."""
@@ -74,6 +76,7 @@ class RowBuilder:
         if isinstance(record, Failure):
             return record
         try:
+            record = self.read(planned) if record is None else record
             sample = self.processor.sample(
                 record, source.root, training=True, marks_are_text=source.marks_are_text
             )
@@ -89,6 +92,12 @@ class RowBuilder:
                 planned.size.kind,
             )
         return sample
+
+    def read(self, planned: PlannedRecord) -> JsonRecord | Malformed:
+        """The record itself. Raises OlaError if its file cannot be read."""
+        table = self.tables[planned.source]
+        assert table is not None  # its records are sent
+        return table[planned.index]
 
     def assemble(self, planned: Sequence[PlannedRecord], made: Sequence[Sample | Failure]) -> Row:
         """The row of these samples; a failure leaves a hole."""

@@ -131,7 +131,7 @@ class RowWorkers:
         if at is None or at >= len(planned):
             raise OlaError(f"the process that builds rows failed at none of its records: {reason}")
         record = planned[at].record
-        named = f"{message_prefix(record)}{_name_media(record)}: {reason}"
+        named = f"{message_prefix(record)}{self._name(planned[at])}: {reason}"
         return _Ended(at, Failure(kind, named, record_kind(record)))
 
     def _report_waiting(self, planned: Sequence[PlannedRecord], at: int | None, seconds: float) -> None:
@@ -140,7 +140,16 @@ class RowWorkers:
             return
         each = planned[at]
         where = f"{short(self._sources[each.source].records)}[{each.index}]"
-        logger.warning("waiting for %.0f seconds for %s: %s", seconds, where, _name_media(each.record))
+        logger.warning("waiting for %.0f seconds for %s: %s", seconds, where, self._name(each))
+
+    def _name(self, planned: PlannedRecord) -> str:
+        """The media of a record, for messages."""
+        record = planned.record
+        if record is None:
+            return f"record {planned.index} of {short(self._sources[planned.source].records)}"
+        keys = ("image", "video", "audio", "audio_q")
+        found = [record[key] for key in keys if record.get(key)] if isinstance(record, dict) else []
+        return ", ".join(map(short, found)) or "its text"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,10 +158,3 @@ class _Ended:
 
     at: int
     failure: Failure
-
-
-def _name_media(record: object) -> str:
-    """The media of a record, for messages."""
-    keys = ("image", "video", "audio", "audio_q")
-    found = [record[key] for key in keys if record.get(key)] if isinstance(record, dict) else []
-    return ", ".join(map(short, found)) or "its text"

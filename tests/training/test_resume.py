@@ -121,7 +121,7 @@ def test_a_resumed_run_is_the_run_without_a_stop(tmp_path: pathlib.Path, name: s
     assert_same(actual, expected)
     assert run.train_step._cache_size() == 1  # not compiled again
     newest, data = again.restore(*run.like)
-    assert data == {"at": 4}
+    assert data == [{"at": 4}]
     assert_same(newest, expected)
     again.close()
     kinds = {x.sharding.memory_kind for x in jax.tree.leaves(newest.opt_state) if x.ndim}

@@ -13,7 +13,7 @@ import pytest
 
 from ola_jax.batch import Budget
 from ola_jax.config import BeatsConfig, MediaLimits, OlaConfig, ProcessorConfig, Qwen2Config, WhisperConfig
-from ola_jax.data.pipeline import Source
+from ola_jax.data import Source
 from ola_jax.errors import OlaError
 from ola_jax.training import check_config as checks
 from ola_jax.training.check_config import check_config

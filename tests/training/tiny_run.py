@@ -12,8 +12,15 @@ import soundfile
 
 from ola_jax.batch import Budget
 from ola_jax.config import OlaConfig, ProcessorConfig, Qwen2Config, WhisperConfig
-from ola_jax.data.pipeline import Source
-from ola_jax.training.config import CheckpointConfig, EvalTask, LoggingConfig, Stage, TrainConfig
+from ola_jax.data import Source
+from ola_jax.training.config import (
+    CheckpointConfig,
+    DataConfig,
+    EvalTask,
+    LoggingConfig,
+    Stage,
+    TrainConfig,
+)
 from ola_jax.training.optimizer import OptimizerConfig, PartRate
 from tests.golden import VISIBLE
 
@@ -83,6 +90,7 @@ def get_config(output: str) -> TrainConfig:
         generation=str(folder / "generation_config.json"),
         checkpoint=CheckpointConfig(save_every=4),
         logging=LoggingConfig(log_every=2),
+        data=DataConfig(workers=1),  # to start more takes longer than all that they do here
     )
 
 
