@@ -14,6 +14,7 @@ from ola_jax.data.records import message_prefix
 from ola_jax.data.rows import RowFields, assemble_row, needs, row_use
 from ola_jax.data.sample import Sample
 from ola_jax.data.sources import Source
+from ola_jax.data.tables import RecordTable
 from ola_jax.data.worker_processes import ClosedError
 from ola_jax.row import Budget
 
@@ -47,7 +48,7 @@ class RowBuilder:
     processor: Processor
     sources: tuple[Source, ...]
     budget: Budget
-    tables: Sequence[Sequence[JsonRecord | Malformed] | None] = ()  # of sources whose records are read here
+    tables: Sequence[RecordTable | None] = ()  # of sources whose records are read here
 
     def build(self, planned: Sequence[PlannedRecord]) -> Generator[int, None, Row]:
         """Returns a row of these records; yields the number of each before it is decoded, and a last one."""
