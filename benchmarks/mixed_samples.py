@@ -6,8 +6,8 @@ import numpy as np
 
 from ola_jax.batch import IGNORE, TEXT, Budget, FeatureTable
 from ola_jax.config import OlaConfig
-from ola_jax.data.assembly import misfit
 from ola_jax.data.layout import audio_rows, image_rows, pooled_size, video_rows
+from ola_jax.data.rows import misfit, needs
 from ola_jax.data.sample import ImagePatches, Sample
 
 KINDS = ("text", "image", "video", "audio", "video_audio")
@@ -30,11 +30,11 @@ def fill_rows(samples: Sequence[Sample], budget: Budget) -> list[list[Sample]]:
     rows: list[list[Sample]] = []
     for sample in sorted(samples, key=lambda s: -len(s.tokens)):
         for row in rows:
-            if misfit([*row, sample], budget) is None:
+            if misfit([needs(each) for each in [*row, sample]], budget) is None:
                 row.append(sample)
                 break
         else:
-            if reason := misfit([sample], budget):
+            if reason := misfit([needs(sample)], budget):
                 raise ValueError(f"a sample fits no row: {reason}")
             rows.append([sample])
     return rows

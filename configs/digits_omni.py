@@ -29,7 +29,7 @@ from ola_jax.config import (
     Qwen2Config,
     WhisperConfig,
 )
-from ola_jax.data.pipeline import Source
+from ola_jax.data import Source
 from ola_jax.training.config import DataConfig, EvalTask, EvaluationConfig, Stage, TrainConfig
 from ola_jax.training.optimizer import OptimizerConfig
 

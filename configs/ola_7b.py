@@ -13,7 +13,7 @@ import dataclasses
 
 from ola_jax.batch import Budget
 from ola_jax.config import OlaConfig, ProcessorConfig
-from ola_jax.data.pipeline import Source
+from ola_jax.data import Source
 from ola_jax.errors import OlaError
 from ola_jax.sharding import MeshConfig
 from ola_jax.training.config import CheckpointConfig, DataConfig, Stage, TrainConfig

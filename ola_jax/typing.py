@@ -13,16 +13,18 @@ Shapes are written in these letters, for example `Float[Array, "B L D"]`; in the
 checked at every call.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
-from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int, Key, Shaped, UInt8
 
-Array = jax.Array  # on a device, or traced
+if TYPE_CHECKING:
+    import jax
+    from jax.typing import DTypeLike
+
+    Array = jax.Array  # on a device, or traced
+    AnyArray = jax.Array | np.ndarray  # on the device or on the host
 HostArray = np.ndarray  # in the memory of the host, as records, samples and checkpoint files are
-AnyArray = jax.Array | np.ndarray  # on the device or on the host
 Params = dict[str, Any]  # a nested dict of arrays
 FlatParams = dict[str, Any]  # {path: array}, a path such as "llm/layers/mlp/up_proj/kernel"
 
@@ -40,3 +42,13 @@ __all__ = [
     "Shaped",
     "UInt8",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # JAX is imported when first needed: processes that assemble rows start without it.
+    if name not in ("AnyArray", "Array", "DTypeLike"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import jax
+    from jax.typing import DTypeLike
+
+    return {"AnyArray": jax.Array | np.ndarray, "Array": jax.Array, "DTypeLike": DTypeLike}[name]

@@ -11,7 +11,7 @@ import pytest
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 PAGE = REPOSITORY / "docs" / "adding_a_modality.md"
-MOST_FILES = 10
+MOST_FILES = 11
 
 STEP = """
 import json, pathlib, sys
@@ -55,7 +55,7 @@ check_config(TrainConfig("runs/none", config, ProcessorConfig(), (stage,)), to_t
 
 # Both records share a row.
 (batch,) = make_train_iterator(
-    [source], processor, budget, batch_rows=1, seed=0, epochs=1, isolate=False, num_threads=0
+    [source], processor, budget, batch_rows=1, seed=0, epochs=1, workers=0
 )
 assert batch.utilization["clouds"] == 1 and batch.batch.segments.max() == 2
 assert batch.batch.points.shape == (1, 2, 4, 16, 3)

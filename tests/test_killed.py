@@ -21,6 +21,8 @@ OVERRIDES = (
     f"--config.stages.0.steps={STEPS}",
     f"--config.stages.1.steps={STEPS}",
     "--config.checkpoint.save_every=5",
+    "--config.data.cache_samples=False",  # so that processes build rows ahead
+    "--config.data.workers=2",
 )
 WITHOUT_TASKS = """
 prepare_all = prepare

@@ -13,6 +13,7 @@ FILES = sorted((ROOT / "ola_jax").rglob("*.py"))
 TIERS = (  # a part imports itself and parts of tiers before its own
     {"errors", "typing"},
     {"config", "json_files", "speech"},
+    {"row"},
     {"batch"},
     {"sharding", "hardware", "compilation_cache"},
     {"kernels"},
@@ -27,7 +28,7 @@ TIERS = (  # a part imports itself and parts of tiers before its own
     {"cli"},
     {"infer"},
 )
-MODEL_SIDE = {"errors", "typing", "config", "batch", "sharding", "kernels", "models"}
+MODEL_SIDE = {"errors", "typing", "config", "row", "batch", "sharding", "kernels", "models"}
 # With the standard library, all that the model side and the training step may need.
 ACCELERATOR_LIBRARIES = {"jax", "flax", "numpy", "jaxtyping", "optax"}
 MAX_LINES = 600

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import rich.console
 import rich.progress
 import rich.table
+import rich.text
 
 from ola_jax.convert.progress import Progress
 
@@ -36,6 +37,31 @@ def progress_bar(label: str) -> Iterator[Progress]:
         rich.progress.BarColumn(),
         rich.progress.DownloadColumn(),
         rich.progress.TransferSpeedColumn(),
+        rich.progress.TimeRemainingColumn(),
+    )
+    console = rich.console.Console(stderr=True)
+    with rich.progress.Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class _Speed(rich.progress.ProgressColumn):
+    """Records per second."""
+
+    def render(self, task: rich.progress.Task) -> rich.text.Text:
+        return rich.text.Text(f"{task.speed:.0f} records/s" if task.speed else "")
+
+
+@contextlib.contextmanager
+def record_progress(label: str) -> Iterator[Progress]:
+    """Shows records done, records per second and the time left, if stderr is a terminal."""
+    columns = (
+        rich.progress.TextColumn(label),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        _Speed(),
         rich.progress.TimeRemainingColumn(),
     )
     console = rich.console.Console(stderr=True)

@@ -8,6 +8,7 @@ from ola_jax.errors import OlaError, quote, run
 
 COMMANDS = {
     "train": "trains a model, stage after stage, by a config",
+    "data": "checks data sets, and prepares them for training at scale",
     "convert": "imports and exports released PyTorch checkpoints, and verifies imports",
     "ask": "answers a question about images, a video or audio, or a plain text",
     "serve": "answers over HTTP, as OpenAI's API does",

@@ -5,7 +5,7 @@ from typing import Any
 
 from ola_jax.errors import require
 
-require("train", "PIL", "av", "grain", "soundfile", "soxr", "tokenizers")
+require("train", "PIL", "av", "grain", "numba", "simplejpeg", "soundfile", "soxr", "tokenizers")
 
 # Imported when first used: a process that decodes media starts without JAX and Grain.
 _MODULES = {
@@ -13,7 +13,7 @@ _MODULES = {
     "Processor": "processor",
     "RecordId": "pipeline",
     "Sample": "sample",
-    "Source": "pipeline",
+    "Source": "sources",
     "TrainBatch": "pipeline",
     "TrainIterator": "pipeline",
     "make_train_iterator": "pipeline",

@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 from tokenizers import Tokenizer
 
-from ola_jax.batch import IGNORE
 from ola_jax.data.tokenizer import END, START
 from ola_jax.errors import OlaError
+from ola_jax.row import IGNORE
 from ola_jax.typing import Bool, HostArray, Int
 
 IMAGE, AUDIO = "<image>", "<speech>"

@@ -27,8 +27,28 @@ class _Reader(io.BufferedReader):
 
     def __init__(self, path: str):
         super().__init__(io.FileIO(path))
-        suffix = os.path.splitext(path)[1]
-        self.name = "media" + (suffix if re.fullmatch(r"\.\w{1,8}", suffix, re.ASCII) else "")
+        self.name = _plain_name(path)
+
+
+class _Bytes(io.BytesIO):
+    """The content of a file, with such a name."""
+
+    name = ""
+
+
+def _plain_name(path: str) -> str:
+    suffix = os.path.splitext(path)[1]
+    return "media" + (suffix if re.fullmatch(r"\.\w{1,8}", suffix, re.ASCII) else "")
+
+
+def _open(media: Media) -> _Reader | io.BytesIO:
+    if isinstance(media, MediaFile):
+        return _Reader(media.path)
+    if not media.is_file:
+        return media.open()
+    file = _Bytes(media.data)
+    file.name = _plain_name(media.name)
+    return file
 
 
 @contextlib.contextmanager
@@ -39,7 +59,7 @@ def open_container(media: Media) -> Iterator[av.container.InputContainer]:
     taken for an address or a pattern, and a playlist opens no other file. Tags need not be UTF-8.
     """
     with (
-        _Reader(media.path) if isinstance(media, MediaFile) else media.open() as file,
+        _open(media) as file,
         av.open(
             file,
             "r",

@@ -13,8 +13,8 @@ from PIL import Image
 
 from ola_jax.config import SAMPLE_RATE, MediaLimits, PixelLimits
 from ola_jax.data.audio import read_audio, read_sound_track
-from ola_jax.data.image import image_views, patchify, read_image, video_frame
-from ola_jax.data.media import BadMediaError, locate
+from ola_jax.data.image import image_views, patchify, read_final_frame, read_image, video_frame
+from ola_jax.data.media import BadMediaError, Media, is_media_file, locate
 from ola_jax.data.sample import ImagePatches
 from ola_jax.data.video import read_frames
 from ola_jax.errors import OlaError
@@ -88,8 +88,19 @@ def decode_video(
     reduce = lambda frame: patchify(
         np.asarray(video_frame(frame, settings.pixels, items[0].name)), settings.patch_size
     )
+
+    def read_reduced(media: Media) -> ImagePatches | None:
+        turned = settings.media.exif_orientation
+        pixels = None if turned else read_final_frame(media, settings.pixels)
+        return None if pixels is None else patchify(pixels, settings.patch_size)
+
     frames, shown = read_frames(
-        items, settings.pixels, settings.media, single_image=not isinstance(ref, str), reduce=reduce
+        items,
+        settings.pixels,
+        settings.media,
+        single_image=not is_media_file(ref),
+        reduce=reduce,
+        read_reduced=read_reduced,
     )
     if len({frame.grid for frame in frames}) > 1:
         raise OlaError(f"{items[0].name}: the frames of the video differ in size; resize them to one size")

@@ -24,6 +24,7 @@ FailureKind = Literal[
     "too large",
     "nothing to learn",
     "malformed record",
+    "changed record",  # since it was measured
 ]
 _KINDS: dict[type[OlaError], FailureKind] = {
     MissingFileError: "missing file",

@@ -7,12 +7,13 @@ import math
 import warnings
 
 import numpy as np
+import simplejpeg
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ola_jax.config import MediaLimits, PixelLimits
 from ola_jax.data.depth import to_eight_bits
-from ola_jax.data.media import LIMITS, BadMediaError, Media
+from ola_jax.data.media import LIMITS, BadMediaError, Media, MediaBytes
 from ola_jax.data.sample import ImagePatches
 from ola_jax.errors import first_line
 
@@ -40,7 +41,9 @@ def read_image(media: Media, to_rgb: bool, limits: MediaLimits = LIMITS) -> Imag
             if limits.exif_orientation:
                 eight_bits.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
                 eight_bits = ImageOps.exif_transpose(eight_bits)
-            return eight_bits.convert("RGB") if to_rgb or eight_bits.mode not in KEPT_MODES else eight_bits
+            if isinstance(media, MediaBytes) and media.bgr:
+                return Image.merge("RGB", eight_bits.convert("RGB").split()[::-1])
+            return _rgb(eight_bits) if to_rgb or eight_bits.mode not in KEPT_MODES else eight_bits
     except BadMediaError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on broken files
@@ -76,7 +79,7 @@ def image_views(image: Image.Image, limits: PixelLimits) -> tuple[Image.Image, I
     multiple = limits.image_multiple
     high = _pad_or_resize(image, multiple, 0, limits.high_res_max_side, smallest=multiple)
     low = high.resize(scale_size(high.size, limits.low_res_side, multiple=multiple, smallest=multiple))
-    return low.convert("RGB"), high.convert("RGB")
+    return _rgb(low), _rgb(high)
 
 
 def video_frame(image: Image.Image, limits: PixelLimits, name: str = "frame") -> Image.Image:
@@ -88,7 +91,37 @@ def video_frame(image: Image.Image, limits: PixelLimits, name: str = "frame") ->
         raise BadMediaError(
             f"{name}: {width}x{height} pixels is too narrow: a side would be 0 after resizing; crop or pad it"
         )
-    return frame.convert("RGB")
+    return _rgb(frame)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+
+
+def is_final_frame(size: tuple[int, int], limits: PixelLimits) -> bool:
+    """True for a frame that `video_frame` leaves as it is."""
+    width, height = size
+    low, high = limits.video_min_side**2, limits.video_max_side**2
+    return low <= width * height <= high and not (
+        width % limits.video_multiple or height % limits.video_multiple
+    )
+
+
+def read_final_frame(media: Media, limits: PixelLimits) -> UInt8[np.ndarray, "height width 3"] | None:
+    """The pixels of a JPEG that is a frame of the final size, decoded at once; None for anything else.
+
+    They are those of Pillow, as both decode by libjpeg-turbo. None also for a damaged file and for colours
+    other than YCbCr: whatever Pillow makes of them counts.
+    """
+    if not isinstance(media, MediaBytes) or not media.data.startswith(b"\xff\xd8"):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(media.data)
+        if colours != "YCbCr" or not is_final_frame((width, height), limits):
+            return None
+        return simplejpeg.decode_jpeg(media.data, "BGR" if media.bgr else "RGB")
+    except ValueError:
+        return None
 
 
 def patchify(pixels: UInt8[np.ndarray, "height width 3"], patch_size: int) -> ImagePatches:
@@ -113,6 +146,8 @@ def _pad_or_resize(
         side = min_side
     else:
         padded = (math.ceil(width / multiple) * multiple, math.ceil(height / multiple) * multiple)
+        if padded == image.size:
+            return _rgb(image)
         canvas = Image.new("RGB", padded, GREY)
         canvas.paste(image, ((padded[0] - width) // 2, (padded[1] - height) // 2))
         return canvas

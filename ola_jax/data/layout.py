@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ola_jax.batch import POOLED, mark_rows
+from ola_jax.row import POOLED, mark_rows
 from ola_jax.typing import HostArray, Int
 
 Grid = tuple[int, int]  # height and width of an image in patches

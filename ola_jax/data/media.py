@@ -51,10 +51,18 @@ class MediaFile:
 
 @dataclasses.dataclass(frozen=True)
 class MediaBytes:
-    """An encoded image, video or audio in memory, from within a patch file."""
+    """An encoded image, video or audio in memory: from a patch file, Parquet, a tar file or a shard.
 
-    name: str  # for messages: the path of the file, and the byte range
+    A record may hold it in the place of a path.
+    """
+
+    name: str  # for messages: the path of the file, and the byte range or the member
     data: bytes
+    is_file: bool = False  # the content of a file, not an item of a patch file; decoded as that file would be
+    bgr: bool = False  # a frame whose channels the original does not swap after decoding
+
+    def __repr__(self) -> str:
+        return f"<{len(self.data)} bytes of {self.name}>"
 
     def open(self) -> io.BytesIO:
         """Returns what decoders take: the bytes as a file."""
@@ -66,6 +74,11 @@ class MediaBytes:
 
 
 Media = MediaFile | MediaBytes
+
+
+def is_media_file(ref: object) -> bool:
+    """True for a reference to a file, by its path or with its content; False for items of a patch file."""
+    return isinstance(ref, str) or (isinstance(ref, MediaBytes) and ref.is_file)
 
 
 def short(value: object, length: int = 160) -> str:
@@ -81,9 +94,14 @@ def locate(ref: object, root: str | None = None, limits: MediaLimits = LIMITS) -
     """The media that a reference of a record names; several for video frames in a patch file.
 
     A reference is a path, `{"img_path": path or list of paths}`, or `{"patch": path, "start_num": first byte,
-    "size": bytes of one item or a list of them, "image_encoding": "base64" if so encoded}`. Relative paths
-    are below `root`. Raises OlaError naming the file.
+    "size": bytes of one item or a list of them, "image_encoding": "base64" if so encoded, "bgr": True for
+    frames to be trained on in that order}`, or media in memory. Relative paths are below `root`. Raises
+    OlaError naming the file.
     """
+    if isinstance(ref, MediaBytes):
+        if not ref.data:
+            raise BadMediaError(f"{ref.name}: has no bytes")
+        return [ref]
     if not isinstance(ref, dict):
         return [_file(ref, root)]
     if "img_path" not in ref:
@@ -102,6 +120,7 @@ class _Patch:
     start: int  # byte
     sizes: list[int]  # bytes of each item; may be negative
     base64: bool
+    bgr: bool
 
 
 def _check_patch(ref: dict[str, Any]) -> _Patch:
@@ -115,7 +134,7 @@ def _check_patch(ref: dict[str, Any]) -> _Patch:
         raise OlaError(f"patch object {short(ref)}: expected 'patch', 'start_num' and 'size' in bytes")
     # The second spelling occurs in the original's own reader.
     encoding = ref.get("image_encoding", ref.get("image_encoing"))
-    return _Patch(ref["patch"], start, sizes, encoding == "base64")
+    return _Patch(ref["patch"], start, sizes, encoding == "base64", ref.get("bgr") is True)
 
 
 def _read_patch(patch: _Patch, root: str | None, limits: MediaLimits) -> list[MediaBytes]:
@@ -127,11 +146,11 @@ def _read_patch(patch: _Patch, root: str | None, limits: MediaLimits) -> list[Me
             for size in patch.sizes:
                 name = f"{file.name} [bytes {short(str(start), 40)} to {short(str(start + size), 40)}]"
                 _check_range(start, size, length=length, total=total, name=name, limits=limits)
-                items.append(MediaBytes(name, _read_item(opened, start, size, name)))
+                items.append(MediaBytes(name, _read_item(opened, start, size, name), bgr=patch.bgr))
                 start += size
     except (OSError, ValueError) as error:
         raise BadMediaError(f"{file.name}: cannot be read ({first_line(error)})") from error
-    return [MediaBytes(item.name, _from_base64(item)) for item in items] if patch.base64 else items
+    return [dataclasses.replace(item, data=_from_base64(item)) for item in items] if patch.base64 else items
 
 
 def _number(value: object) -> int | None:

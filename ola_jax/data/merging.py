@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ola_jax.batch import IGNORE, MODALITIES, TEXT, Modality
 from ola_jax.data.chat import AUDIO, AUDIO_ID, IMAGE, IMAGE_ID
 from ola_jax.errors import OlaError
+from ola_jax.row import IGNORE, MODALITIES, TEXT, Modality
 from ola_jax.typing import HostArray, Int
 
 

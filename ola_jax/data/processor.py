@@ -4,15 +4,12 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from ola_jax.batch import IGNORE, MODALITIES, Budget, FeatureTable, OlaBatch
-from ola_jax.checkpoint import load_configs
 from ola_jax.config import SAMPLE_RATE, OlaConfig, PixelLimits, ProcessorConfig
-from ola_jax.data.assembly import assemble, misfit
 from ola_jax.data.audio import split_into_chunks
 from ola_jax.data.chat import Conversation, encode_prompt, encode_training
 from ola_jax.data.decoding import (
@@ -28,15 +25,21 @@ from ola_jax.data.decoding import (
 from ola_jax.data.failures import errors_naming_media
 from ola_jax.data.isolation import IsolatedDecoder
 from ola_jax.data.layout import audio_rows, image_rows, pooled_size, video_rows
+from ola_jax.data.media import is_media_file
 from ola_jax.data.merging import merge
 from ola_jax.data.record_files import JsonRecord
 from ola_jax.data.records import ParsedRecord, message_prefix, parse_record
 from ola_jax.data.room import check_room, image_tokens, may_exceed
+from ola_jax.data.rows import misfit, needs
 from ola_jax.data.sample import ImagePatches, Sample
 from ola_jax.data.tokenizer import check_chat_tokens, load_tokenizer
 from ola_jax.data.windows import choose_windows
 from ola_jax.errors import OlaError, describe
+from ola_jax.row import IGNORE, MODALITIES, Budget, FeatureTable
 from ola_jax.typing import Float, HostArray, Int
+
+if TYPE_CHECKING:
+    import ola_jax.batch
 
 Preset = Literal["train", "infer"]
 
@@ -73,6 +76,8 @@ class Processor:
     @classmethod
     def from_pretrained(cls, directory: str | pathlib.Path, preset: Preset = "train") -> "Processor":
         """Loads the processor of an ola_jax checkpoint from its `config.json` and `tokenizer/`."""
+        from ola_jax.checkpoint import load_configs  # it imports Orbax and JAX
+
         config, processor_config, _ = load_configs(directory)
         return cls(config, processor_config, load_tokenizer(pathlib.Path(directory) / "tokenizer"), preset)
 
@@ -129,20 +134,22 @@ class Processor:
 
     def __call__(
         self, records: Sequence[JsonRecord], root: str | None = None, budget: Budget | None = None
-    ) -> OlaBatch:
+    ) -> "ola_jax.batch.OlaBatch":
         """Makes a batch (numpy leaves) with one row for each record, in order.
 
         Its sizes are those of `budget`, or the smallest that hold the records.
         """
         return self.batch([self.sample(record, root) for record in records], budget)
 
-    def batch(self, samples: Sequence[Sample], budget: Budget | None = None) -> OlaBatch:
+    def batch(self, samples: Sequence[Sample], budget: Budget | None = None) -> "ola_jax.batch.OlaBatch":
         """Makes a batch of samples, as `__call__` does of records."""
+        from ola_jax.data.assembly import assemble  # it imports JAX
+
         if not samples:
             raise OlaError("there are no records; expected at least one")
         budget = budget or self.smallest_budget(samples)
         for number, sample in enumerate(samples):
-            if reason := misfit([sample], budget):
+            if reason := misfit([needs(sample)], budget):
                 raise OlaError(
                     f"record {sample.id or number!r}: {reason}; raise the budget or shorten the record"
                 )
@@ -247,7 +254,7 @@ class Processor:
         if record.audio is not None:
             self._require("whisper", "audio")
             return self.decode(decode_audio, record.audio, root, self.settings)
-        if isinstance(record.video, str) and self.config.whisper:
+        if is_media_file(record.video) and self.config.whisper:
             return self.decode(decode_sound_track, record.video, root, self.settings)
         return None
 

@@ -36,17 +36,21 @@ class Malformed:
         return f"a malformed one ({self.reason})"
 
 
-def load(path: str | pathlib.Path) -> list[JsonRecord | Malformed]:
-    """All records of a JSON file (an array) or of a JSON Lines file (one object per line, named .jsonl).
+def load(path: str | pathlib.Path, *, is_lines: bool | None = None) -> list[JsonRecord | Malformed]:
+    """All records of a JSON file (an array) or of a JSON Lines file (one object per line).
 
-    Lines end at line feeds only, since other separators may occur in text. A line that cannot be parsed, an
-    element that is not an object and an object with a duplicate key become Malformed. Raises OlaError for a
-    file that cannot be read at all.
+    `is_lines`: by default, a file named .jsonl has lines. Lines end at line feeds only, since other
+    separators may occur in text. A line that cannot be parsed, an element that is not an object and an
+    object with a duplicate key become Malformed. Raises OlaError for a file that cannot be read at all.
     """
     data = _read_bytes(path)
-    if str(path).lower().endswith(LINE_SUFFIXES):
+    if str(path).lower().endswith(LINE_SUFFIXES) if is_lines is None else is_lines:
         lines = enumerate(io.BytesIO(data), start=1)
-        return [_line(line, number) for number, line in lines if line.strip(b" \t\r\n\xef\xbb\xbf")]
+        return [
+            parse_bytes(line.rstrip(b"\r\n"), f"line {number}")
+            for number, line in lines
+            if line.strip(b" \t\r\n\xef\xbb\xbf")
+        ]
     try:
         found = _parse(data)
     except _NotJsonError as error:
@@ -55,6 +59,25 @@ def load(path: str | pathlib.Path) -> list[JsonRecord | Malformed]:
     if not isinstance(found, list):
         raise OlaError(f"{path}: {_EXPECTED}, found {_name(found)}")
     return [_record(element) for element in found]
+
+
+def check_head(path: str | pathlib.Path, data: bytes) -> None:
+    """Raises OlaError if a file that begins with `data` is none of JSON."""
+    for magic, what in _MAGIC.items():
+        if data.startswith(magic):
+            raise OlaError(f"{path}: is {what}; {_EXPECTED}")
+    if b"\0" in data[:4]:
+        raise OlaError(f"{path}: is binary, or UTF-16 or UTF-32 text; {_EXPECTED}, in UTF-8")
+
+
+def parse_bytes(data: bytes, where: str) -> JsonRecord | Malformed:
+    """One record; `where` it is stands at the beginning of the reason why it is malformed."""
+    try:
+        found = _record(_parse(data))
+    except _NotJsonError as error:
+        reason = str(error).removeprefix("line 1: ").replace("line 1 column", "column")
+        return Malformed(f"{where}: not valid JSON: {reason}")
+    return Malformed(f"{where}: {found.reason}") if isinstance(found, Malformed) else found
 
 
 class _NotJsonError(Exception):
@@ -74,11 +97,7 @@ def _read_bytes(path: str | pathlib.Path) -> bytes:
         MemoryError,
     ) as error:  # not a path, NUL in it, or too large
         raise OlaError(f"{quote(path)}: cannot be read ({first_line(error)}); {_EXPECTED}") from error
-    for magic, what in _MAGIC.items():
-        if data.startswith(magic):
-            raise OlaError(f"{path}: is {what}; {_EXPECTED}")
-    if b"\0" in data[:4]:
-        raise OlaError(f"{path}: is binary, or UTF-16 or UTF-32 text; {_EXPECTED}, in UTF-8")
+    check_head(path, data)
     if not data.strip(b" \t\r\n\xef\xbb\xbf"):
         raise OlaError(f"{path}: the file is empty; {_EXPECTED}")
     return data
@@ -96,15 +115,6 @@ def _parse(data: bytes) -> Any:
         raise _NotJsonError("brackets are nested too deeply") from error
     except (ValueError, MemoryError) as error:  # a number with too many digits, or a file too large
         raise _NotJsonError(first_line(error)) from error
-
-
-def _line(line: bytes, number: int) -> JsonRecord | Malformed:
-    try:
-        found = _record(_parse(line.rstrip(b"\r\n")))
-    except _NotJsonError as error:
-        reason = str(error).removeprefix("line 1: ").replace("line 1 column", "column")
-        return Malformed(f"line {number}: not valid JSON: {reason}")
-    return Malformed(f"line {number}: {found.reason}") if isinstance(found, Malformed) else found
 
 
 def _record(element: object) -> JsonRecord | Malformed:

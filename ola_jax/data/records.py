@@ -18,13 +18,14 @@ from ola_jax.data.chat import (
 )
 from ola_jax.data.failures import NothingToLearnError
 from ola_jax.data.foreign import check_foreign_marks, check_keys, check_marks
+from ola_jax.data.media import MediaBytes, is_media_file
 from ola_jax.data.merging import check_counts
 from ola_jax.data.record_files import JsonRecord, Malformed
 from ola_jax.errors import OlaError, one_line, quote, shortened
 
 MAX_ID = 120  # characters of an id that are kept
 
-MediaRef = str | dict[str, Any]  # a path, or a byte range in a patch file, as `media.locate` takes it
+MediaRef = str | dict[str, Any] | MediaBytes  # as `media.locate` takes it: a path, a patch object, or bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,19 +100,19 @@ def parse_record(record: object, *, training: bool = False, marks_are_text: bool
         raise OlaError("'video' is an empty list; expected the path of a file, or a list of frames")
     for key, refs in (("image", images), ("video", frames), (audio_key, () if audio is None else (audio,))):
         for ref in refs:
-            if not isinstance(ref, str | dict) or not ref:
+            if not isinstance(ref, str | dict | MediaBytes) or not ref:
                 raise OlaError(f"{key!r}: expected a path or a patch object, found {quote(ref)}")
     first, turns = _turns(record, record.get("text_q") if audio_key == "audio_q" else None)
     is_prompt = turns[-1][0] == "human" and not training
     has_image = bool(images) or video is not None
     # A video file may have a sound track. A list of frames has none, but its prompt may have the mark.
-    may_have_track = isinstance(video, str) or (video is not None and is_prompt)
+    may_have_track = is_media_file(video) or (video is not None and is_prompt)
     has_audio = audio is not None or (may_have_track and any(AUDIO in text for _, text in turns))
     if not marks_are_text:
         check_marks(turns, first, has_image=has_image, has_audio=has_audio)
         if not is_prompt:
             check_foreign_marks(turns, first)
-    if has_image and (video is not None or all(isinstance(ref, str) for ref in images)):
+    if has_image and (video is not None or all(not isinstance(ref, dict) for ref in images)):
         if video is None:
             check_counts(IMAGE, found=_count(turns, IMAGE), expected=len(images), modality="image")
         else:

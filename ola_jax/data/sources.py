@@ -6,24 +6,27 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from ola_jax.batch import Budget
-from ola_jax.data import record_files
-from ola_jax.data.record_files import JsonRecord, Malformed
+from ola_jax.data.rewriting import Rewritten
+from ola_jax.data.tables import RecordTable, open_records
 from ola_jax.errors import OlaError, one_line, quote, shortened
+from ola_jax.row import Budget
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One file of records."""
+    """One file or folder of records, as `tables.open_records` takes it."""
 
-    records: str  # path of the JSON file
+    records: str  # path of a file of records, of a folder of shards, or a pattern of names
     root: str | None = None  # folder of relative media paths; None: the working directory
     weight: float | None = None  # share of the samples; None: its number of records
     marks_are_text: bool = False  # in records without such media, "<image>" and "<speech>" are text
+    rewrite: tuple[tuple[str, str], ...] = ()  # beginnings of media paths, and what replaces them
+    bgr: bool = False  # five of Ola's sets of frames with the colours that the original trains on
+    split: str = "train"  # of prepared shards; parts such as "train[:10%]" as well
 
 
-def load_tables(sources: Sequence[Source]) -> list[list[JsonRecord | Malformed]]:
-    """Loads the records of each source. Raises OlaError for sources that cannot be used or mixed."""
+def load_tables(sources: Sequence[Source]) -> list[RecordTable]:
+    """Opens the records of each source. Raises OlaError for sources that cannot be used or mixed."""
     if isinstance(sources, Source | str) or not isinstance(sources, Sequence):
         raise OlaError(f"sources: expected a sequence of Source, found {quote(sources)}")
     if not sources:
@@ -39,7 +42,7 @@ def load_tables(sources: Sequence[Source]) -> list[list[JsonRecord | Malformed]]
             f"sources: {_name(weighted[0])} has a weight ({weighted[0].weight}) and {_name(other)} has none; "
             "give a weight to all of them or to none"
         )
-    return [_load_table(source) for source in sources]
+    return [open_table(source) for source in sources]
 
 
 def check_sizes(
@@ -55,10 +58,10 @@ def check_sizes(
             f"budget: {budget.windows} windows of {budget.window_patches} patches; expected a multiple of 4 "
             "patches, above 0 if there are windows"
         )
-    at_least = {"batch_rows": 1, "epochs": 1, "process_count": 1, "open_rows": 1}
+    at_least = {"batch_rows": 1, "epochs": 1, "process_count": 1}
     sizes |= {"seed": seed, "process_index": process_index, "process_count": process_count}
     for name, value in sizes.items():
-        if value is not None or name not in ("epochs", "open_rows"):
+        if value is not None or name != "epochs":
             _check_int(name, value, at_least.get(name, 0))
     if seed >= 2**32:
         raise OlaError(f"seed is {quote(seed)}; expected 0 to 2**32 - 1")
@@ -89,17 +92,37 @@ def _check_weight(source: Source) -> None:
         )
 
 
-def _load_table(source: Source) -> list[JsonRecord | Malformed]:
-    if not isinstance(source.root, str | None):
-        raise OlaError(f"{_name(source)}: root is {quote(source.root)}; expected the path of a folder")
-    if not isinstance(source.marks_are_text, bool):
-        raise OlaError(
-            f"{_name(source)}: marks_are_text is {quote(source.marks_are_text)}; expected True or False"
-        )
-    table = record_files.load(source.records)
-    if not table:
+def open_table(source: Source) -> RecordTable:
+    """The records of a source, with its paths rewritten. Raises OlaError for one that cannot be used."""
+    _check_options(source)
+    table = open_records(str(source.records), split=source.split)
+    if not len(table):
         raise OlaError(f"{source.records}: the file has no records; expected at least one")
+    if source.rewrite or source.bgr:
+        return Rewritten(table, source.rewrite, source.bgr)
     return table
+
+
+def _check_options(source: Source) -> None:
+    name = _name(source)
+    if not isinstance(source.root, str | None):
+        raise OlaError(f"{name}: root is {quote(source.root)}; expected the path of a folder")
+    for field in ("marks_are_text", "bgr"):
+        if not isinstance(value := getattr(source, field), bool):
+            raise OlaError(f"{name}: {field} is {quote(value)}; expected True or False")
+    if not isinstance(source.split, str) or not source.split:
+        raise OlaError(
+            f"{name}: split is {quote(source.split)}; expected the name of a split, such as 'train'"
+        )
+    rewrite = source.rewrite
+    pairs = rewrite if isinstance(rewrite, tuple | list) else [rewrite]
+    for pair in pairs:
+        texts = isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(x, str) for x in pair)
+        if not texts or not pair[0]:
+            raise OlaError(
+                f"{name}: rewrite holds {quote(pair)}; expected pairs of the beginning of a path, and what "
+                "replaces it"
+            )
 
 
 def _name(source: Source) -> str:

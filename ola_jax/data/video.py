@@ -1,5 +1,6 @@
 """Videos: decoding the frames that the model sees."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
@@ -12,6 +13,7 @@ from ola_jax.data.containers import describe_failure, is_picture, limit_threads,
 from ola_jax.data.image import check_pixels, open_image, read_image
 from ola_jax.data.media import LIMITS, BadMediaError, Media, MediaFile
 from ola_jax.data.orientation import Transpose, orientation
+from ola_jax.data.seeking import WORTH, cost, decode_runs, read_packets
 from ola_jax.errors import first_line
 
 Frame = TypeVar("Frame")  # what is kept of a decoded frame
@@ -37,6 +39,7 @@ def read_frames(
     media_limits: MediaLimits = LIMITS,
     *,
     reduce: Reduce[Frame],
+    read_reduced: Callable[[Media], Frame | None] = lambda media: None,
     single_image: bool = False,
 ) -> tuple[list[Frame], list[int]]:
     """The distinct frames that the model sees, and for each frame shown its index in that list.
@@ -44,21 +47,34 @@ def read_frames(
     `items` is one video file, or the frames themselves as encoded images. A file that is a single image is a
     video of one frame with `single_image` (bytes always are), and otherwise an error. The frames of a video
     are upright, as its display matrix says, and all in the size of the first. Each is passed to `reduce`, in
-    RGB, as soon as it is decoded, so that not all are in memory at full size. Raises OlaError for a file that
+    RGB, as soon as it is decoded, so that not all are in memory at full size; `read_reduced` reads those of
+    the frames given as images that it can, in one go. Raises OlaError for a file that
     is not a video, is broken, has no frames, or has more or larger ones than the limits allow.
     """
     kind = "frames" if len(items) > 1 else _kind(items[0])
-    if kind == "image" and not single_image and isinstance(items[0], MediaFile):
+    if kind == "image" and not single_image and _is_file(items[0]):
         raise BadMediaError(f"{items[0].name}: {_SINGLE_IMAGE}")
     if kind in ("frames", "image"):
         shown = frame_indices(len(items), limits)
-        frames = {i: reduce(read_image(items[i], True, media_limits)) for i in sorted(set(shown))}
+        frames = {}
+        for i in sorted(set(shown)):
+            frame = read_reduced(items[i])
+            frames[i] = reduce(read_image(items[i], True, media_limits)) if frame is None else frame
     elif kind == "animation":
         shown, frames = _animation(items[0], limits, media_limits, reduce)
     else:
         shown, frames = _video(items[0], limits, media_limits, reduce)
     positions = {index: position for position, index in enumerate(frames)}
     return list(frames.values()), [positions[index] for index in shown]
+
+
+def is_moving(media: Media) -> bool:
+    """True for a video or an animation, False for a single image."""
+    return _kind(media) != "image"
+
+
+def _is_file(media: Media) -> bool:
+    return isinstance(media, MediaFile) or media.is_file
 
 
 def _kind(media: Media) -> Literal["image", "animation", "video"]:
@@ -68,7 +84,7 @@ def _kind(media: Media) -> Literal["image", "animation", "video"]:
             moving = image.format != "TIFF" and image.format != "MPO" and getattr(image, "n_frames", 1) > 1
             if moving or image.format == "MPEG":  # Pillow only recognizes the latter
                 return "animation" if image.format == "WEBP" else "video"
-            return "video" if image.format == "GIF" and isinstance(media, MediaFile) else "image"
+            return "video" if image.format == "GIF" and _is_file(media) else "image"
     except Exception:  # Pillow raises nearly anything for bytes that are not an image
         return "video"
 
@@ -98,6 +114,8 @@ def _video(
     try:
         count = _likely_count(media, media_limits)
         shown = frame_indices(count, limits) if count else []
+        if (found := _decode_sparsely(media, shown, count, media_limits, reduce)) is not None:
+            return shown, found
         decoded, frames = _decode(media, set(shown), media_limits, reduce)
         if decoded != count and decoded:  # not every packet is a frame, or the header is wrong: choose again
             frames.clear()  # before others take memory
@@ -122,6 +140,37 @@ def _likely_count(media: Media, limits: MediaLimits) -> int:
             if count > 2 * limits.video_frames:  # a frame may be two fields in two packets
                 break
         return count
+
+
+def _decode_sparsely(
+    media: Media, shown: list[int], count: int, limits: MediaLimits, reduce: Reduce[Frame]
+) -> dict[int, Frame] | None:
+    """The frames that are shown, decoded from the keyframes before them; None if all must be decoded.
+
+    The number of frames is that of the header, and of the packets; it is not verified by decoding.
+    """
+    wanted = sorted(set(shown))
+    if count < 2 * len(wanted):
+        return None
+    with open_container(media) as container:
+        stream = _stream(container, media)
+        packets = read_packets(container, stream) if stream.frames == count else None
+        if packets is None or len(packets.times) != count:
+            return None
+    times = packets.frame_times()
+    runs = packets.runs([times[index] for index in wanted])
+    if cost(runs, packets) > WORTH:
+        return None
+    frames: dict[int, Frame] = {}
+    with contextlib.suppress(av.FFmpegError), open_container(media) as container:
+        stream = _stream(container, media)
+        limit_threads(stream)
+        for index, frame in zip(wanted, decode_runs(container, stream, runs), strict=False):
+            check_pixels(media, (frame.width, frame.height), limit=limits.frame_pixels, name="frame_pixels")
+            if not frames:
+                size, transpose = (frame.width, frame.height), orientation(frame)
+            frames[index] = reduce(_upright(frame, size, transpose))
+    return frames if len(frames) == len(wanted) else None
 
 
 def _decode(

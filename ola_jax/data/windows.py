@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from ola_jax.batch import POOLED
+from ola_jax.row import POOLED
 
 
 def assign_windows(sizes: Sequence[int], window_patches: int) -> tuple[list[tuple[int, int]], int]:

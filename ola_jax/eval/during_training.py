@@ -1,6 +1,8 @@
 """Evaluation of a stage during training: loss on held-out records, answers to the tasks."""
 
 import functools
+import itertools
+import pathlib
 import statistics
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +13,6 @@ from jax.sharding import Mesh
 
 from ola_jax import sharding
 from ola_jax.batch import OlaBatch
-from ola_jax.data.assembly import assemble
 from ola_jax.data.pipeline import make_train_iterator
 from ola_jax.data.processor import Processor
 from ola_jax.errors import OlaError
@@ -46,21 +47,24 @@ class Evaluation:
         self._processor = Processor(
             config.model, processor.processor_config, processor.tokenizer, preset="infer"
         )
-        part, self._parts = sharding.rows_of_process(mesh, jax.process_index())
+        part, parts = sharding.rows_of_process(mesh, jax.process_index())
         self._data = None
         if stage.held_out:
             self._data = make_train_iterator(
                 stage.held_out,
                 processor,
                 stage.budget,
-                batch_rows=stage.rows // self._parts,
+                batch_rows=stage.rows,
                 seed=config.seed,
                 epochs=1,
                 process_index=part,
-                process_count=self._parts,
+                process_count=parts,
                 max_skipped=config.data.max_skipped,
-                num_threads=config.data.threads,
+                max_bad_fraction=config.data.max_bad_fraction,
+                workers=config.data.workers,
                 prefetch=config.data.prefetch,
+                read_ahead_bytes=config.data.read_ahead_bytes,
+                index_folder=pathlib.Path(config.output) / "index",
             )
             self._start = self._data.get_state()
         if not self._data and not (config.evaluation.tasks and config.tasks):
@@ -107,16 +111,11 @@ class Evaluation:
         return float(sum(totals)) / labelled
 
     def _batches(self) -> Iterator[OlaBatch]:
-        """At most `evaluation.batches`; with several processes exactly as many, as some may have fewer."""
+        """At most `evaluation.batches`: as many in all processes."""
         assert self._data is not None
         self._data.set_state(self._start)
-        rows = self._stage.rows // self._parts
-        for _ in range(self._config.evaluation.batches):
-            packed = next(self._data, None)
-            if packed is None and self._parts == 1:
-                return
-            batch = packed.batch if packed else assemble([[]] * rows, self._stage.budget, self._config.model)
-            yield sharding.global_batch(batch, self._mesh)
+        for packed in itertools.islice(self._data, self._config.evaluation.batches):
+            yield sharding.global_batch(packed.batch, self._mesh)
 
     def _accuracy(self, state: TrainState) -> dict[str, float]:
         params = apply_adapters(state.params, state.adapters, self._stage.lora)

@@ -11,7 +11,7 @@ import rich.console
 from jax.sharding import Mesh
 
 from ola_jax import sharding
-from ola_jax.data.pipeline import TrainIterator, make_train_iterator
+from ola_jax.data.pipeline import TrainIterator, make_train_iterator, unite_states
 from ola_jax.data.processor import Processor
 from ola_jax.errors import OlaError
 from ola_jax.eval.during_training import Evaluation
@@ -73,8 +73,8 @@ def train_stage(
         )
         checkpoints = opened(_open_checkpoints(config.checkpoint, folder / "checkpoints"))
         if restored := checkpoints.restore(abstract, shardings):
-            train_state, data_state = restored
-            data.set_state(data_state)
+            train_state, data_states = restored
+            data.set_state(unite_states(data_states))
             del restored
         else:
             train_state = _first_state(config, number, tx, mesh, shardings)
@@ -149,14 +149,17 @@ def _training_data(config: TrainConfig, number: int, processor: Processor, mesh:
         stage.sources,
         processor,
         stage.budget,
-        batch_rows=stage.rows // parts,
+        batch_rows=stage.rows,
         seed=config.seed + number,
         process_index=part,
         process_count=parts,
         max_skipped=config.data.max_skipped,
+        max_bad_fraction=config.data.max_bad_fraction,
         cache=config.data.cache_samples,
-        num_threads=config.data.threads,
+        workers=config.data.workers,
         prefetch=config.data.prefetch,
+        read_ahead_bytes=config.data.read_ahead_bytes,
+        index_folder=pathlib.Path(config.output) / "index",
     )
 
 

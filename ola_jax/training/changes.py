@@ -54,6 +54,7 @@ MEANINGS: tuple[tuple[str, Meaning], ...] = (
     ("run.mesh*", REPORTED),
     ("run.bad_steps*", REPORTED),
     ("run.data.max_skipped", REPORTED),
+    ("run.data.max_bad_fraction", REPORTED),
     ("run.checkpoint.best", REPORTED),
     ("run.checkpoint.final_model", REPORTED),
     ("run*", IGNORED),

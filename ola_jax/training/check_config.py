@@ -36,7 +36,13 @@ RULES: Rules = settings.RULES | {
     CheckpointConfig: {"save_every": COUNT, "keep": COUNT, "keep_best": NATURAL},
     LoggingConfig: {"log_every": COUNT, "wandb": GIVEN, "profile": COUNT},
     EvaluationConfig: {"every": NATURAL, "batches": COUNT, "rows": COUNT, "limit": COUNT},
-    DataConfig: {"max_skipped": NATURAL, "threads": NATURAL, "prefetch": NATURAL},
+    DataConfig: {
+        "max_skipped": NATURAL,
+        "max_bad_fraction": SHARE,
+        "workers": NATURAL,
+        "prefetch": NATURAL,
+        "read_ahead_bytes": COUNT,
+    },
     BadStepsConfig: {"max_skipped": NATURAL, "spike_factor": above(1)},
     DistributedConfig: {"coordinator": ADDRESS, "process_count": COUNT, "process_id": NATURAL},
     TrainConfig: {

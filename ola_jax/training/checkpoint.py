@@ -20,14 +20,14 @@ from ola_jax.storage import describe_unreadable, quiet_orbax, remove_unfinished,
 from ola_jax.training.state import TrainState
 from ola_jax.training.stored import (
     is_training_checkpoint,
-    read_data_state,
+    read_data_states,
     read_state,
     restore_params,
     to_stored,
 )
 
 __all__ = ["TrainCheckpoints", "is_training_checkpoint", "restore_params"]
-Restored = tuple[TrainState, dict[str, Any]]
+Restored = tuple[TrainState, list[dict[str, Any]]]
 
 logger = logging.getLogger(__name__)
 
@@ -119,13 +119,13 @@ class TrainCheckpoints:
         return restored[0]
 
     def restore(self, like: TrainState, shardings: TrainState) -> Restored | None:
-        """The newest state, sharded by `shardings`, and this process's data position; None if there is none.
+        """The newest state, sharded by `shardings`, and the data states of the processes that saved; or None.
 
         `like` has the structure of the state; shapes are enough, and each array has the dtype it was stored
-        in. The mesh may differ from the one it was saved on, the number of processes may not. A damaged
-        checkpoint is reported and set aside as STEP.damaged, and the previous one is used, the same by all
-        processes. Raises OlaError if all are damaged, and if one is not damaged but is of another model or
-        optimizer, or cannot be read because memory is short or the disk fails.
+        in. The mesh and the number of processes may differ from those that saved it. A damaged checkpoint is
+        reported and set aside as STEP.damaged, and the previous one is used, the same by all processes.
+        Raises OlaError if all are damaged, and if one is not damaged but is of another model or optimizer, or
+        cannot be read because memory is short or the disk fails.
         """
         seen = [set(steps) for steps in _gather_values(sorted(self._manager.all_steps()))]
         steps = sorted(set.intersection(*seen), reverse=True)
@@ -148,13 +148,8 @@ class TrainCheckpoints:
         restored, damage, refusal = None, "", ""
         cause: Exception | None = None
         try:
-            positions = read_data_state(path / "data")
-            if len(positions) != jax.process_count():
-                raise OlaError(
-                    f"{path}: saved by {len(positions)} processes, now {jax.process_count()}; the data "
-                    "position needs the same number"
-                )
-            restored = read_state(path / "state", like, shardings), positions[jax.process_index()]
+            data_states = read_data_states(path / "data")
+            restored = read_state(path / "state", like, shardings), data_states
         except OlaError as error:
             refusal, cause = str(error), error
         except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged store

@@ -84,10 +84,12 @@ class EvaluationConfig:
 class DataConfig:
     """Reading of records."""
 
-    max_skipped: int = 0  # bad samples of a stage
+    max_skipped: int = 0  # bad records of a stage
+    max_bad_fraction: float = 0.0  # of a stage's records; what may be skipped if it is more than max_skipped
     cache_samples: bool = False  # keep all processed samples in memory
-    threads: int = 4  # that decode, in each process
+    workers: int = 4  # processes that decode, for each process of the run; 0: it decodes itself
     prefetch: int = 2  # batches prepared in advance
+    read_ahead_bytes: int = 4 * 2**30  # memory for rows and batches prepared in advance, in each process
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ RENAMED = {
     "eval_limit": "evaluation.limit",
     "max_skipped": "data.max_skipped",
     "cache_samples": "data.cache_samples",
-    "data_threads": "data.threads",
+    "data_threads": "data.workers",
     "prefetch": "data.prefetch",
     "bad_step": "bad_steps.action",
     "max_bad_steps": "bad_steps.max_skipped",

@@ -43,12 +43,12 @@ def read_state(folder: pathlib.Path, like: TrainState, shardings: TrainState) ->
     return from_stored(handler.restore(folder, args=ocp.args.PyTreeRestore(item=item, restore_args=args)))
 
 
-def read_data_state(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """The data position of each process."""
-    positions = ocp.JsonCheckpointHandler().restore(folder)["processes"]
-    if not isinstance(positions, list) or not all(isinstance(each, dict) for each in positions):
-        raise ValueError(f"{folder}: found no data position of each process")
-    return positions
+def read_data_states(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """The data state of each process that saved."""
+    states = ocp.JsonCheckpointHandler().restore(folder)["processes"]
+    if not isinstance(states, list) or not states or not all(isinstance(each, dict) for each in states):
+        raise ValueError(f"{folder}: found no data state of each process")
+    return states
 
 
 def is_training_checkpoint(path: pathlib.Path) -> bool:

@@ -71,7 +71,7 @@ def test_an_unknown_command_is_answered_with_the_list_of_commands(
 ) -> None:
     status, shown, errors = ends(*arguments)
     assert (status, shown, errors.count("\n")) == (2, "", 1)
-    assert "expected one of train, convert, ask, serve" in errors
+    assert "expected one of train, data, convert, ask, serve" in errors
 
 
 @pytest.mark.parametrize(

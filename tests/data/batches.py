@@ -7,12 +7,13 @@ from tests.data.made_up import tiny_processor
 BUDGET = Budget(tokens=160, windows=2, window_patches=80)
 
 
-def iterate(sources, *, processor=None, seed=0, isolate=False, **options):  # starting processes takes time
+def iterate(
+    sources, *, processor=None, seed=0, workers=0, budget=BUDGET, **options
+):  # starting processes takes time
     """A training iterator over batches of two rows."""
     processor = processor or tiny_processor()
-    return make_train_iterator(
-        sources, processor, BUDGET, batch_rows=2, seed=seed, isolate=isolate, **options
-    )
+    options = {"batch_rows": 2, **options}
+    return make_train_iterator(sources, processor, budget, seed=seed, workers=workers, **options)
 
 
 def are_equal(a, b):

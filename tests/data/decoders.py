@@ -6,7 +6,6 @@ import pathlib
 import re
 import time
 
-from ola_jax.data.decoding import decode_images
 from ola_jax.data.media import MissingFileError
 
 
@@ -39,25 +38,37 @@ def hang_with_the_lock(file):
     re.match(r"(a+)+$", "a" * 60 + "b")
 
 
-def hang_at_image_3(refs, root, settings):
-    """Works like `decode_images`, but hangs at one image of `made_up.write_records`."""
+def hang_at_image_3(function, refs, *arguments):
+    """Decodes, but hangs at one image of `made_up.write_records`."""
     if refs == ("records.json3.png",):
         hang(refs)
-    return decode_images(refs, root, settings)
+    return function(refs, *arguments)
 
 
-def leave_at_image_3(refs, root, settings):
+def leave_at_image_3(function, refs, *arguments):
     if refs == ("records.json3.png",):
         leave(refs)
-    return decode_images(refs, root, settings)
+    return function(refs, *arguments)
 
 
-def hang_if_armed(refs, root, settings):
-    """Works like `decode_images`, until there is a file `armed` in the folder of the images."""
+def hang_if_armed(function, refs, root, settings):
+    """Decodes, until there is a file `armed` in the folder of the media."""
     if (pathlib.Path(root) / "armed").exists():
         (pathlib.Path(root) / "hanging").touch()
         hang(refs)
-    return decode_images(refs, root, settings)
+    return function(refs, root, settings)
+
+
+def leave_at_image_3_if_armed(function, refs, root, settings):
+    if (pathlib.Path(root) / "armed").exists():
+        leave_at_image_3(function, refs, root, settings)
+    return function(refs, root, settings)
+
+
+def hang_at_image_3_if_armed(function, refs, root, settings):
+    if (pathlib.Path(root) / "armed").exists():
+        hang_at_image_3(function, refs, root, settings)
+    return function(refs, root, settings)
 
 
 def crash(value):

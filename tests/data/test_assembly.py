@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ola_jax.batch import IGNORE, MARKS, TEXT, Budget
-from ola_jax.data.assembly import assemble, misfit
+from ola_jax.data.assembly import assemble
+from ola_jax.data.rows import misfit, needs
 from tests.data.made_up import TINY, made_up_sample
 
 BUDGET = Budget(tokens=48, windows=3, window_patches=40, audio_chunks=3)
@@ -33,7 +34,7 @@ def row_table(batch, row):
 def test_every_feature_lies_where_its_source_says(shapes, seed):
     rng = np.random.default_rng(seed)
     rows = [[made_up_sample(rng, *shape) for shape in row] for row in shapes]
-    rows = [row for row in rows if misfit(row, BUDGET) is None]
+    rows = [row for row in rows if misfit([needs(sample) for sample in row], BUDGET) is None]
     batch = assemble(rows, BUDGET, TINY)
     for r, row in enumerate(rows):
         table, begin = row_table(batch, r), 0
@@ -59,7 +60,7 @@ def test_every_feature_lies_where_its_source_says(shapes, seed):
 def test_no_image_crosses_a_window_and_every_patch_knows_its_place(shapes, seed):
     rng = np.random.default_rng(seed)
     rows = [[made_up_sample(rng, *shape) for shape in row] for row in shapes]
-    rows = [row for row in rows if misfit(row, BUDGET) is None]
+    rows = [row for row in rows if misfit([needs(sample) for sample in row], BUDGET) is None]
     batch = assemble(rows, BUDGET, TINY)
     for r, row in enumerate(rows):
         expected = sorted((i.grid, i.patches.tobytes()) for s in row for i in s.images)
@@ -98,7 +99,7 @@ def test_no_image_crosses_a_window_and_every_patch_knows_its_place(shapes, seed)
 def test_what_does_not_fit_is_said(shapes, reason):
     rng = np.random.default_rng(0)
     samples = [made_up_sample(rng, *shape) for shape in shapes]
-    assert misfit(samples, BUDGET) == reason
+    assert misfit([needs(sample) for sample in samples], BUDGET) == reason
     if reason:
         with pytest.raises(ValueError, match=reason):
             assemble([samples], BUDGET, TINY)

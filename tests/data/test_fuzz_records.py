@@ -183,7 +183,7 @@ def fuzz_files(folder, count, seed):
                 seed=0,
                 max_skipped=6,
                 epochs=2,
-                num_threads=0,
+                workers=0,
                 prefetch=0,
             )
             batches = list(iterator)

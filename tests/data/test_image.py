@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import io
 
@@ -8,7 +9,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ola_jax.config import MediaLimits, PixelLimits, ProcessorConfig
-from ola_jax.data.image import image_views, patchify, read_image, video_frame
+from ola_jax.data.image import (
+    image_views,
+    is_final_frame,
+    patchify,
+    read_final_frame,
+    read_image,
+    video_frame,
+)
 from ola_jax.data.media import MediaBytes, MediaFile
 from ola_jax.errors import OlaError
 from tests.golden import VISIBLE, arrays, stage
@@ -230,3 +238,49 @@ def test_the_first_of_several_pictures_is_read():
     for kind in ("GIF", "PNG", "TIFF", "MPO"):
         media = encoded(pictures[0], kind, save_all=True, append_images=pictures[1:])
         assert np.asarray(read_image(media, to_rgb=True)).mean() == pytest.approx(40, abs=1)
+
+
+def jpeg(mode, size, **options):
+    rng = np.random.default_rng(0)
+    pixels = Image.fromarray(rng.integers(0, 256, (9, 13, 3), np.uint8)).resize(
+        size, Image.Resampling.BICUBIC
+    )
+    file = io.BytesIO()
+    pixels.convert(mode).save(file, "JPEG", **options)
+    return MediaBytes("a.jpg", file.getvalue())
+
+
+FRAMES = PixelLimits(video_min_side=16, video_max_side=128, video_multiple=16)
+
+
+@pytest.mark.parametrize("size", [(16, 32), (112, 96)])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("options", [{"quality": 90}, {"quality": 20, "progressive": True}])
+@pytest.mark.parametrize("bgr", [False, True])
+def test_a_frame_of_the_final_size_has_the_pixels_of_pillow(size, subsampling, options, bgr):
+    media = dataclasses.replace(jpeg("RGB", size, subsampling=subsampling, **options), bgr=bgr)
+    expected = np.asarray(video_frame(read_image(media, True), FRAMES))
+    np.testing.assert_array_equal(read_final_frame(media, FRAMES), expected)
+
+
+@pytest.mark.parametrize("size", [(15, 15), (16, 24), (16, 16), (160, 144)])
+def test_only_a_frame_of_the_final_size_is_left_as_it_is(size):
+    image = Image.new("RGB", size)
+    assert is_final_frame(size, FRAMES) == (video_frame(image, FRAMES).size == size)
+
+
+def test_other_frames_and_damaged_ones_are_left_to_pillow():
+    good = jpeg("RGB", (48, 48), quality=80)
+    assert read_final_frame(good, FRAMES) is not None
+    for other in (jpeg("L", (48, 48)), jpeg("CMYK", (48, 48)), jpeg("RGB", (40, 48))):
+        assert read_final_frame(other, FRAMES) is None
+    rng, equal = np.random.default_rng(1), 0
+    for _ in range(100):
+        damaged = bytearray(good.data)
+        for position in rng.integers(2, len(damaged), 3):
+            damaged[position] ^= int(rng.integers(1, 256))
+        media = MediaBytes("a.jpg", bytes(damaged))
+        if (found := read_final_frame(media, FRAMES)) is not None:
+            equal += 1
+            np.testing.assert_array_equal(found, np.asarray(read_image(media, True)))
+    assert equal > 5

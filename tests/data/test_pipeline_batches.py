@@ -1,5 +1,6 @@
 """The samples of the training input: their order and shares, and the facts of each batch."""
 
+import dataclasses
 import itertools
 import json
 import pathlib
@@ -20,8 +21,8 @@ def tokens_of_file(path, root):
 
 def test_an_epoch_has_every_sample_once(source):
     expected = sorted(tokens_of_file(source.records, source.root))
-    for threads in (0, 3):
-        batches = list(iterate([source], epochs=1, num_threads=threads))
+    for workers in (0, 3):
+        batches = list(iterate([source], epochs=1, workers=workers))
         assert sorted(sample_tokens(batches)) == expected
         assert all(batch.batch.tokens.shape == (2, BUDGET.tokens) for batch in batches)
         assert all(batch.batch.patches.shape == (2, 2, 80, 12) for batch in batches)
@@ -37,10 +38,29 @@ def test_epochs_and_seeds_shuffle_differently(source):
     assert order(seed=1, epochs=1) != first
 
 
-def test_processes_share_the_samples(source):
-    parts = [sample_tokens(iterate([source], epochs=1, process_index=i, process_count=3)) for i in range(3)]
-    assert sorted(itertools.chain(*parts)) == sorted(sample_tokens(iterate([source], epochs=1)))
-    assert all(6 <= len(part) <= 7 for part in parts)
+@pytest.mark.parametrize("weight", [None, 2.0])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_batches_of_any_number_of_processes_are_those_of_one(source, weight, workers):
+    sources = [dataclasses.replace(source, weight=weight)] * 2
+    options = {"epochs": 2, "batch_rows": 6}
+    expected = list(iterate(sources, **options))
+    assert len(expected) > 2
+    for count in (2, 3):
+        parts = [
+            list(
+                iterate(
+                    sources, epochs=2, batch_rows=6, process_index=i, process_count=count, workers=workers
+                )
+            )
+            for i in range(count)
+        ]
+        for step, batch in enumerate(expected):
+            for name in batch.batch.__dataclass_fields__:
+                rows = [getattr(part[step].batch, name) for part in parts]
+                assert all(len(each) == 6 // count for each in rows)
+                assert np.concatenate(rows).tobytes() == getattr(batch.batch, name).tobytes()
+            assert sum((part[step].record_ids for part in parts), ()) == batch.record_ids
+        assert {len(part) for part in parts} == {len(expected)}
 
 
 def test_weights_mix_the_sources(tmp_path):
@@ -71,7 +91,7 @@ def test_cached_samples_are_made_once(source, monkeypatch):
         return original(self, record, root, **options)
 
     monkeypatch.setattr(type(processor), "sample", noted)
-    iterator = iterate([source], processor=processor, epochs=2, cache=True, num_threads=0)
+    iterator = iterate([source], processor=processor, epochs=2, cache=True)
     assert all(are_equal(a, b) for a, b in zip(iterator, plain, strict=True))
     assert sorted(ids) == sorted(f"r{i}" for i in range(20))
 

@@ -1,6 +1,5 @@
 """Bad records in the training input: skipped with a reason, counted by kind, an error above the limit."""
 
-import itertools
 import json
 import logging
 
@@ -27,7 +26,7 @@ def test_bad_records_are_logged_and_counted_once_and_skipped(tmp_path, caplog):
 
 def test_more_bad_records_than_the_limit_are_an_error(tmp_path):
     source = Source(write_records(tmp_path, 12, bad=(3, 7)), str(tmp_path))
-    message = r"2 bad records, at most 1 may be skipped \(max_skipped\).*missing\.png"
+    message = r"2 bad records, at most 1 may be skipped \(max_skipped, .*missing\.png"
     with pytest.raises(OlaError, match=message):
         list(iterate([source], epochs=1, max_skipped=1))
 
@@ -109,17 +108,15 @@ def test_the_same_bad_file_in_two_sources_is_an_error(tmp_path, weights, threads
     path = write_records(tmp_path, 3, bad=(0, 1, 2))
     sources = [Source(path, str(tmp_path), weight) for weight in weights]
     with pytest.raises(OlaError, match=r"records\.json: all 3 records are bad"):
-        next(iterate(sources, max_skipped=100, num_threads=threads))
+        next(iterate(sources, max_skipped=100, workers=threads))
 
 
 @pytest.mark.parametrize("weights", [(None, None), (9.0, 1.0)])
 def test_a_bad_source_beside_a_good_one_is_an_error(tmp_path, weights):
     good = Source(write_records(tmp_path, 5, "good.json"), str(tmp_path), weights[0])
     bad = Source(write_records(tmp_path, 4, "bad.json", bad=range(4)), str(tmp_path), weights[1])
-    iterator = iterate([good, bad], max_skipped=100)
     with pytest.raises(OlaError, match=r"bad\.json: all 4 records are bad"):
-        list(itertools.islice(iterator, 100))
-    iterator.close()
+        iterate([good, bad], max_skipped=100)
 
 
 def test_a_source_of_samples_that_fit_no_row_is_an_error(tmp_path):
@@ -129,17 +126,57 @@ def test_a_source_of_samples_that_fit_no_row_is_an_error(tmp_path):
         next(iterate([source], max_skipped=100))
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_a_process_whose_share_of_an_epoch_is_bad_waits_for_the_next(tmp_path, count):
-    """The one good record is in the share of one process in each epoch; without any, all processes end."""
+def test_one_good_record_fills_the_rows_of_all_processes(tmp_path):
     one_good = Source(write_records(tmp_path, 6, bad=(0, 1, 2, 3, 4)), str(tmp_path))
-    none_good = Source(write_records(tmp_path, 6, "bad.json", bad=range(6)), str(tmp_path))
-    for index in range(count):
-        options = {"process_index": index, "process_count": count, "prefetch": 0, "open_rows": 2}
-        iterator = iterate([one_good], max_skipped=5, **options)
+    for index in range(3):
+        iterator = iterate([one_good], max_skipped=5, process_index=index, process_count=3, batch_rows=3)
         assert {record.id for record in record_ids([next(iterator)])} == {"r5"}
-        with pytest.raises(OlaError, match="all 6 records are bad"):
-            next(iterate([none_good], max_skipped=6, **options))
+        iterator.close()
+
+
+def test_a_share_of_the_records_may_be_skipped(tmp_path):
+    source = Source(write_records(tmp_path, 10, bad=(1, 2)), str(tmp_path))
+    for allowed in ({"max_bad_fraction": 0.2}, {"max_skipped": 2, "max_bad_fraction": 0.1}):
+        assert len(iterate([source], **allowed).skips) == 2
+    with pytest.raises(OlaError, match="2 bad records, at most 1 may be skipped"):
+        iterate([source], max_bad_fraction=0.19)
+
+
+def test_a_record_whose_size_is_not_that_of_its_index_leaves_a_hole(tmp_path, source):
+    """The rows around it are what they were; a row never overflows."""
+    complete = list(iterate([source], epochs=1))
+    iterator = iterate([source], epochs=1, max_skipped=2)
+    Image.new("RGB", (30, 12)).save(tmp_path / "records.json6.png")
+    (tmp_path / "records.json9.png").unlink()
+    batches = list(iterator)
+    assert {(skip.index, skip.kind) for skip in iterator.skips} == {
+        (6, "changed record"),
+        (9, "missing file"),
+    }
+    assert batches[-1].skipped == {"changed record": 1, "missing file": 1}
+    reason = next(skip.reason for skip in iterator.skips if skip.index == 6)
+    assert "record 'r6': has " in reason
+    assert "in its index: it or its media changed" in reason
+    for one, other in zip(batches, complete, strict=True):
+        for row, before in zip(one.record_ids, other.record_ids, strict=True):
+            assert row == tuple(record for record in before if record.index not in (6, 9))
+        if one.record_ids == other.record_ids:
+            assert one.batch.patches.tobytes() == other.batch.patches.tobytes()
+            assert one.batch.tokens.tobytes() == other.batch.tokens.tobytes()
+
+
+def test_a_state_has_the_skips_of_the_batches_that_were_taken(tmp_path, source):
+    """However far ahead rows were read, and whether or not the run was stopped in between."""
+    iterator = iterate([source], max_skipped=3, epochs=2)
+    for number in (0, 6, 12):
+        (tmp_path / f"records.json{number}.png").unlink()
+    states, counts = [], []
+    for batch in iterator:
+        states.append(iterator.get_state())
+        counts.append(sum(batch.skipped.values()))
+    assert counts[-1] == 3
+    assert [len(state["skips"]) for state in states] == counts
+    assert sorted(counts) == counts
 
 
 def test_a_failing_processor_of_the_user_makes_bad_records(source, monkeypatch):
@@ -147,5 +184,5 @@ def test_a_failing_processor_of_the_user_makes_bad_records(source, monkeypatch):
         raise TypeError("not\nthis")
 
     monkeypatch.setattr("ola_jax.data.processor.Processor.sample", fail)
-    with pytest.raises(OlaError, match=r"1 bad record,.*record 'r\d+': TypeError: not$"):
+    with pytest.raises(OlaError, match=r"all 20 records are bad.*record 'r\d+': TypeError: not$"):
         next(iterate([source]))

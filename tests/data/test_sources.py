@@ -25,11 +25,11 @@ def test_files_that_cannot_be_used_are_errors(tmp_path, name, content, message):
         iterate([Source(str(tmp_path / name))])
 
 
-def test_there_must_be_sources_with_a_record_for_each_process(source):
+def test_there_must_be_sources_and_rows_for_each_process(source):
     with pytest.raises(OlaError, match="sources is empty; expected at least one Source"):
         iterate([])
-    with pytest.raises(OlaError, match="20 records for 21 processes; expected at least one for each"):
-        iterate([source], process_count=21)
+    with pytest.raises(OlaError, match="batch_rows is 2; expected a multiple of the 3 processes"):
+        iterate([source], process_count=3)
 
 
 def test_weights_are_given_to_all_sources_or_to_none(tmp_path):
@@ -52,9 +52,9 @@ def test_weights_are_positive_numbers(source, weight):
         ({"seed": -1}, "seed is -1; expected a whole number, 0 or more"),
         ({"seed": 2**32}, r"seed is 4294967296; expected 0 to 2\*\*32 - 1"),
         ({"epochs": 0}, "epochs is 0; expected a whole number, 1 or more"),
-        ({"open_rows": 0}, "open_rows is 0"),
         ({"max_skipped": -1}, "max_skipped is -1"),
-        ({"num_threads": -1}, "num_threads is -1"),
+        ({"workers": -1}, "workers is -1"),
+        ({"read_ahead_bytes": -1}, "read_ahead_bytes is -1"),
         ({"prefetch": -2}, "prefetch is -2"),
         ({"process_count": 0}, "process_count is 0"),
         ({"process_index": 2, "process_count": 2}, "process_index is 2 of 2 processes; expected 0 to 1"),

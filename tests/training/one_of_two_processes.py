@@ -56,7 +56,7 @@ def main(port: str, process: int, folder: pathlib.Path) -> None:
         restored, data = TrainCheckpoints(folder / "checkpoints").restore(abstract, shardings)
     assert int(restored.step) == STEPS
     assert (folder / "checkpoints" / f"{STEPS + 1}.damaged").is_dir()
-    assert data == {"at": [process] * (1 + process)}
+    assert data == [{"at": [each] * (1 + each)} for each in range(2)]
     for path, value in restored.trainable.items():
         for mine, saved in zip(
             value.addressable_shards, train_state.trainable[path].addressable_shards, strict=True

@@ -56,7 +56,7 @@ def test_a_state_comes_back_on_another_mesh_as_it_was(tmp_path: pathlib.Path) ->
     expected = saved(tmp_path, 3)
     abstract, shardings = sharded(MeshConfig(data=2, fsdp=2, context=2))
     restored, data = TrainCheckpoints(tmp_path).restore(abstract, shardings)
-    assert data == {"at": 3}
+    assert data == [{"at": 3}]
     pairs = zip(*map(jax.tree.leaves, (restored, expected, shardings)), strict=True)
     for actual, value, place in pairs:
         assert actual.dtype == value.dtype
@@ -83,11 +83,11 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_taken(
     with caplog.at_level(logging.WARNING, "ola_jax"):
         checkpoints = TrainCheckpoints(tmp_path)
         restored, data = checkpoints.restore(*sharded(MeshConfig()))
-    assert (int(restored.step), data) == (2, {"at": 2})
+    assert (int(restored.step), data) == (2, [{"at": 2}])
     checkpoints.save(restored.replace(step=restored.step + 1), {"at": "again"})
     checkpoints.close()
     assert {f.name for f in tmp_path.iterdir()} == {"2", "3", "3.damaged"}
-    assert TrainCheckpoints(tmp_path).restore(*sharded(MeshConfig()))[1] == {"at": "again"}
+    assert TrainCheckpoints(tmp_path).restore(*sharded(MeshConfig()))[1] == [{"at": "again"}]
     assert f"{tmp_path / '3'}: cannot be read" in caplog.text
 
     damage(tmp_path / "2")
@@ -241,7 +241,7 @@ def test_a_full_disk_is_one_line_and_earlier_checkpoints_are_kept(
     assert int(again.restore(*sharded(MeshConfig()))[0].step) == 2
     again.save(third, {"at": 3})
     again.close()
-    assert TrainCheckpoints(tmp_path).restore(*sharded(MeshConfig()))[1] == {"at": 3}
+    assert TrainCheckpoints(tmp_path).restore(*sharded(MeshConfig()))[1] == [{"at": 3}]
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: pathlib.Path) -> None:

@@ -121,7 +121,7 @@ def test_a_resumed_run_is_the_run_without_a_stop(tmp_path: pathlib.Path, name: s
     assert_same(actual, expected)
     assert run.train_step._cache_size() == 1  # not compiled again
     newest, data = again.restore(*run.like)
-    assert data == {"at": 4}
+    assert data == [{"at": 4}]
     assert_same(newest, expected)
     again.close()
     kinds = {x.sharding.memory_kind for x in jax.tree.leaves(newest.opt_state) if x.ndim}
@@ -156,8 +156,8 @@ def test_a_state_that_was_saved_with_adapters_among_the_parameters_is_restored(
         manager.save(7, args=ocp.args.Composite(state=ocp.args.PyTreeSave(older), data=data))
 
     checkpoints = TrainCheckpoints(tmp_path)
-    restored, data_state = checkpoints.restore(*run.like)
-    assert (int(restored.step), data_state) == (7, {"at": 7})
+    restored, data_states = checkpoints.restore(*run.like)
+    assert (int(restored.step), data_states) == (7, [{"at": 7}])
     assert restored.trainable.keys() == now.trainable.keys()
     assert len(restored.adapters) == 7
     for path, adapter in restored.adapters.items():

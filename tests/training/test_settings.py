@@ -13,7 +13,7 @@ import pytest
 
 from ola_jax.batch import Budget
 from ola_jax.config import BeatsConfig, MediaLimits, OlaConfig, ProcessorConfig, Qwen2Config, WhisperConfig
-from ola_jax.data.pipeline import Source
+from ola_jax.data import Source
 from ola_jax.errors import OlaError
 from ola_jax.training import check_config as checks
 from ola_jax.training.check_config import check_config
@@ -78,7 +78,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("evaluation.batches", 0, "1 or more"),
     ("evaluation.rows", 0, "1 or more"),
     ("evaluation.limit", 0, "1 or more"),
-    ("data.threads", -1, "0 or more"),
+    ("data.workers", -1, "0 or more"),
     ("data.prefetch", -1, "0 or more"),
     ("logging.profile", (0, 3), "1 or more"),
     ("logging.profile", (30, 40), "no stage has so many steps"),

@@ -12,8 +12,15 @@ import soundfile
 
 from ola_jax.batch import Budget
 from ola_jax.config import OlaConfig, ProcessorConfig, Qwen2Config, WhisperConfig
-from ola_jax.data.pipeline import Source
-from ola_jax.training.config import CheckpointConfig, EvalTask, LoggingConfig, Stage, TrainConfig
+from ola_jax.data import Source
+from ola_jax.training.config import (
+    CheckpointConfig,
+    DataConfig,
+    EvalTask,
+    LoggingConfig,
+    Stage,
+    TrainConfig,
+)
 from ola_jax.training.optimizer import OptimizerConfig, PartRate
 from tests.golden import VISIBLE
 
@@ -27,7 +34,7 @@ MODEL = OlaConfig(
     speech_hidden_size=32,
 )
 BUDGET = Budget(tokens=64, audio_chunks=2)
-LOUD = 5  # the record that can be poisoned
+LOUD = 11  # the record that can be poisoned
 
 
 def write_records(folder: pathlib.Path, name: str, count: int) -> str:
@@ -83,6 +90,7 @@ def get_config(output: str) -> TrainConfig:
         generation=str(folder / "generation_config.json"),
         checkpoint=CheckpointConfig(save_every=4),
         logging=LoggingConfig(log_every=2),
+        data=DataConfig(workers=1),  # to start more takes longer than all that they do here
     )
 
 
