@@ -24,57 +24,97 @@ MATCH_YES_OR_NO = (
     "Your output: No\n"
     "Example 3: \nQuestion: {question}?\nAnswer: {answer}\nYour output: "
 )
-ICELAND = (
-    "This meme is poking fun at the fact that the names of the countries Iceland and Greenland are misleading. "
-    "Despite its name, Iceland is known for its beautiful green landscapes, while Greenland is mostly covered "
-    "in ice and snow. The meme is saying that the person has trust issues because the names of these countries "
-    "do not accurately represent their landscapes."
-)
-GRADE_MMVET = (
-    "\nCompare the ground truth and prediction from AI models, to give a correctness score for the prediction.\n"
-    "<AND> in the ground truth means it is totally right\n"
-    "only when all elements in the ground truth are present in the prediction,\n"
-    "and <OR> means it is totally right when any one element in the ground truth is present in the prediction.\n"
-    "The correctness score is 0.0 (totally wrong), 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, or 1.0 (totally "
-    "right).\nJust complete the last space of the correctness score.\n\n"
-    "Question | Ground truth | Prediction | Correctness\n--- | --- | --- | ---\n"
-    "What is x in the equation? | -1 <AND> -5 | x = 3 | 0.0\n"
-    "What is x in the equation? | -1 <AND> -5 | x = -1 | 0.5\n"
-    "What is x in the equation? | -1 <AND> -5 | x = -5 | 0.5\n"
-    "What is x in the equation? | -1 <AND> -5 | x = -5 or 5 | 0.5\n"
-    "What is x in the equation? | -1 <AND> -5 | x = -1 or x = -5 | 1.0\n"
-    f"Can you explain this meme? | {ICELAND} | The meme talks about Iceland and Greenland. It's pointing out that "
-    "despite their names, Iceland is not very icy and Greenland isn't very green. | 0.4\n"
-    f"Can you explain this meme? | {ICELAND} | The meme is using humor to point out the misleading nature of "
-    "Iceland's and Greenland's names. Iceland, despite its name, has lush green landscapes while Greenland is "
-    "mostly covered in ice and snow. The text 'This is why I have trust issues' is a playful way to suggest that "
-    "these contradictions can lead to distrust or confusion. The humor in this meme is derived from the "
-    "unexpected contrast between the names of the countries and their actual physical characteristics. | 1.0\n"
-)
-EXTRACT_VALUE = (
-    "\nPlease read the following example.\nThen extract the answer from the model response and type it at the "
-    "end of the prompt.\n\n\n"
-    "Hint: Please answer the question requiring an integer answer and provide the final value,\n"
-    "e.g., 1, 2, 3, at the end.\n\nQuestion: Which number is missing?\n\n"
-    "Model response: The number missing in the sequence is 14.\n\nExtracted answer: 14\n\n\n"
-    "Hint: Please answer the question requiring a floating-point number with one decimal place and provide the "
-    "final value,\ne.g., 1.2, 1.3, 1.4, at the end.\n\n"
-    "Question: What is the fraction of females facing the camera?\n\n"
-    "Model response: The fraction of females facing the camera is 0.6,\n"
-    "which means that six out of ten females in the group are facing the camera.\n\nExtracted answer: 0.6\n\n\n"
-    "Hint: Please answer the question requiring a floating-point number with two decimal places and provide the final value,\n"
-    "e.g., 1.23, 1.34, 1.45, at the end.\n\n"
-    "Question: How much money does Luca need to buy a sour apple candy and a butter-scotch candy? (Unit: $)\n\n"
-    "Model response: Luca needs $1.45 to buy a sour apple candy and a butterscotch candy.\n\nExtracted answer: 1.45\n\n\n"
-    "Hint: Please answer the question requiring a Python list as an answer and provide the final list,\n"
-    "e.g., [1, 2, 3], [1.2, 1.3, 1.4], at the end.\n\n"
-    "Question: Between which two years does the line graph saw its maximum peak?\n\n"
-    "Model response: The line graph saw its maximum peak between 2007 and 2008.\n\n"
-    "Extracted answer: [2007, 2008]\n\n\n"
-    "Hint: Please answer the question and provide the correct option letter, e.g., A, B, C, D, at the end.\n\n"
-    "Question: What fraction of the shape is blue?\n\nChoices: (A) 3/11 (B) 8/11 (C) 6/11 (D) 3/5\n\n"
-    "Model response: The correct answer is (B) 8/11.\n\nExtracted answer: B\n\n"
-)
+GRADE_MMVET = """\
+
+Compare the ground truth and prediction from AI models, to give a correctness score for the prediction.
+<AND> in the ground truth means it is totally right
+only when all elements in the ground truth are present in the prediction,
+and <OR> means it is totally right when any one element in the ground truth is present in the prediction.
+The correctness score is 0.0 (totally wrong), 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, or 1.0 (totally right).
+Just complete the last space of the correctness score.
+
+Question | Ground truth | Prediction | Correctness
+--- | --- | --- | ---
+What is x in the equation? | -1 <AND> -5 | x = 3 | 0.0
+What is x in the equation? | -1 <AND> -5 | x = -1 | 0.5
+What is x in the equation? | -1 <AND> -5 | x = -5 | 0.5
+What is x in the equation? | -1 <AND> -5 | x = -5 or 5 | 0.5
+What is x in the equation? | -1 <AND> -5 | x = -1 or x = -5 | 1.0
+Can you explain this meme? | This meme is poking fun at the fact that the names of the countries
+Iceland and Greenland are misleading. Despite its name, Iceland is known for its beautiful green landscapes,
+while Greenland is mostly covered in ice and snow. The meme is saying that the person has trust issues
+because the names of these countries do not accurately represent their landscapes. |
+The meme talks about Iceland and Greenland. It's pointing out that despite their names,
+Iceland is not very icy and Greenland isn't very green. | 0.4
+Can you explain this meme? | This meme is poking fun at the fact that the names of the countries
+Iceland and Greenland are misleading. Despite its name, Iceland is known for its beautiful green landscapes,
+while Greenland is mostly covered in ice and snow. The meme is saying that the person has trust issues
+because the names of these countries do not accurately represent their landscapes. |
+The meme is using humor to point out the misleading nature of Iceland's and Greenland's names.
+Iceland, despite its name, has lush green landscapes while Greenland is mostly covered in ice and snow.
+The text 'This is why I have trust issues' is a playful way to suggest
+that these contradictions can lead to distrust or confusion.
+The humor in this meme is derived from the unexpected contrast between the names of the countries
+and their actual physical characteristics. | 1.0
+"""
+EXTRACT_VALUE = """\
+
+Please read the following example.
+Then extract the answer from the model response and type it at the end of the prompt.
+
+
+Hint: Please answer the question requiring an integer answer and provide the final value,
+e.g., 1, 2, 3, at the end.
+
+Question: Which number is missing?
+
+Model response: The number missing in the sequence is 14.
+
+Extracted answer: 14
+
+
+Hint: Please answer the question requiring a floating-point number with one decimal place and provide the final value,
+e.g., 1.2, 1.3, 1.4, at the end.
+
+Question: What is the fraction of females facing the camera?
+
+Model response: The fraction of females facing the camera is 0.6,
+which means that six out of ten females in the group are facing the camera.
+
+Extracted answer: 0.6
+
+
+Hint: Please answer the question requiring a floating-point number with two decimal places and provide the final value,
+e.g., 1.23, 1.34, 1.45, at the end.
+
+Question: How much money does Luca need to buy a sour apple candy and a butter-scotch candy? (Unit: $)
+
+Model response: Luca needs $1.45 to buy a sour apple candy and a butterscotch candy.
+
+Extracted answer: 1.45
+
+
+Hint: Please answer the question requiring a Python list as an answer and provide the final list,
+e.g., [1, 2, 3], [1.2, 1.3, 1.4], at the end.
+
+Question: Between which two years does the line graph saw its maximum peak?
+
+Model response: The line graph saw its maximum peak between 2007 and 2008.
+
+Extracted answer: [2007, 2008]
+
+
+Hint: Please answer the question and provide the correct option letter, e.g., A, B, C, D, at the end.
+
+Question: What fraction of the shape is blue?
+
+Choices: (A) 3/11 (B) 8/11 (C) 6/11 (D) 3/5
+
+Model response: The correct answer is (B) 8/11.
+
+Extracted answer: B
+
+"""
 RATE_AUDIO = (
     "You are a helpful and precise assistant for checking the quality of the answer.\n"
     "[Detailed Audio Description]\n{description}\n[Question]\n{question}\n"

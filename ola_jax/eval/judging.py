@@ -37,7 +37,7 @@ def extract_value(item: Item, answer: str, ask: Ask) -> Reading:
     said = ask(f"{EXTRACT_VALUE}{question}\nModel respone: {answer}Extracted answer:").strip()
     if item.options:
         return of_letter(item, inferred_letter(said, item.choices))
-    return Reading(float(mathvista.compare(said, item)), said) if said else UNREADABLE
+    return Reading(float(mathvista.is_value(said, item)), said) if said else UNREADABLE
 
 
 def grade_mmvet(item: Item, answer: str, ask: Ask) -> Reading:

@@ -140,7 +140,7 @@ MMSTAR = Benchmark(
         "ola": lambda item: ola_choice(_mmstar_inside(item)),
         "lmms_eval": _mmstar_lmms,
     },
-    rules={"ola": inferred, "vlmevalkit": inferred, "lmms_eval": ranked},
+    rules={"vlmevalkit": inferred, "ola": inferred, "lmms_eval": ranked},
     measures=lambda graded: [
         *accuracy()(graded)[:1],
         *mean_of_categories(key=lambda each: each.item.groups["l2"])(graded)[:1],
@@ -162,7 +162,7 @@ AI2D = Benchmark(
     expects="AI2D_TEST.tsv, or the parquet files of lmms-lab/ai2d",
     read=read_ai2d,
     wordings={"vlmevalkit": vlmevalkit_choice, "ola": ola_choice, "lmms_eval": _ai2d_lmms},
-    rules={"ola": inferred, "vlmevalkit": inferred, "lmms_eval": letter_rule(ai2d_letter)},
+    rules={"vlmevalkit": inferred, "ola": inferred, "lmms_eval": letter_rule(ai2d_letter)},
     measures=accuracy("image"),
     max_new_tokens=512,
     references=(Reference(PAPER, 86.1), Reference(AUTHOR, 86.00)),

@@ -177,13 +177,13 @@ def ai2d_letter(answer: str, letters: Sequence[str]) -> str | None:
     if found := re.match(r"^\s*([A-Z])\.", answer):
         return found[1] if found[1] in letters else None
     bare = re.sub(r"[^\w\s]", "", answer).upper()
-    return bare if bare in letters else None
+    return bare if bare in tuple(letters) else None
 
 
 def starting_letter(answer: str, letters: Sequence[str]) -> str | None:
     """The letter that the answer starts with. Daily-Omni, test_model/Ola/inference/testmodel.py."""
     start = answer.upper()[:1]
-    return start if start in letters else None
+    return start if start in tuple(letters) else None
 
 
 def _padded(answer: str, edges: Sequence[str] = EDGES) -> str:

@@ -13,9 +13,13 @@ def vlmevalkit(item: Item, answer: str) -> Reading:
     if item.options:
         found = inferred_letter(answer, item.choices)
         return UNREADABLE if found is None else Reading(float(found in item.answers), found)
-    value = _value(answer, item.fields["answer_type"])
-    right = value is not None and value == _value(item.answers[0], item.fields["answer_type"])
-    return Reading(1.0, str(value)) if right else UNREADABLE
+    return Reading(1.0, answer.strip()) if is_value(answer, item) else UNREADABLE
+
+
+def is_value(text: str, item: Item) -> bool:
+    """True if a text is the right number, as VLMEvalKit compares it: a list is never right."""
+    value = _value(text, item.fields["answer_type"])
+    return value is not None and value == _value(item.answers[0], item.fields["answer_type"])
 
 
 def lmms_eval(item: Item, answer: str) -> Reading:
