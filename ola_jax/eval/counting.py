@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from ola_jax.eval.benchmark import Graded
 from ola_jax.eval.measures import Measure, Unit
+from ola_jax.eval.wer import Language, transcript_errors
 
 Counting = Callable[[Sequence[Graded]], list[Measure]]
 
@@ -104,20 +105,25 @@ def hallusion(graded: Sequence[Graded]) -> list[Measure]:
     return [mean, *(Measure(name, (part,), of_groups=name != "aAcc") for name, part in parts.items())]
 
 
-def error_rate(name: str, by_speaker: bool = False) -> Counting:
-    """Errors over words of all utterances; readings hold the errors in `found` as "errors/words"."""
+def error_rate(name: str, language: Language = "en") -> Counting:
+    """Errors over words of all utterances; readings hold the errors in `found` as "errors/words".
 
-    def of(each: Graded) -> Unit:
-        errors, length = (float(part) for part in (each.reading.found or "0/0").split("/"))
-        cluster = each.item.groups.get("speaker", each.item.id) if by_speaker else each.item.id
-        return Unit(each.item.id, cluster, errors, length)
+    All words of an utterance that could not be asked about are errors.
+    """
+
+    def unit(each: Graded) -> Unit:
+        if each.reading.found is None:
+            length = float(transcript_errors(each.item.answers[0], "", language).length)
+            return Unit(each.item.id, each.item.id, length, length)
+        errors, words = (float(part) for part in each.reading.found.split("/"))
+        return Unit(each.item.id, each.item.id, errors, words)
 
     def measures(graded: Sequence[Graded]) -> list[Measure]:
-        found = [Measure(name, (tuple(map(of, graded)),), higher_is_better=False)]
+        found = [Measure(name, (tuple(map(unit, graded)),), higher_is_better=False)]
         parts = split(graded, category)
         if len(parts) > 1:
             found += [
-                Measure(part, (tuple(map(of, g)),), higher_is_better=False) for part, g in parts.items()
+                Measure(part, (tuple(map(unit, g)),), higher_is_better=False) for part, g in parts.items()
             ]
         return found
 

@@ -72,6 +72,9 @@ def read_tsv(file: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]
             rows = [{k: v for k, v in row.items() if k is not None and v not in (None, "")} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise OlaError(f"{file}: cannot be read as TSV ({first_line(error)})") from error
+    for number, row in enumerate(rows):
+        if missing := [name for name in columns if name not in row]:
+            raise OlaError(f"{file}: row {number} (from 0) has nothing in column {missing[0]!r}")
     return _not_empty(rows, file)
 
 
@@ -88,7 +91,7 @@ def read_json(file: pathlib.Path, columns: Sequence[str]) -> list[dict[str, Any]
         raise OlaError(f"{file}: cannot be read as JSON ({first_line(error)})") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise OlaError(f"{file}: expected an array of objects, found {quote(rows)}")
-    for row in rows[:1]:
+    for row in rows:
         check_columns(row, columns, file)
     return _not_empty(rows, file)
 

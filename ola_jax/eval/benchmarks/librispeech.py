@@ -29,6 +29,8 @@ def read(folder: pathlib.Path) -> Source:
         return Source(items, files)
     items = []
     for file in files:
+        if not file.name.endswith(".trans.txt"):
+            raise OlaError(f"{file}: expected transcripts, SPEAKER-CHAPTER.trans.txt")
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -81,7 +83,7 @@ ASR_CHINESE = Benchmark(
     read=read,
     wordings={"lmms_eval": _wording},
     rules={"lmms_eval": functools.partial(_rule, language="zh")},
-    measures=error_rate("CER"),
+    measures=error_rate("CER", "zh"),
     max_new_tokens=256,
     note="numbers and traditional characters are not folded",
 )

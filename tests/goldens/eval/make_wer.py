@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """Makes wer.json: errors that lmms-eval 0.7.3 counts in made-up transcripts, each alone and all together.
 
 Run it in an environment with lmms-eval, editdistance, more-itertools and zhconv.
