@@ -14,6 +14,7 @@ from ola_jax.eval.answers import Answer
 from ola_jax.eval.clips import cut_clip
 from ola_jax.eval.items import Clip, Item, Wording, WrittenMedia, to_record, write_embedded
 from ola_jax.generate.engine import Completion, Engine, Piece, Request
+from ola_jax.generate.sampling import with_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,22 +25,25 @@ class Asking:
     max_new_tokens: int
     sound: bool = True  # videos with their own sound track
     workers: int = 4  # questions whose media are decoded at the same time
+    temperature: float = 0.0
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()  # an answer ends before the first of these texts
 
 
 def ask_all(engine: Engine, items: Iterable[Item], asking: Asking, receive: Callable[[Answer], None]) -> None:
-    """Asks each item greedily; `receive` gets the answers on this thread, in the order in which they end.
+    """Asks each item; `receive` gets the answers on this thread, in the order in which they end.
 
     The engine must have been started. A question that cannot be asked, for its media or its length, is
     answered with an error; a failure of the engine is raised.
     """
-    sampling = dataclasses.replace(engine.sampling, temperature=0.0)
+    sampling = with_options(engine.sampling, temperature=asking.temperature, top_p=asking.top_p)
     ended: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
 
     def start(item: Item) -> None:
         try:
             with tempfile.TemporaryDirectory(prefix="ola_eval_") as folder:
                 sample = make_sample(engine.processor, item, asking, pathlib.Path(folder))
-            request = Request(sample, sampling, asking.max_new_tokens)
+            request = Request(sample, sampling, asking.max_new_tokens, stop=asking.stop)
             engine.submit(request, lambda event: _end(item, event, ended))
         except OlaError as error:
             ended.put(Answer(item.id, error=str(error)) if engine.status().alive else error)

@@ -73,6 +73,8 @@ class Benchmark:
     judged: Literal["always", "unreadable", None] = None
     paper_quirks: Quirks = dataclasses.field(default_factory=Quirks)
     note: str = ""
+    # "likelihood": the right answers are not asked for, but how likely the model finds them is computed
+    kind: Literal["answers", "likelihood"] = "answers"
 
     def prompt_name(self, name: PromptName | None) -> PromptName:
         """The name of a wording; None is the default. Raises OlaError for one that it does not have."""

@@ -22,11 +22,11 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """Either "higher" or "lower" if the interval leaves out 0, else "none found"."""
+        """Either "higher" or "lower" if the interval leaves out 0, else "unclear"."""
         low, high = self.difference.interval.low, self.difference.interval.high
         if not (math.isfinite(low) and math.isfinite(high)):
             return "too few"
-        return "higher" if low > 0 else "lower" if high < 0 else "none found"
+        return "higher" if low > 0 else "lower" if high < 0 else "unclear"
 
 
 def compare_runs(first: pathlib.Path, second: pathlib.Path) -> list[Difference]:

@@ -40,16 +40,11 @@ def grade(
         answer = answers[item.id]
         if answer.error is not None:
             return Graded(item, "", UNREADABLE)
-        reading = rule(item, answer.text)
-        if (
-            reading.found is None
-            and judge is not None
-            and ask is not None
-            and item.answers
-            and answer.text.strip()
-        ):
-            return Graded(item, answer.text, judge(item, answer.text, ask), judged=True)
-        return Graded(item, answer.text, reading)
+        text = answer.text.strip()  # as both harnesses get it from Ola
+        reading = rule(item, text)
+        if reading.found is None and judge is not None and ask is not None and item.answers and text:
+            return Graded(item, text, judge(item, text, ask), judged=True)
+        return Graded(item, text, reading)
 
     answered = [item for item in items if item.id in answers]
     with ThreadPoolExecutor(JUDGE_WORKERS if judge else 1) as pool:

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ola_jax import checkpoint
 from ola_jax.data.processor import Processor
 from ola_jax.errors import OlaError
 from ola_jax.eval.answers import Answer, AnswerFile
@@ -13,9 +14,11 @@ from ola_jax.eval.benchmark import Benchmark, Quirks, Source
 from ola_jax.eval.grading import Scores, grade
 from ola_jax.eval.items import Item, PromptName
 from ola_jax.eval.judge import Judge, JudgeConfig
+from ola_jax.eval.perplexity import make_likelihood, score_likelihoods
 from ola_jax.eval.published import Checksum, checksum
 from ola_jax.eval.results import write_results
 from ola_jax.generate.engine import Engine
+from ola_jax.models.ola import Ola
 from ola_jax.training.digests import digest
 from ola_jax.training.output_lock import locked
 
@@ -162,14 +165,6 @@ def _answer(
     progress(total - len(left), total)
     if not left:
         return
-    engine = load_engine()
-    engine.processor = with_quirks(engine.processor, job.quirks)
-    asking = Asking(
-        job.benchmark.wordings[job.prompt],
-        job.max_new_tokens or job.benchmark.max_new_tokens,
-        sound=job.sound,
-        workers=job.workers,
-    )
     finished, failures = total - len(left), [0]
 
     def receive(answer: Answer) -> None:
@@ -181,5 +176,19 @@ def _answer(
             raise OlaError(f"none of the questions could be asked; the last: {answer.error}")
         progress(finished, total)
 
+    if job.benchmark.kind == "likelihood":
+        config, params = checkpoint.load(job.checkpoint)
+        loaded = with_quirks(Processor.from_pretrained(job.checkpoint, preset="infer"), job.quirks)
+        with loaded.isolated() as processor:
+            score_likelihoods(make_likelihood(Ola(config), params, processor), processor, left, receive)
+        return
+    engine = load_engine()
+    engine.processor = with_quirks(engine.processor, job.quirks)
+    asking = Asking(
+        job.benchmark.wordings[job.prompt],
+        job.max_new_tokens or job.benchmark.max_new_tokens,
+        sound=job.sound,
+        workers=job.workers,
+    )
     with engine:
         ask_all(engine, left, asking, receive)

@@ -12,7 +12,7 @@ from ola_jax.eval.benchmarks.mathvista import MATHVISTA
 from ola_jax.eval.benchmarks.mmbench import MMBENCH
 from ola_jax.eval.benchmarks.mmmu import MMMU
 from ola_jax.eval.benchmarks.mvbench import MVBENCH
-from ola_jax.eval.benchmarks.records import RECORDS
+from ola_jax.eval.benchmarks.records import PERPLEXITY, RECORDS
 from ola_jax.eval.benchmarks.videomme import VIDEOMME, VIDEOMME_SUBTITLES
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -22,7 +22,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         *(VIDEOMME, VIDEOMME_SUBTITLES, LONGVIDEOBENCH, MVBENCH),
         *(LIBRISPEECH, ASR_CHINESE, AIR_BENCH_CHAT, AIR_BENCH_FOUNDATION, MMAU),
         *(OMNI_BENCH, WORLDSENSE, DAILY_OMNI, AV_ODYSSEY),
-        RECORDS,
+        *(RECORDS, PERPLEXITY),
     )
 }
 

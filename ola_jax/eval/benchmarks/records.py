@@ -10,6 +10,7 @@ from ola_jax.errors import OlaError
 from ola_jax.eval.benchmark import Benchmark, Source
 from ola_jax.eval.counting import mean_of_categories
 from ola_jax.eval.items import Item, Prompt
+from ola_jax.eval.perplexity import perplexity_measures, read_loss
 from ola_jax.eval.published import find
 from ola_jax.eval.rules.words import is_answer
 
@@ -67,4 +68,16 @@ RECORDS = Benchmark(
     rules={"ola": is_answer},
     measures=mean_of_categories("media"),
     max_new_tokens=32,
+)
+PERPLEXITY = Benchmark(
+    name="perplexity",
+    title="Perplexity of the right answers to questions in Ola's record format",
+    modality="any",
+    expects="JSON files of records with one question and its answer each",
+    read=read,
+    wordings={"ola": _wording},
+    rules={"ola": read_loss},
+    measures=perplexity_measures,
+    max_new_tokens=1,
+    kind="likelihood",
 )
