@@ -11,7 +11,7 @@ import numpy as np
 from ola_jax.errors import OlaError, quote, require
 from ola_jax.eval.answers import Answer
 from ola_jax.eval.asking import Asking, ask_all
-from ola_jax.eval.items import EmbeddedMedia, Item, MediaSlot, Prompt, Source
+from ola_jax.eval.items import Clip, EmbeddedMedia, Item, MediaSlot, Prompt, Source
 from ola_jax.generate.engine import Engine, EngineConfig
 
 Kind = Literal["text", "image", "video", "audio"]
@@ -46,7 +46,7 @@ def to_item(name: str, parts: Sequence[ChatPart]) -> Item:
         elif part.kind == "image" and prompt[:1] != [MediaSlot()]:
             prompt.append(MediaSlot(shown))
             shown += 1
-    video = pathlib.Path(videos[0]) if videos else None
+    video = _video(videos[0], name) if videos else None
     fields = {"prompt": tuple(prompt)}
     return Item(name, "", (), images=tuple(images), video=video, audio=audio, fields=fields)
 
@@ -88,6 +88,16 @@ def wording(item: Item) -> Prompt:
     """The prompt that `to_item` made."""
     prompt: Prompt = item.fields["prompt"]
     return prompt
+
+
+def _video(value: Any, name: str) -> pathlib.Path | Clip:
+    """A path, or lmms-eval's {path or url, video_start, video_end} in seconds."""
+    path = value.get("path") or value.get("url") if isinstance(value, dict) else value
+    if not isinstance(path, str | pathlib.Path):
+        raise OlaError(f"question {name}: expected the path of a video, found {quote(value)}")
+    if isinstance(value, dict):
+        return Clip(pathlib.Path(path), value.get("video_start"), value.get("video_end"))
+    return pathlib.Path(path)
 
 
 def _image(value: Any, name: str) -> Source:

@@ -108,7 +108,14 @@ def _parts(messages: ChatMessages) -> list[ChatPart]:
     for message in messages.messages:
         for content in message.content:
             value = content.text if content.type == "text" else content.url
-            parts.append(ChatPart(content.type, value))
+            kind = content.type
+            if (
+                kind == "video"
+                and isinstance(value, dict)
+                and {"array", "bytes", "sampling_rate"} & set(value)
+            ):
+                kind = "audio"  # lmms-eval takes every dict without a type for a video
+            parts.append(ChatPart(kind, value))
     return parts
 
 

@@ -1,0 +1,103 @@
+"""VLMEvalKit with our adapter, on made-up questions about images: answers and scores equal ours.
+
+    python -m tests.harnesses.run_vlmevalkit FOLDER
+
+in an environment with ms-vlmeval 0.0.20 and this package (make harnesses).
+"""
+
+import base64
+import io
+import os
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+from PIL import Image
+
+from tests.harnesses.made_up_task import QUESTIONS, checkpoint, evaluate, report, right_for_half
+
+NEW_TOKENS = 24
+COLUMNS = ("index", "question", "hint", "A", "B", "C", "D", "answer", "category", "l2_category", "image")
+
+
+def write_data(file: pathlib.Path, answers: list[str]) -> None:
+    """A TSV file in the columns of MMStar's."""
+    lines = ["\t".join(COLUMNS)]
+    for number in range(QUESTIONS):
+        stream = io.BytesIO()
+        noise = np.random.default_rng(number).integers(0, 256, (40 + number, 60, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(stream, "PNG")
+        row = {
+            **{
+                "index": number,
+                "question": f"What is in picture {number}?",
+                "hint": "Look." if number % 3 else "",
+            },
+            **{
+                "A": "cat",
+                "B": "dog",
+                "C": "bird",
+                "D": "fish",
+                "answer": answers[number] if answers else "A",
+            },
+            **{"category": "c", "l2_category": "l", "image": base64.b64encode(stream.getvalue()).decode()},
+        }
+        lines.append("\t".join(str(row[name]) for name in COLUMNS))
+    file.write_text("\n".join(lines) + "\n")
+
+
+def run_harness(folder: pathlib.Path, model: pathlib.Path, name: str) -> tuple[float, dict[str, str]]:
+    """Runs VLMEvalKit; returns the score and the answers."""
+    import torch
+
+    # Its torchvision may be built for another device than torch: the operators that it asks for at import.
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms", "qnms"):
+        try:
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        except RuntimeError:
+            break  # they are there
+    from vlmeval.config import supported_VLM
+    from vlmeval.dataset import build_dataset
+    from vlmeval.inference import infer_data_job
+
+    from ola_jax.eval.adapters.vlmevalkit import register
+
+    register("ola_jax", checkpoint=str(model), max_new_tokens=NEW_TOKENS, length=2048)
+    dataset = build_dataset(name)
+    work = folder / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    infer_data_job(supported_VLM["ola_jax"](), str(work), "ola_jax", dataset)
+    (file,) = work.glob(f"ola_jax_{name}.*")
+    from vlmeval.smp import load
+
+    data = load(str(file))
+    answers = {str(index): str(said) for index, said in zip(data["index"], data["prediction"], strict=True)}
+    scores = dataset.evaluate(str(file), model="exact_matching")
+    return float(scores["Overall"].iloc[0]), answers
+
+
+def main(folder: pathlib.Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    model = checkpoint(folder)
+    data = folder / "LMUData"
+    shutil.rmtree(data, ignore_errors=True)
+    data.mkdir()
+    os.environ["LMUData"] = str(data)
+    for name in ("first", "second"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    file = data / "made_up_questions.tsv"
+    write_data(file, [])
+    first = evaluate(model, "mmstar", file, folder / "first", "vlmevalkit", NEW_TOKENS)
+    write_data(file, right_for_half(first, "A"))
+    ours = evaluate(model, "mmstar", file, folder / "second", "vlmevalkit", NEW_TOKENS)
+    score, answers = run_harness(folder, model, file.stem)
+    said = {each.item.id: each.answer for each in ours.graded}
+    mine = next(f.value for f in ours.figures if f.name == "accuracy") / 100
+    sys.exit(int(not report("vlmevalkit", said, answers, (mine, score))))
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]).absolute())
