@@ -85,7 +85,7 @@ def main(folder: pathlib.Path) -> None:
     data = folder / "LMUData"
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir()
-    os.environ["LMUData"] = str(data)
+    os.environ["LMUData"] = str(data)  # noqa: SIM112 - its name there
     for name in ("first", "second"):
         shutil.rmtree(folder / name, ignore_errors=True)
     file = data / "made_up_questions.tsv"
