@@ -1,6 +1,6 @@
 """A made-up benchmark on disk, and our own scores on it, for comparison with a harness.
 
-The answers that count as right are chosen from what the model says, so that about half are.
+The answers that count as right are chosen from what the model says, so that some are.
 """
 
 import json
@@ -12,7 +12,7 @@ from ola_jax.eval.grading import Scores
 
 ROOT = pathlib.Path(__file__).parents[2]
 GOLDENS = ROOT / "tests/goldens/visible"
-QUESTIONS = 8
+QUESTIONS = 16
 
 
 def checkpoint(folder: pathlib.Path, python: str = sys.executable) -> pathlib.Path:
@@ -42,12 +42,14 @@ def evaluate(
     return run(job, lambda: Engine.from_pretrained(model, config))
 
 
-def right_for_half(scores: Scores, default: str) -> list[str]:
-    """For every second question the letter that was read, for the others another one."""
-    letters = []
-    for number, each in enumerate(scores.graded):
-        read = each.reading.found or default
-        letters.append(read if number % 2 == 0 else "ABCD"[("ABCD".index(read) + 1) % 4])
+def some_right(scores: Scores) -> list[str]:
+    """For answers that are read the letter that was, but for every third another one; for the others A."""
+    letters, readable = [], 0
+    for each in scores.graded:
+        letter = each.reading.found or "A"
+        readable += each.reading.found is not None
+        wrong = each.reading.found is not None and readable % 3 == 2
+        letters.append("ABCD"[("ABCD".index(letter) + 1) % 4] if wrong else letter)
     return letters
 
 
