@@ -41,6 +41,16 @@ def test_mmbench_has_rolled_copies_and_images_by_reference(tmp_path: pathlib.Pat
         read("mmbench_v11", tmp_path)
 
 
+def test_mmbench_in_parquet_is_that_of_english(tmp_path: pathlib.Path) -> None:
+    row = {"index": 241, "question": "What?", "hint": "nan", "answer": "A", **ABCD, "D": "nan"}
+    row |= {"category": "c", "image": stored(png(5)), "source": "s", "L2-category": "l", "split": "dev"}
+    write_parquet(tmp_path / "en/dev-0.parquet", [row, {**row, "index": 1000241, "answer": "B"}])
+    write_parquet(tmp_path / "cn/dev-0.parquet", [row])
+    first, second = read("mmbench_v11", tmp_path)
+    assert (first.id, first.options, first.hint, first.groups["l2"]) == ("241", ("x", "y", "z"), "", "l")
+    assert (second.groups["circular"], second.images[0].read()) == ("241", png(5))
+
+
 def test_mmbench_without_answers_is_read(tmp_path: pathlib.Path) -> None:
     row = {"index": 1, "question": "What?", **ABCD, "image": base64_png(0)}
     write_tsv(tmp_path / "MMBench_TEST_EN_V11.tsv", [row])

@@ -26,7 +26,11 @@ HINT = "There are several options:"
 
 def read(folder: pathlib.Path) -> Source:
     """Reads the TSV, or parquet files with its columns."""
-    files = find(folder, "MMBench_DEV_EN_V11.tsv", "MMBench_TEST_EN_V11.tsv", "MMBench*.tsv", "**/*.parquet")
+    files = find(
+        folder,
+        *("MMBench_DEV_EN_V11.tsv", "MMBench_TEST_EN_V11.tsv", "MMBench*.tsv"),
+        *("en/dev-*.parquet", "*.parquet"),  # lmms-lab/MMBench has other languages beside it
+    )
     columns = ["index", "question", "A", "B"]
     if files[0].suffix == ".parquet":
         rows: list[dict[str, Any]] = [
