@@ -39,7 +39,7 @@ test-ui: $(VENV)/installed-test
 TORCH ?= torch==2.13.0
 harnesses: $(VENV)/bin/pip
 	$(PYTHON) -m venv .venv-lmms-eval
-	.venv-lmms-eval/bin/python -m pip install --quiet '$(TORCH)' lmms-eval==0.7.3
+	.venv-lmms-eval/bin/python -m pip install --quiet '$(TORCH)' 'lmms-eval[audio]==0.7.3'
 	.venv-lmms-eval/bin/python -m pip uninstall --quiet --yes torchvision  # not needed; PyPI's wants CUDA's torch
 	.venv-lmms-eval/bin/python -m pip install --quiet --editable '.[eval]' 'filelock<4'
 	.venv-lmms-eval/bin/python -m tests.harnesses.run_lmms_eval runs/harnesses/lmms_eval

@@ -53,6 +53,12 @@ def some_right(scores: Scores) -> list[str]:
     return letters
 
 
+def transcripts(scores: Scores) -> list[str]:
+    """What was said, for every second one with a word more."""
+    said = [each.answer or "hello" for each in scores.graded]
+    return [text if number % 2 else f"{text} hello" for number, text in enumerate(said)]
+
+
 def report(name: str, ours: dict[str, str], theirs: dict[str, str], scores: tuple[float, float]) -> bool:
     """Prints the comparison; returns True if answers and scores are equal, and not all are right or wrong."""
     different = [key for key in ours if ours[key] != theirs.get(key)]

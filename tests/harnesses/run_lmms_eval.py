@@ -24,12 +24,13 @@ from tests.harnesses.made_up_task import (
     evaluate,
     report,
     some_right,
+    transcripts,
 )
 
 TASKS = """
 import io, soundfile
 from lmms_eval.tasks.mmstar.utils import mmstar_aggregate_results, mmstar_doc_to_text, mmstar_doc_to_visual, mmstar_process_results
-from lmms_eval.tasks.mmau.utils import doc_to_text as mmau_doc_to_text, mmau_aggregate_results, mmau_process_results
+from lmms_eval.tasks.librispeech.utils import librispeech_doc_to_text, librispeech_process_result, librispeech_wer
 from lmms_eval.tasks._task_utils.mcq_extract import extract_mcq_answer
 
 def read_audio(doc):
@@ -53,7 +54,7 @@ task: {task}
 test_split: test
 output_type: generate_until
 generation_kwargs: {{max_new_tokens: {new_tokens}, temperature: 0, do_sample: false}}
-doc_to_target: answer
+doc_to_target: {target}
 lmms_eval_specific_kwargs: {{default: {{pre_prompt: "", post_prompt: "{post}"}}}}
 metadata: [{{version: 0.0}}]
 """
@@ -65,11 +66,11 @@ KINDS = {
         "!function utils.mmstar_aggregate_results, higher_is_better: true}]\n",
         DIRECTLY,
     ),
-    "mmau_mini": (
-        "doc_to_visual: !function utils.read_audio\ndoc_to_text: !function utils.mmau_doc_to_text\n"
-        "process_results: !function utils.mmau_process_results\nmetric_list: [{metric: accuracy, aggregation: "
-        "!function utils.mmau_aggregate_results, higher_is_better: true}]\n",
-        f"{DIRECTLY}.",
+    "librispeech": (
+        "doc_to_visual: !function utils.read_audio\ndoc_to_text: !function utils.librispeech_doc_to_text\n"
+        "process_results: !function utils.librispeech_process_result\nmetric_list: [{metric: wer, aggregation: "
+        "!function utils.librispeech_wer, higher_is_better: false}]\n",
+        "",
     ),
     "videomme": (
         "doc_to_visual: !function utils.video\ndoc_to_text: !function utils.video_text\n"
@@ -78,7 +79,7 @@ KINDS = {
         f"{DIRECTLY}.",
     ),
 }
-METRICS = {"mmstar": "average", "mmau_mini": "accuracy", "videomme": "score"}
+METRICS = {"mmstar": "average", "librispeech": "wer", "videomme": "score"}
 NEW_TOKENS = 48
 
 
@@ -88,7 +89,7 @@ def write_data(task: str, folder: pathlib.Path, answers: list[str]) -> pathlib.P
 
     folder.mkdir(parents=True, exist_ok=True)
     options = ["cat", "dog", "bird", "fish"]
-    rows = []
+    rows: list[dict] = []
     for number in range(QUESTIONS):
         answer = answers[number] if answers else "A"
         if task == "mmstar":
@@ -100,17 +101,10 @@ def write_data(task: str, folder: pathlib.Path, answers: list[str]) -> pathlib.P
                     **{"category": "c", "l2_category": f"l{number % 2}", "meta_info": "{}"},
                 }
             )
-        elif task == "mmau_mini":
-            wav = GOLDENS / "inputs" / "a_short.wav"
-            audio = {"bytes": wav.read_bytes(), "path": None}
-            said = f"What animal is heard in part {number}?"
-            texts = {"A": "cat", "B": "dog", "C": "bird", "D": "fish"}
-            rows.append(
-                {
-                    **{"id": f"m{number}", "question": said, "choices": json.dumps(options)},
-                    **{"answer": texts[answer], "task": "sound", "audio": audio},
-                }
-            )
+        elif task == "librispeech":
+            wav = ("a_short.wav", "a_stereo.wav", "a_lowrate.wav")[number % 3]
+            audio = {"bytes": (GOLDENS / "inputs" / wav).read_bytes(), "path": None}
+            rows.append({"gt": answer, "task": "asr_en", "source": "made_up", "audio": audio})
         else:
             source = sorted((GOLDENS / "inputs").glob("*.mp4"))[0]
             (folder / "data").mkdir(exist_ok=True)
@@ -139,7 +133,11 @@ def run_harness(folder: pathlib.Path, model: pathlib.Path, files: dict[str, path
     (include / "utils.py").write_text(TASKS)
     for task, file in files.items():
         head, post = KINDS[task]
-        text = YAML.format(file=file, task=f"made_up_{task}", new_tokens=NEW_TOKENS, post=post) + head
+        target = "gt" if task == "librispeech" else "answer"
+        text = (
+            YAML.format(file=file, task=f"made_up_{task}", new_tokens=NEW_TOKENS, post=post, target=target)
+            + head
+        )
         (include / f"made_up_{task}.yaml").write_text(text)
     output = folder / "lmms_output"
     shutil.rmtree(output, ignore_errors=True)
@@ -169,13 +167,15 @@ def main(folder: pathlib.Path) -> None:
             shutil.rmtree(folder / f"{task}_{name}", ignore_errors=True)
         write_data(task, data, [])
         first = evaluate(model, task, data, folder / f"{task}_first", "lmms_eval", NEW_TOKENS)
-        files[task] = write_data(task, data, some_right(first))
+        files[task] = write_data(
+            task, data, transcripts(first) if task == "librispeech" else some_right(first)
+        )
         ours[task] = evaluate(model, task, data, folder / f"{task}_second", "lmms_eval", NEW_TOKENS)
     theirs = run_harness(folder, model, files)
     failed = False
     for task, scores in ours.items():
         score, answers = theirs[task]
-        names = [f for f in scores.figures if f.name in ("mean of categories", "accuracy")]
+        names = [f for f in scores.figures if f.name in ("mean of categories", "accuracy", "WER")]
         mine = next((f for f in names if f.name == "mean of categories"), names[0]).value / 100
         score = score if task == "mmstar" else score / 100
         said = {str(number): each.answer for number, each in enumerate(scores.graded)}
