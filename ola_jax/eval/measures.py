@@ -144,12 +144,28 @@ def _is_mean(measure: Measure) -> bool:
     )
 
 
+def _common_score(measure: Measure) -> int | None:
+    """The score of all units, if all are right (1) or all wrong (0); else None."""
+    units = [unit for part in measure.parts for unit in part]
+    scores = {unit.numerator for unit in units}
+    if measure.exponential or len(scores) > 1 or any(unit.denominator != 1 for unit in units):
+        return None
+    (score,) = scores
+    return int(score) if score in (0, 1) else None
+
+
 def _interval(measure: Measure, table: _Table, seed: int) -> Interval:
     units = measure.parts[0]
+    if (same := _common_score(measure)) is not None and table.clusters > 1:
+        # Neither standard error nor bootstrap has a width here: at best the clusters are independent.
+        found = wilson(same * table.clusters, table.clusters)
+        return Interval(found.low * measure.scale, found.high * measure.scale, found.method)
     if not _is_mean(measure):
         return bootstrap(lambda drawn: _scaled(_ratios(table, drawn), measure), table.clusters, seed=seed)
     if len({u.cluster for u in units}) == len(units) and all(u.numerator in (0, 1) for u in units):
         found = wilson(round(sum(u.numerator for u in units)), len(units))
     else:
         found = clustered_mean(np.array([u.numerator for u in units]), table.members[0])
+        if all(0 <= u.numerator <= 1 for u in units):  # so is their mean
+            found = Interval(max(found.low, 0.0), min(found.high, 1.0), found.method)
     return Interval(found.low * measure.scale, found.high * measure.scale, found.method)

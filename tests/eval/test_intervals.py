@@ -151,3 +151,18 @@ def test_a_difference_is_taken_over_what_both_have() -> None:
     assert (figure.value, figure.count, left_out) == (50.0, 2, 2)
     with pytest.raises(OlaError, match="'m' and 'n' are not the same measure"):
         compare(one, Measure("n", one.parts))
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0])
+@pytest.mark.parametrize("of_groups", [False, True])
+def test_all_right_or_all_wrong_is_not_taken_for_certain(score: float, of_groups: bool) -> None:
+    found = summarize(measure(np.full(40, score), np.repeat(np.arange(20), 2), of_groups=of_groups))
+    expected = wilson(int(20 * score), 20)  # as many as there are clusters
+    assert (found.interval.low, found.interval.high) == (expected.low, expected.high)
+
+
+def test_an_interval_of_a_share_ends_at_0_and_1() -> None:
+    right = np.array([1.0, 1.0, 1.0, 0.0])
+    found = summarize(measure(right, np.array([0, 0, 1, 1]))).interval
+    assert found.method == "clustered"
+    assert found.high == 1.0
