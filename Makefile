@@ -1,13 +1,19 @@
-# make demo | test | test-all | load-test | test-ui | lint | parity | docs | clean. Python 3.11 or newer and make are all that is needed.
+# make demo | eval-demo | test | test-all | load-test | test-ui | harnesses | lint | parity | docs | clean. Python 3.11 or newer and make are all that is needed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-all load-test test-ui lint parity docs clean
+.PHONY: demo eval-demo test test-all load-test test-ui harnesses lint parity docs clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/python train.py --config=configs/digits_omni.py
+
+# Scores the demo's model on its held-out tasks and on real media, with intervals (make demo first, or it is run).
+eval-demo: $(VENV)/installed-test
+	test -d runs/digits_omni/data/heldout -a -n "$$(ls -d runs/digits_omni/*_omni/model 2>/dev/null)" || \
+	  $(BIN)/python train.py --config=configs/digits_omni.py
+	$(BIN)/python -m examples.eval_demo
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2
@@ -28,6 +34,20 @@ test-ui: $(VENV)/installed-test
 	$(PIP) playwright
 	$(BIN)/python -m pytest tests/browser -m browser
 
+# lmms-eval and VLMEvalKit, each in an environment of its own (about 2.4 GB each), with our adapters: their answers
+# and scores on made-up questions must equal ours. TORCH: a CPU build, or an index that has it.
+TORCH ?= torch==2.13.0
+harnesses: $(VENV)/bin/pip
+	$(PYTHON) -m venv .venv-lmms-eval
+	.venv-lmms-eval/bin/python -m pip install --quiet '$(TORCH)' 'lmms-eval[audio]==0.7.3'
+	.venv-lmms-eval/bin/python -m pip uninstall --quiet --yes torchvision  # not needed; PyPI's wants CUDA's torch
+	.venv-lmms-eval/bin/python -m pip install --quiet --editable '.[eval]' 'filelock<4'
+	.venv-lmms-eval/bin/python -m tests.harnesses.run_lmms_eval runs/harnesses/lmms_eval
+	$(PYTHON) -m venv .venv-vlmevalkit
+	.venv-vlmevalkit/bin/python -m pip install --quiet '$(TORCH)' ms-vlmeval==0.0.20
+	.venv-vlmevalkit/bin/python -m pip install --quiet --editable '.[eval]'
+	.venv-vlmevalkit/bin/python -m tests.harnesses.run_vlmevalkit runs/harnesses/vlmevalkit
+
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,7 +65,7 @@ docs: $(VENV)/bin/pip
 
 # Trained models in runs/ are kept.
 clean:
-	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lmms-eval .venv-vlmevalkit build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/pip:

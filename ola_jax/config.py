@@ -192,6 +192,8 @@ class PixelLimits:
     video_multiple: int = 32
     max_frames: int = 48
     repeat_frames: bool = False  # a video shorter than max_frames: repeat frames to reach it
+    high_view_only: bool = False  # images without the low-resolution view, as two of the paper's evaluations
+    smallest_image_side: int = 0  # images with a shorter side are enlarged until it is 64; 0: none
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ COMMANDS = {
     "convert": "imports and exports released PyTorch checkpoints, and verifies imports",
     "ask": "answers a question about images, a video or audio, or a plain text",
     "serve": "answers over HTTP, as OpenAI's API does",
+    "eval": "scores a model on public benchmarks, and compares runs",
 }
 
 

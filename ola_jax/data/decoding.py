@@ -13,7 +13,7 @@ from PIL import Image
 
 from ola_jax.config import SAMPLE_RATE, MediaLimits, PixelLimits
 from ola_jax.data.audio import read_audio, read_sound_track
-from ola_jax.data.image import image_views, patchify, read_final_frame, read_image, video_frame
+from ola_jax.data.image import enlarge, image_views, patchify, read_final_frame, read_image, video_frame
 from ola_jax.data.media import BadMediaError, Media, is_media_file, locate
 from ola_jax.data.sample import ImagePatches
 from ola_jax.data.video import read_frames
@@ -48,17 +48,18 @@ def in_process(function: Callable[[*Ts], T], *arguments: *Ts) -> T:
 
 
 def decode_images(refs: tuple[object, ...], root: str | None, settings: DecodeSettings) -> list[ImagePatches]:
-    """The views of images in order, two each: low and high resolution."""
+    """The views of images in order, two each: low and high resolution; or the latter alone."""
     images: list[ImagePatches] = []
     for ref in refs:
         for media in locate(ref, root, settings.media):
             image = read_image(media, settings.to_rgb, settings.media)
             try:
-                views = image_views(image, settings.pixels)
+                views = image_views(enlarge(image, settings.pixels.smallest_image_side), settings.pixels)
             except (ValueError, MemoryError) as error:
                 size = f"{image.width}x{image.height}"
                 raise BadMediaError(f"{media.name}: {size} pixels cannot be resized; crop it") from error
-            images += [patchify(np.asarray(view), settings.patch_size) for view in views]
+            kept = views[1:] if settings.pixels.high_view_only else views
+            images += [patchify(np.asarray(view), settings.patch_size) for view in kept]
     return images
 
 

@@ -82,6 +82,21 @@ def image_views(image: Image.Image, limits: PixelLimits) -> tuple[Image.Image, I
     return _rgb(low), _rgb(high)
 
 
+ENLARGED_SIDE = 64  # pixels of the shorter side of an image that was too small
+
+
+def enlarge(image: Image.Image, smallest: int) -> Image.Image:
+    """The image, enlarged if a side is shorter than `smallest` pixels.
+
+    Source: `process_anyres_highres_image_genli` of Ola in VLMEvalKit, which evaluated the released model.
+    """
+    if min(image.size) >= smallest:
+        return image
+    scale = ENLARGED_SIDE / min(image.size)
+    width, height = (int(side * scale) for side in image.size)
+    return image.convert("RGB").resize((width, height))
+
+
 def video_frame(image: Image.Image, limits: PixelLimits, name: str = "frame") -> Image.Image:
     """A video frame, RGB, with sides that are multiples. Raises OlaError if a side would become zero."""
     multiple = limits.video_multiple

@@ -13,16 +13,19 @@ from ola_jax.typing import HostArray, Int
 Grid = tuple[int, int]  # height and width of an image in patches
 
 
-def image_rows(starts: tuple[int, int], grids: tuple[Grid, Grid], marks: int) -> Int[HostArray, "rows"]:
+def image_rows(starts: Sequence[int], grids: Sequence[Grid], marks: int) -> Int[HostArray, "rows"]:
     """An image: begin, rows of the low-resolution view, sep, rows of the high-resolution view, end.
 
     `starts`: the first feature of either view; `grids`: their sizes in patches; `marks`: the table
-    row of the first mark. Every row of features is followed by a newline (quirk V10).
+    row of the first mark. Every row of features is followed by a newline (quirk V10). With the
+    high-resolution view alone there is no sep.
     """
     row = mark_rows(marks)
-    low, high = (_lines(start, grid, row["image_newline"]) for start, grid in zip(starts, grids, strict=True))
+    *low, high = (
+        _lines(start, grid, row["image_newline"]) for start, grid in zip(starts, grids, strict=True)
+    )
     begin, sep, end = ([row[name]] for name in ("image_begin", "image_sep", "image_end"))
-    return np.concatenate([begin, low, sep, high, end]).astype(np.int32)
+    return np.concatenate([begin, *([*low, sep] if low else []), high, end]).astype(np.int32)
 
 
 def video_rows(starts: Sequence[int], grid: Grid, marks: int) -> Int[HostArray, "rows"]:

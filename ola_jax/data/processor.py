@@ -234,9 +234,10 @@ class Processor:
         """
         if record.video is not None:
             return [video_rows([starts[i] for i in shown], images[0].grid, marks)]
+        views = 1 if self.limits.high_view_only else 2
         return [
-            image_rows((starts[i], starts[i + 1]), (images[i].grid, images[i + 1].grid), marks)
-            for i in range(0, len(images), 2)
+            image_rows(starts[i : i + views], [image.grid for image in images[i : i + views]], marks)
+            for i in range(0, len(images), views)
         ]
 
     def _audio(self, record: ParsedRecord, root: str | None) -> tuple[ParsedRecord, Float[HostArray, "c T"]]:

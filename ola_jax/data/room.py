@@ -7,7 +7,7 @@ import numpy as np
 from ola_jax.config import PixelLimits
 from ola_jax.data.chat import AUDIO_ID, IMAGE_ID, Conversation
 from ola_jax.data.failures import TooLargeError
-from ola_jax.data.image import scale_size
+from ola_jax.data.image import ENLARGED_SIDE, scale_size
 from ola_jax.data.layout import Grid, image_rows
 
 
@@ -42,11 +42,14 @@ def may_exceed(images: int, limits: PixelLimits, room: int) -> bool:
 def _tokens(size: tuple[int, int], limits: PixelLimits, block: int) -> int:
     """Tokens of an image of this width and height, in pixels; `block` is the side of two patches."""
     width, height = size
+    if min(size) < limits.smallest_image_side:
+        width, height = (int(side * ENLARGED_SIDE / min(size)) for side in size)
     multiple = limits.image_multiple
     if width * height > limits.high_res_max_side**2:
-        high = scale_size(size, limits.high_res_max_side, multiple=multiple, smallest=multiple)
+        high = scale_size((width, height), limits.high_res_max_side, multiple=multiple, smallest=multiple)
     else:
         high = (-(-width // multiple) * multiple, -(-height // multiple) * multiple)
     low = scale_size(high, limits.low_res_side, multiple=multiple, smallest=multiple)
-    grids: list[Grid] = [(2 * (side[1] // block), 2 * (side[0] // block)) for side in (low, high)]
-    return len(image_rows((0, 0), (grids[0], grids[1]), 0))
+    views = (high,) if limits.high_view_only else (low, high)
+    grids: list[Grid] = [(2 * (side[1] // block), 2 * (side[0] // block)) for side in views]
+    return len(image_rows([0] * len(grids), grids, 0))

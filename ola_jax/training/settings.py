@@ -113,7 +113,8 @@ RULES: dict[type, dict[str, Rule]] = {
             "max_frames",
         ),
         COUNT,
-    ),
+    )
+    | {"smallest_image_side": NATURAL},
     MediaLimits: dict.fromkeys(
         (
             "image_pixels",
