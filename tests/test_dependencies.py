@@ -26,7 +26,7 @@ DISTRIBUTIONS = {
 }  # others: the same
 DEVICES = {"tpu", "cuda", "aot-cuda"}  # compilers and drivers, which jax loads
 BY_NAME = {"tensorboardx", "wandb"}  # imported by importlib, with a message of their own
-NOT_YET = {"librosa", "importlib-resources"}  # what they are declared for stands in pyproject.toml
+NEEDED_BY_OTHERS = {"importlib-resources"}  # for which one stands in pyproject.toml
 # Harnesses of others, each in an environment of its own: `ola_jax/eval/adapters` runs inside them.
 HARNESSES = {"lmms-eval", "vlmeval"}
 TOOLS = {"beartype", "jinja2", "pytest-xdist", "mypy", "ruff"}  # of the tests, which import none of them
@@ -88,7 +88,7 @@ def test_a_module_imports_what_its_part_declares(file: pathlib.Path) -> None:
 
 def test_everything_declared_is_imported() -> None:
     used = imported(*below("ola_jax", "examples", "configs"), *ROOT.glob("*.py"))
-    assert declared("all") - (used - HARNESSES) == BY_NAME | NOT_YET
+    assert declared("all") - (used - HARNESSES) == BY_NAME | NEEDED_BY_OTHERS
     text = "".join(file.read_text() for file in below("ola_jax")).lower()
     assert all(f'"{name}"' in text for name in BY_NAME)
 
@@ -110,7 +110,8 @@ def test_every_extra_is_in_all_or_for_devices_or_tests() -> None:
 
 
 def test_the_packages_that_the_project_is_built_on_are_declared() -> None:
-    wanted = {"jax", "flax", "optax", "orbax-checkpoint", "transformers", "grain"} | NOT_YET
+    wanted = {"jax", "flax", "optax", "orbax-checkpoint", "transformers", "grain", "librosa"}
+    wanted.add("tensorflow-datasets")
     assert wanted <= declared("all")
 
 

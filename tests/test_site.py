@@ -1,8 +1,9 @@
 """The site of documents: its navigation and its picture; `make docs` itself is strict about links."""
 
+import importlib.util
 import pathlib
 import re
-import sys
+import types
 
 import pytest
 
@@ -11,13 +12,12 @@ from tests.test_layout import PARTS, TIERS, part
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-@pytest.fixture
-def picture(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    monkeypatch.delitem(sys.modules, "picture", raising=False)
-    import picture
-
-    return picture
+@pytest.fixture(scope="module")
+def picture() -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location("picture", ROOT / "docs/picture.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_every_document_is_in_the_navigation() -> None:
