@@ -26,6 +26,24 @@ def parameter(
     return jnp.asarray(module.param(name, boxed, *init_args))
 
 
+class Linear(nn.Dense):
+    """A dense layer; with a `scale` among its parameters the kernel is int8 (`models.quantization`)."""
+
+    axes: tuple[str | None, str | None] = (None, None)
+
+    def __call__(self, x: Float[Array, "*b D"]) -> Float[Array, "*b E"]:
+        """The product with the kernel, plus the bias."""
+        if not self.has_variable("params", "scale"):
+            return super().__call__(x)
+        kernel, scale = (jnp.asarray(self.get_variable("params", name)) for name in ("kernel", "scale"))
+        x = x.astype(self.dtype)
+        # The scale belongs to an output: applied behind the product, it leaves the kernel int8 in memory.
+        y = product(x, gather_weight(kernel, self.axes).astype(x.dtype), out=jnp.float32) * scale
+        if self.use_bias:
+            y = y + jnp.asarray(self.get_variable("params", "bias"))
+        return y.astype(x.dtype)
+
+
 def linear(
     features: int,
     axes: tuple[str | None, str | None],
@@ -33,10 +51,11 @@ def linear(
     *,
     bias: bool = True,
     name: str | None = None,
-) -> nn.Dense:
+) -> Linear:
     """A dense layer whose [in, out] kernel has the logical axis names `axes`."""
-    return nn.Dense(
+    return Linear(
         features,
+        axes=axes,
         use_bias=bias,
         dtype=dtype,
         kernel_init=nn.with_logical_partitioning(nn.initializers.lecun_normal(), axes),
@@ -49,16 +68,20 @@ def linear(
 
 
 def product(
-    x: Float[Array, "*b D"], kernel: Float[Array, "D E"], precision: PrecisionLike = None
+    x: Float[Array, "*b D"],
+    kernel: Float[Array, "D E"],
+    precision: PrecisionLike = None,
+    out: DTypeLike | None = None,
 ) -> Float[Array, "*b E"]:
-    """Product with a kernel; the leading axes of `x` are flattened where that moves no data.
+    """Product with a kernel, in dtype `out`; the leading axes of `x` are flattened where that moves no data.
 
     The kernel's gradient then contracts one axis instead of several, which XLA's CPU backend does
     many times faster. Where the tokens of a row are split over devices, flattening would move them.
     """
     if axis_size("context") > 1:
-        return jnp.matmul(x, kernel, precision=precision)
-    flat = jax.lax.dot(x.reshape(-1, x.shape[-1]), kernel, precision=precision)
+        return jnp.matmul(x, kernel, precision=precision, preferred_element_type=out)
+    rows = x.reshape(-1, x.shape[-1])
+    flat = jax.lax.dot(rows, kernel, precision=precision, preferred_element_type=out)
     return flat.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
