@@ -10,15 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ola_jax.batch import MARKS, TEXT, Budget
+from ola_jax.batch import MARKS, TEXT
 from ola_jax.data.sample import ImagePatches
 from ola_jax.generate import encoding, slots
 from ola_jax.generate.choosing import settings
+from ola_jax.generate.loading import decoder_mesh, weight_shardings
 from ola_jax.generate.requests import EngineConfig
 from ola_jax.generate.sampling import SamplingConfig
-from ola_jax.models.ola import Ola, abstract_params
+from ola_jax.models.ola import Ola
+from ola_jax.models.quantization import quantize_weights
 from ola_jax.models.qwen2 import KVCache
-from ola_jax.sharding import MeshConfig, check_mesh, make_mesh, parameter_shardings
 from ola_jax.typing import Array, Bool, Float, HostArray, Int, Params
 
 Report = Callable[[str], None]  # gets a line before a program is used, and compiled, for the first time
@@ -32,12 +33,15 @@ class Device:
         self.model = Ola(dataclasses.replace(model.config, dtype=dtype, attention=config.attention))
         self.report, self._used = report, set[str]()
         self._config = config
-        self._mesh = make_mesh(MeshConfig(tensor=config.tensor)) if config.tensor > 1 else None
-        self._params = jax.device_put(params, self._parameter_places())
-        places = -(-config.length // config.prefill_chunk) * config.prefill_chunk  # whole chunks
+        self._mesh = decoder_mesh(config, model.config)
+        if config.weights == "int8":
+            params = quantize_weights(params)
+        places = None if self._mesh is None else weight_shardings(config, model.config, self._mesh)
+        self._params = jax.device_put(params, places)
+        positions = -(-config.length // config.prefill_chunk) * config.prefill_chunk  # whole chunks
 
         def empty() -> tuple[KVCache, slots.Answering]:
-            state = slots.empty_slots(self.model, config.slots, places, jnp.dtype(dtype))
+            state = slots.empty_slots(self.model, config.slots, positions, jnp.dtype(config.cache or dtype))
             return state.cache, state.answering
 
         state = jax.jit(empty, out_shardings=self._slot_places())()
@@ -48,13 +52,6 @@ class Device:
         self._cache, self._answering = state
         rows = encoding.table_rows(self.model.config, config.length)
         self._table = encoding.empty_table(self.model, self._params, rows)
-
-    def _parameter_places(self) -> Params | None:
-        """Where each parameter belongs; None: on the default device."""
-        if self._mesh is None:
-            return None
-        check_mesh(self._mesh, self.model.config, rows=1, budget=Budget(tokens=1))
-        return parameter_shardings(abstract_params(self.model.config), self._mesh)
 
     def _slot_places(self) -> tuple[NamedSharding, NamedSharding] | None:
         """Of the cache, whose key heads are split, and of the rest, which is replicated."""

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ola_jax.checkpoint import load, load_configs
+from ola_jax.checkpoint import load_configs
 from ola_jax.data.isolation import IsolatedDecoder
 from ola_jax.data.processor import Processor
 from ola_jax.errors import OlaError, describe
 from ola_jax.generate.device import Device, Report
 from ola_jax.generate.jobs import Job
+from ola_jax.generate.loading import load_weights
 from ola_jax.generate.prompts import prompt
 from ola_jax.generate.requests import (
     MAX_STOP_STRINGS,
@@ -99,7 +100,7 @@ class Engine:
             generation, processor.tokenizer.get_vocab_size(), str(directory / "generation_config.json")
         )
         processor = dataclasses.replace(processor, decode=decode)
-        return cls(Ola(model_config), load(directory)[1], processor, sampling, config)
+        return cls(Ola(model_config), load_weights(directory, config), processor, sampling, config)
 
     def warm_up(self, report: Report = lambda line: None) -> None:
         """Compile all programs before requests come; `report` gets a line before each.

@@ -156,8 +156,9 @@ def test_the_checkpoint_is_read_once_and_equal_shapes_are_compiled_once(
     small_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = []
-    load = module.load
-    monkeypatch.setattr(module, "load", lambda directory: (reads.append(directory), load(directory))[1])
+    load_weights = module.load_weights
+    read = lambda *args: (reads.append(args[0]), load_weights(*args))[1]
+    monkeypatch.setattr(module, "load_weights", read)
     compiled: list[str] = []
     assistant = ola_jax.Assistant.from_pretrained(small_dir, report=compiled.append)
     assert assistant.params is assistant.params
