@@ -3,11 +3,10 @@
     JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python benchmarks/serving_compiled.py --topology v5e:2x2 --tensor 4
     JAX_PLATFORMS=cpu python benchmarks/serving_compiled.py --topology h100 --slots 1 --weights int8
 
-Needs libtpu or the CUDA plugin (`pip install "ola_jax[aot-cuda]"`). What is not int8 is bfloat16. Arguments are
-weights, cache and the state of the answers, on each device. The time of a call is bounded by the bytes that
-the program reads and writes, as its text has them, at the peak of the device's memory; attention over the
-cache counts one block of positions. The share is that of the bytes that no program can do without: each weight
-once a token.
+Needs libtpu or the CUDA plugin (`pip install "ola_jax[aot-cuda]"`). What is not int8 is bfloat16.
+Arguments are weights, cache and the state of the answers, on each device. The time of a call is bounded by
+the bytes that the program reads and writes, as its text has them, at the peak of the device's memory;
+attention over the cache counts one block of positions. The share is that of the weights, each read once.
 """
 
 import dataclasses
@@ -93,8 +92,8 @@ def main(args: Args) -> None:
         print(
             f"{name}: arguments {memory.argument_size_in_bytes / GIB:.2f} GiB, of which "
             f"{memory.alias_size_in_bytes / GIB:.2f} are updated in place; temporaries "
-            f"{memory.temp_size_in_bytes / GIB:.3f} GiB; {traffic / repeats / GIB:.2f} GiB moved for {tokens} "
-            f"tokens, {100 * least / (traffic / repeats):.0f} % of them the weights; "
+            f"{memory.temp_size_in_bytes / GIB:.3f} GiB; {traffic / repeats / GIB:.2f} GiB moved for "
+            f"{tokens} tokens, {100 * least / (traffic / repeats):.0f} % of them the weights; "
             f"{tokens * flops / 1e12:.3f} TFLOP; at least {1e3 * bound:.2f} ms, at most "
             f"{tokens / bound:.0f} tokens/s"
         )

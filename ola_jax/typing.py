@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Float, Int, Int8, Key, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Int8, Key, Shaped, UInt8, UInt32
 
 Array = jax.Array  # on a device, or traced
 HostArray = np.ndarray  # in the memory of the host, as records, samples and checkpoint files are
@@ -40,4 +40,5 @@ __all__ = [
     "Params",
     "Shaped",
     "UInt8",
+    "UInt32",
 ]

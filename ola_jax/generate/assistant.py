@@ -181,9 +181,7 @@ class Assistant(Answers):
         """What answers."""
         longest = max(POSITIONS, self.processor.processor_config.max_length)
         params = lambda: self.params
-        return OneSlot(
-            self.model, params, self.processor, self.sampling, longest, self.report, self.config
-        )
+        return OneSlot(self.model, params, self.processor, self.sampling, longest, self.report, self.config)
 
     def chat(self) -> "Chat":
         """A conversation of several questions."""

@@ -112,32 +112,37 @@ class Device:
         seed: int,
         places: int,
         new_tokens: int,
-    ) -> int:
-        """Begin an answer behind a prompt of `places` tokens; its first token."""
+    ) -> Int[Array, ""]:
+        """Begin an answer behind a prompt of `places` tokens; its first token, not waited for."""
         self._first_use("the first token of answers")
         padded = np.full((1, slots.MAX_STOP_IDS), slots.NO_ID, np.int32)
         padded[0, : len(stop_ids)] = stop_ids
         start = slots.Start(
             settings=settings(sampling, self.model.config.llm.vocab_size),
-            stop_ids=jnp.asarray(padded),
-            key=jax.random.key(seed),
-            places=jnp.asarray(places, jnp.int32),
-            new_tokens=jnp.asarray(new_tokens, jnp.int32),
+            stop_ids=padded,
+            seed=np.asarray(seed, np.uint32),
+            places=np.asarray(places, np.int32),
+            new_tokens=np.asarray(new_tokens, np.int32),
         )
         with self._on_mesh():
             self._answering, token = slots.begin(
                 self.model, self._params, self._answering, np.asarray(slot, np.int32), hidden, start
             )
-        return int(token)
+        token.copy_to_host_async()
+        return token
 
-    def advance(self, going: Bool[HostArray, "slots"]) -> list[list[int]]:
-        """A few new tokens for the answer of each slot, fewer where it ends; others are stopped."""
+    def advance(self, going: Bool[HostArray, "slots"]) -> Int[Array, "steps slots"]:
+        """A few new tokens for the answer of each slot, fewer where it ends (NO_ID); others are stopped.
+
+        They are not waited for.
+        """
         self._first_use("answers")
         state = slots.Slots(cache=self._cache, answering=self._answering)
         with self._on_mesh():
             state, made = slots.advance(self.model, self._params, state, going, self._config.steps)
         self._cache, self._answering = state.cache, state.answering
-        return [[token for token in row if token != slots.NO_ID] for row in np.asarray(made).T.tolist()]
+        made.copy_to_host_async()
+        return made
 
     def rehearse(self, most_patches: int) -> Iterator[None]:
         """Use every program once, those for images of up to `most_patches` among them; change no answer."""

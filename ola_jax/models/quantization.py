@@ -1,4 +1,4 @@
-"""int8 for serving: weights of the decoder with one scale per output, cached keys and values with one per head.
+"""int8 for serving: the decoder's weights with a scale per output, keys and values with one per head.
 
 Symmetric, rounded to nearest: 127 steps on each side of zero up to the largest value. Of the weights, the
 matrices of the decoder's layers and its output matrix are int8; embeddings, norms, biases, the encoders and

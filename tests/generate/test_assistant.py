@@ -21,7 +21,6 @@ from ola_jax.generate.engine import Request
 from ola_jax.generate.sampling import from_generation_config
 from ola_jax.models.ola import Ola
 from tests import golden, parity
-from tests.generate import small
 from tests.released import released
 
 INPUTS = golden.VISIBLE / "inputs"
@@ -36,21 +35,6 @@ def assistant() -> Iterator[Assistant]:
     assistant = Assistant(Ola(r.config), lambda: r.params, processor, sampling)
     yield assistant
     assistant.close()
-
-
-@pytest.fixture(scope="module")
-def small_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    directory = tmp_path_factory.mktemp("small") / "model"
-    processor = small.processor().processor_config
-    checkpoint.save(
-        directory,
-        config=small.CONFIG,
-        processor_config=processor,
-        params=small.params(),
-        tokenizer_dir=golden.VISIBLE / "hf",
-        generation_config={"do_sample": False},
-    )
-    return directory
 
 
 def ids(assistant: Assistant, record: dict[str, Any]) -> list[int]:
