@@ -66,6 +66,11 @@ def main(args: Args) -> None:
         return jax.ShapeDtypeStruct(x.shape, kept, sharding=sharding)
 
     params = jax.tree_util.tree_map_with_path(weight, nn.unbox(boxed), parameter_shardings(boxed, mesh))
+    if gpu_topology.is_gpu(args.topology):  # as the engine has them there
+        of_layer = lambda sharding: NamedSharding(mesh, PartitionSpec(*sharding.spec[1:]))
+        one = lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=of_layer(x.sharding))
+        layer = jax.tree.map(one, params["llm"]["layers"])
+        params["llm"]["layers"] = {str(number): layer for number in range(args.layers)}
     dtype = jnp.dtype(args.cache or "bfloat16")
     state = jax.eval_shape(lambda: slots.empty_slots(model, args.slots, args.length, dtype))
     cache = jax.tree.map(on(heads), state.cache)

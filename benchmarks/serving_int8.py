@@ -33,6 +33,12 @@ KINDS: tuple[tuple[str | None, str | None], ...] = (
 )
 
 
+def prefix(pair: tuple[tuple[int, ...], tuple[int, ...]]) -> int:
+    """The number of first tokens that are equal."""
+    a, b = pair
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
 def main() -> None:
     """Measure and print."""
     r, processor = released(), parity.processor("infer")
@@ -61,13 +67,9 @@ def main() -> None:
             ids = [handle.result().ids for handle in handles]
         exact_ids = exact_ids or ids
         pairs = list(zip(ids, exact_ids, strict=True))
-        equal = sum(a == b for a, b in pairs)
-        prefix = [
-            next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), 24) for a, b in pairs
-        ]
-        table.add_row(
-            weights or "float32", cache or "float32", f"{equal} of {len(ids)}", f"{np.mean(prefix):.1f}"
-        )
+        equal = f"{sum(a == b for a, b in pairs)} of {len(ids)}"
+        first = f"{np.mean([prefix(pair) for pair in pairs]):.1f}"
+        table.add_row(weights or "float32", cache or "float32", equal, first)
     rich.console.Console().print(table)
 
 

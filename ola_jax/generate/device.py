@@ -14,11 +14,10 @@ from ola_jax.batch import MARKS, TEXT
 from ola_jax.data.sample import ImagePatches
 from ola_jax.generate import encoding, slots
 from ola_jax.generate.choosing import settings
-from ola_jax.generate.loading import decoder_mesh, weight_shardings
+from ola_jax.generate.loading import arranged, decoder_mesh, weight_shardings
 from ola_jax.generate.requests import EngineConfig
 from ola_jax.generate.sampling import SamplingConfig
 from ola_jax.models.ola import Ola
-from ola_jax.models.quantization import quantize_weights
 from ola_jax.models.qwen2 import KVCache
 from ola_jax.typing import Array, Bool, Float, HostArray, Int, Params
 
@@ -34,10 +33,8 @@ class Device:
         self.report, self._used = report, set[str]()
         self._config = config
         self._mesh = decoder_mesh(config, model.config)
-        if config.weights == "int8":
-            params = quantize_weights(params)
-        places = None if self._mesh is None else weight_shardings(config, model.config, self._mesh)
-        self._params = jax.device_put(params, places)
+        params = arranged(params, config, separate=bool(config.separate_layers))
+        self._params = jax.device_put(params, self._parameter_places(params))
         positions = -(-config.length // config.prefill_chunk) * config.prefill_chunk  # whole chunks
 
         def empty() -> tuple[KVCache, slots.Answering]:
@@ -52,6 +49,13 @@ class Device:
         self._cache, self._answering = state
         rows = encoding.table_rows(self.model.config, config.length)
         self._table = encoding.empty_table(self.model, self._params, rows)
+
+    def _parameter_places(self, params: Params) -> Params | None:
+        """Where each parameter belongs; None: where it is, or on the default device."""
+        if self._mesh is None:
+            return None
+        separate = "0" in params["llm"]["layers"]
+        return weight_shardings(self._config, self.model.config, self._mesh, separate)
 
     def _slot_places(self) -> tuple[NamedSharding, NamedSharding] | None:
         """Of the cache, whose key heads are split, and of the rest, which is replicated."""

@@ -33,6 +33,8 @@ class EngineConfig:
     weights: Literal["int8"] | None = None  # of the decoder's matrices; None: as they are stored
     cache: Literal["int8"] | None = None  # of keys and values; None: in `dtype`
     attention: Literal["auto", "xla", "splash"] = "auto"  # whatever the model was trained with
+    # weights of each layer apart, see models.qwen2; None: where a checkpoint is loaded for a GPU
+    separate_layers: bool | None = None
     tensor: int = 1  # devices that heads, MLP and vocabulary of the decoder are split over
 
     def __post_init__(self) -> None:

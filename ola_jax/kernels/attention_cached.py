@@ -31,7 +31,10 @@ def attend(inputs: CachedInputs) -> Float[Array, "B L H h"]:
 
     def cut(x: Array, j: Array) -> Array:
         first = (inputs.layer, jnp.asarray(inputs.slot), j * block, *[0] * (x.ndim - 3))
-        return jax.lax.dynamic_slice(x, first, (1, rows, block, *x.shape[3:]))[0]
+        part = jax.lax.dynamic_slice(x, first, (1, rows, block, *x.shape[3:]))
+        if platform() == "gpu":  # else XLA transposes the full cache rather than the part
+            part = jax.lax.optimization_barrier(part)
+        return part[0]
 
     def by_key(scale: Float[Array, "B s K"]) -> Float[Array, "B K 1 1 s"]:
         return jnp.moveaxis(scale, 2, 1)[:, :, None, None]

@@ -1,9 +1,11 @@
 """The Qwen2.5 decoder: packed training, prefill and decoding with one set of layers."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import struct
+from flax import struct, traverse_util
 
 from ola_jax.config import Qwen2Config
 from ola_jax.kernels.attention import Implementation, cached_attention, packed_attention
@@ -12,7 +14,7 @@ from ola_jax.models.layers import Remat, linear, stack_layers
 from ola_jax.models.quantization import quantize
 from ola_jax.models.rotary import rope
 from ola_jax.sharding import constrain
-from ola_jax.typing import Array, Bool, DTypeLike, Float, Int, Shaped
+from ola_jax.typing import Array, Bool, DTypeLike, Float, Int, Params, Shaped
 
 CACHE_AXES = (None, None, None, "kv_heads", None)
 CACHE_BLOCK = 128  # the number of positions of a slot is a multiple of it
@@ -228,6 +230,13 @@ class Qwen2(nn.Module):
 
         A token sees the positions of its slot up to its own.
         """
+        separate = self.variables["params"]["layers"]
+        if "0" in separate:  # `separate_layers`
+            block = Block(self.config, self.dtype, self.attention, parent=None)
+            for number in range(self.config.num_layers):
+                variables = {"params": separate[str(number)]}
+                (x, cache), _ = block.apply(variables, (x, cache), jnp.int32(number), where)
+            return self.norm(x).astype(self.dtype), cache
         layers = jnp.arange(self.config.num_layers)
         (x, cache), _ = self.layers((x, cache), layers, where)
         return self.norm(x).astype(self.dtype), cache
@@ -235,6 +244,22 @@ class Qwen2(nn.Module):
     def logits(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
         """Scores of the next token, in float32."""
         return self.lm_head(hidden).astype(jnp.float32)
+
+
+def separate_layers(params: Params) -> Params:
+    """The decoder's parameters with those of each layer apart, for `extend`: "layers/0/mlp", ...
+
+    XLA's GPU backend copies the weights of a layer out of a stack before it uses them; separate ones it reads
+    where they are. Stacks are taken apart one at a time. Separate ones stay as they are.
+    """
+    if "0" in params["layers"]:
+        return params
+    stacks = traverse_util.flatten_dict(params["layers"], sep="/")
+    flat: dict[str, Any] = {}
+    for path in list(stacks):
+        stack = stacks.pop(path)
+        flat |= {f"{number}/{path}": part for number, part in enumerate(stack)}
+    return {**params, "layers": traverse_util.unflatten_dict(flat, sep="/")}
 
 
 def flops(config: Qwen2Config, tokens: int) -> float:

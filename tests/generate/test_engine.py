@@ -78,7 +78,7 @@ INT8 = {"weights": "int8", "cache": "int8"}
         {"dtype": "float32"},
         {"dtype": "bfloat16"},
         {"dtype": "float32", "weights": "int8"},
-        {"dtype": "bfloat16", **INT8},
+        {"dtype": "bfloat16", **INT8, "separate_layers": True},
     ],
 )
 def test_an_answer_never_depends_on_its_neighbours(kinds: dict[str, str]) -> None:
@@ -356,7 +356,7 @@ def test_after_warming_up_nothing_is_compiled() -> None:
     assert len(lines) == 3
 
 
-@pytest.mark.parametrize("kinds", [{}, INT8])
+@pytest.mark.parametrize("kinds", [{}, {**INT8, "separate_layers": True}])
 def test_on_a_mesh_answers_are_the_same_and_nothing_is_compiled_twice(kinds: dict[str, str]) -> None:
     alone = Engine(*TINY, EngineConfig(slots=2, length=128, prefill_chunk=32, **kinds))
     split = Engine(*TINY, EngineConfig(slots=2, length=128, prefill_chunk=32, tensor=2, **kinds))

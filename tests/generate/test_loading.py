@@ -11,7 +11,7 @@ from ola_jax import checkpoint
 from ola_jax.errors import OlaError
 from ola_jax.generate import loading
 from ola_jax.generate.assistant import Assistant
-from ola_jax.generate.requests import EngineConfig
+from ola_jax.generate.engine import Engine, EngineConfig, Request
 from ola_jax.models.quantization import quantize_weights
 
 
@@ -45,6 +45,24 @@ def test_int8_is_an_option_of_an_assistant(small_dir: pathlib.Path) -> None:
     assert len(answer.ids) == len(usual.ids)
     assert int8.params["llm"]["lm_head"]["kernel"].dtype == np.int8
     assert int8.chat().ask("Hi", max_new_tokens=12, seed=1).ids == answer.ids
+
+
+def test_separate_layers_give_the_same_answers(small_dir: pathlib.Path) -> None:
+    stacked = Engine.from_pretrained(small_dir, EngineConfig(slots=1, length=128, prefill_chunk=32))
+    separate = Engine.from_pretrained(
+        small_dir, EngineConfig(slots=1, length=128, prefill_chunk=32, separate_layers=True)
+    )
+    made = separate._device._params["llm"]["layers"]
+    kernel = stacked._device._params["llm"]["layers"]["mlp"]["up_proj"]["kernel"]
+    for number, part in enumerate(kernel):
+        np.testing.assert_array_equal(made[str(number)]["mlp"]["up_proj"]["kernel"], part)
+    answers = []
+    for engine in (stacked, separate):
+        sample = engine.processor.sample({"conversations": [{"from": "human", "value": "Hi"}]})
+        handle = engine.submit(Request(sample, engine.sampling, 12))
+        engine.close()
+        answers.append(handle.result(0).ids)
+    assert answers[0] == answers[1]
 
 
 def test_a_mesh_that_cannot_be_is_refused_before_anything_is_read(small_dir: pathlib.Path) -> None:
