@@ -215,9 +215,15 @@ def _moved(program: Program, i: Instruction, shapes: dict[str, str]) -> float:
             ):
                 total += full
     root = inside[-1]
-    if root.opcode == "dynamic-update-slice" and root.operands[1] in inner:
-        return total + hbm_bytes(inner[root.operands[1]].result, everywhere=True)
-    return total + hbm_bytes(i.result)
+    results = [inner[o] for o in root.operands if o in inner] if root.opcode == "tuple" else [root]
+    if not any(result.opcode == "dynamic-update-slice" for result in results):
+        return total + hbm_bytes(i.result)
+    for result in results:  # updated in place: only what is new is written
+        if result.opcode == "dynamic-update-slice" and result.operands[1] in inner:
+            total += hbm_bytes(inner[result.operands[1]].result, everywhere=True)
+        else:
+            total += hbm_bytes(result.result)
+    return total
 
 
 def _users(inside: list[Instruction], name: str) -> list[Instruction]:
