@@ -7,6 +7,7 @@ result does not depend on the length of its neighbours.
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from ola_jax.kernels.attention_inputs import CachedInputs
 from ola_jax.sharding import constrain, platform
@@ -33,7 +34,7 @@ def attend(inputs: CachedInputs) -> Float[Array, "B L H h"]:
         first = (inputs.layer, jnp.asarray(inputs.slot), j * block, *[0] * (x.ndim - 3))
         part = jax.lax.dynamic_slice(x, first, (1, rows, block, *x.shape[3:]))
         if platform() == "gpu":  # else XLA transposes the full cache rather than the part
-            part = jax.lax.optimization_barrier(part)
+            part = with_layout_constraint(part, Layout(tuple(range(part.ndim))))
         return part[0]
 
     def by_key(scale: Float[Array, "B s K"]) -> Float[Array, "B K 1 1 s"]:
