@@ -12,11 +12,12 @@ import contextlib
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from flax import traverse_util
 
 from ola_jax import json_files
 from ola_jax.config import OlaConfig, ProcessorConfig, from_dict, to_dict
@@ -112,13 +113,18 @@ def create(
 
 
 def load(
-    directory: StrPath, dtype: DTypeLike | None = None, shardings: Params | None = None
+    directory: StrPath,
+    dtype: DTypeLike | None = None,
+    shardings: Params | None = None,
+    *,
+    only: Callable[[str], bool] | None = None,
 ) -> tuple[OlaConfig, Params]:
     """The model's config and its parameters, a nested dict of jax arrays on the default device.
 
     `dtype`: of all parameters; None keeps each as it is stored. `shardings`: the sharding of each
-    parameter; no process then reads more than its shards. Raises OlaError if `directory` is not a
-    complete checkpoint.
+    parameter; no process then reads more than its shards. `only`: true for the paths of the parameters to
+    read, such as "llm/norm/scale"; None reads all. Raises OlaError if `directory` is not a complete
+    checkpoint.
     """
     directory = pathlib.Path(directory)
     config, _, _ = load_configs(directory)
@@ -132,7 +138,11 @@ def load(
             restore_args = jax.tree.map(
                 lambda _, sharding: ocp.ArrayRestoreArgs(sharding=sharding, dtype=dtype), stored, shardings
             )
-            return config, checkpointer.restore(path, restore_args=restore_args)
+            if only is None:
+                return config, checkpointer.restore(path, restore_args=restore_args)
+            chosen, args = _chosen(stored, only), _chosen(restore_args, only)
+            parts = ocp.args.PyTreeRestore(chosen, args, partial_restore=True)
+            return config, checkpointer.restore(path, args=parts)
     except Exception as error:  # Orbax and tensorstore raise many types for a damaged store
         if reason := storage_failure(error):
             raise OlaError(describe_unreadable(path, reason)) from error
@@ -140,6 +150,12 @@ def load(
             f"{path}: the parameters cannot be read ({first_line(error)}); expected an Orbax tree as "
             "ola_jax writes it: copy or convert the checkpoint again"
         ) from error
+
+
+def _chosen(tree: Params, only: Callable[[str], bool]) -> Params:
+    """The leaves with the paths that are wanted."""
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    return traverse_util.unflatten_dict({path: leaf for path, leaf in flat.items() if only(path)}, sep="/")
 
 
 def load_configs(directory: StrPath) -> tuple[OlaConfig, ProcessorConfig, dict[str, Any]]:

@@ -16,7 +16,7 @@ checked at every call.
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Key, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Int8, Key, Shaped, UInt8, UInt32
 
 if TYPE_CHECKING:
     import jax
@@ -37,10 +37,12 @@ __all__ = [
     "Float",
     "HostArray",
     "Int",
+    "Int8",
     "Key",
     "Params",
     "Shaped",
     "UInt8",
+    "UInt32",
 ]
 
 

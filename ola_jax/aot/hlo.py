@@ -206,7 +206,7 @@ def _moved(program: Program, i: Instruction, shapes: dict[str, str]) -> float:
     for j in inside:
         if j.opcode == "parameter":
             at = int(j.rest.split(")")[0])
-            users = [u for u in inside if j.name in u.operands]
+            users = _users(inside, j.name)
             full = hbm_bytes(operands[at]) if at < len(operands) else 0.0
             if users and all(u.opcode in ("dynamic-slice", "slice", "gather") for u in users):
                 total += min(full, sum(hbm_bytes(u.result, everywhere=True) for u in users))
@@ -215,9 +215,25 @@ def _moved(program: Program, i: Instruction, shapes: dict[str, str]) -> float:
             ):
                 total += full
     root = inside[-1]
-    if root.opcode == "dynamic-update-slice" and root.operands[1] in inner:
-        return total + hbm_bytes(inner[root.operands[1]].result, everywhere=True)
-    return total + hbm_bytes(i.result)
+    results = [inner[o] for o in root.operands if o in inner] if root.opcode == "tuple" else [root]
+    if not any(result.opcode == "dynamic-update-slice" for result in results):
+        return total + hbm_bytes(i.result)
+    for result in results:  # updated in place: only what is new is written
+        if result.opcode == "dynamic-update-slice" and result.operands[1] in inner:
+            total += hbm_bytes(inner[result.operands[1]].result, everywhere=True)
+        else:
+            total += hbm_bytes(result.result)
+    return total
+
+
+def _users(inside: list[Instruction], name: str) -> list[Instruction]:
+    """The instructions that use an operand of a fusion, behind those that only give it another layout."""
+    users = []
+    for user in inside:
+        if name in user.operands:
+            relabels = user.opcode == "fusion" and "output_to_operand_aliasing" in user.rest
+            users += _users(inside, user.name) if relabels else [user]
+    return users
 
 
 def hbm_bytes(shape: str, everywhere: bool = False) -> float:

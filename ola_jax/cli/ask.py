@@ -42,6 +42,8 @@ class Arguments:
     stop: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()  # end before this text; may be repeated
     seed: int = 0  # of sampling
     dtype: Literal["float32", "bfloat16"] | None = None  # of matrix products
+    weights: Literal["int8"] | None = None  # of the decoder's matrices; else as stored
+    cache: Literal["int8"] | None = None  # of keys and values; else as --dtype
     speech: pathlib.Path | None = None  # a WAV file for the spoken answer
     play: bool = False  # play the answer while it is written
     voice: str = "heart"  # of hibari-tts, which speaks English
@@ -65,7 +67,9 @@ def ask(args: Arguments) -> None:
     keep_compiled_programs(args.compilation_cache)
     speech = _speech(args)
     notice = CompilationNotice(args.compilation_cache)
-    assistant = Assistant.from_pretrained(args.checkpoint, args.dtype, notice.begin)
+    assistant = Assistant.from_pretrained(
+        args.checkpoint, args.dtype, notice.begin, weights=args.weights, cache=args.cache
+    )
 
     def write(text: str) -> None:
         notice.end()

@@ -51,6 +51,9 @@ class Arguments:
     prefill_chunk: int = 256  # tokens of a prompt that are read between two steps of the others
     steps: int = 4  # tokens that each answer gets per call of the device
     dtype: Literal["float32", "bfloat16"] | None = None  # of matrix products and the cache
+    weights: Literal["int8"] | None = None  # of the decoder's matrices; else as stored
+    cache: Literal["int8"] | None = None  # of keys and values; else as --dtype
+    tensor: int = 1  # devices that the decoder is split over
     limits: Limits = dataclasses.field(default_factory=Limits)
     compilation_cache: str = FOLDER  # folder that keeps compiled programs for the next start; or none
 
@@ -101,6 +104,9 @@ def engine_config(args: Arguments) -> EngineConfig:
         steps=args.steps,
         queue=AHEAD,
         dtype=args.dtype,
+        weights=args.weights,
+        cache=args.cache,
+        tensor=args.tensor,
     )
 
 

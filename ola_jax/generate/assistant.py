@@ -9,13 +9,14 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from ola_jax.checkpoint import load, load_configs
+from ola_jax.checkpoint import load_configs
 from ola_jax.data.isolation import IsolatedDecoder
 from ola_jax.data.processor import Processor
 from ola_jax.errors import OlaError
 from ola_jax.generate.conversation import Question, check_question, conversation_record
-from ola_jax.generate.engine import Request
-from ola_jax.generate.one_slot import OneSlot
+from ola_jax.generate.engine import EngineConfig, Request
+from ola_jax.generate.loading import load_weights
+from ola_jax.generate.one_slot import ONE_SLOT, OneSlot
 from ola_jax.generate.sampling import SamplingConfig, from_generation_config, with_options
 from ola_jax.models.ola import Ola
 from ola_jax.speech.pipeline import SpeechStream
@@ -134,6 +135,7 @@ class Assistant(Answers):
     sampling: SamplingConfig
     # gets a line before each program that is compiled
     report: Callable[[str], None] = lambda line: None
+    config: EngineConfig = ONE_SLOT
 
     @classmethod
     def from_pretrained(
@@ -141,10 +143,14 @@ class Assistant(Answers):
         directory: Path,
         dtype: Literal["float32", "bfloat16"] | None = None,
         report: Callable[[str], None] = lambda line: None,
+        *,
+        weights: Literal["int8"] | None = None,
+        cache: Literal["int8"] | None = None,
     ) -> "Assistant":
         """The model of an ola_jax checkpoint; its matrix products are of `dtype`, or as the model says.
 
-        Media are decoded in a process of its own, which is ended where it takes too long.
+        `weights` "int8": the decoder's matrices are made int8 while they are read; `cache` "int8": so are
+        keys and values. Media are decoded in a process of its own, which is ended where it takes too long.
         """
         directory = pathlib.Path(directory)
         config, _, generation = load_configs(directory)
@@ -155,12 +161,14 @@ class Assistant(Answers):
             generation, processor.tokenizer.get_vocab_size(), str(directory / "generation_config.json")
         )
         decode = IsolatedDecoder(processor.processor_config.media.decode_seconds)
+        engine_config = dataclasses.replace(ONE_SLOT, weights=weights, cache=cache)
         return cls(
             Ola(dataclasses.replace(config, dtype=dtype) if dtype else config),
-            lambda: load(directory)[1],
+            lambda: load_weights(directory, engine_config),
             dataclasses.replace(processor, decode=decode),
             sampling,
             report,
+            engine_config,
         )
 
     @functools.cached_property
@@ -173,7 +181,7 @@ class Assistant(Answers):
         """What answers."""
         longest = max(POSITIONS, self.processor.processor_config.max_length)
         params = lambda: self.params
-        return OneSlot(self.model, params, self.processor, self.sampling, longest, self.report)
+        return OneSlot(self.model, params, self.processor, self.sampling, longest, self.report, self.config)
 
     def chat(self) -> "Chat":
         """A conversation of several questions."""

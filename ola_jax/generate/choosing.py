@@ -4,10 +4,11 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from ola_jax.generate.sampling import SamplingConfig
-from ola_jax.typing import Array, Bool, Float, Int, Key
+from ola_jax.typing import AnyArray, Array, Bool, Float, Int, Key
 
 HUGE = 1e37  # about the largest number that has an inverse in float32
 
@@ -16,18 +17,18 @@ HUGE = 1e37  # about the largest number that has an inverse in float32
 class Settings:
     """A SamplingConfig for each slot, stop ids left out."""
 
-    temperature: Float[Array, "slots"]  # 0: greedy
-    top_k: Int[Array, "slots"]  # 0: all
-    top_p: Float[Array, "slots"]
-    log_min_p: Float[Array, "slots"]  # -inf: all
-    repetition_penalty: Float[Array, "slots"]
-    vocab_size: Int[Array, "slots"]  # ids from here on are never chosen
+    temperature: Float[AnyArray, "slots"]  # 0: greedy
+    top_k: Int[AnyArray, "slots"]  # 0: all
+    top_p: Float[AnyArray, "slots"]
+    log_min_p: Float[AnyArray, "slots"]  # -inf: all
+    repetition_penalty: Float[AnyArray, "slots"]
+    vocab_size: Int[AnyArray, "slots"]  # ids from here on are never chosen
 
 
 def settings(config: SamplingConfig, vocab_size: int) -> Settings:
     """The settings of one slot; `vocab_size`: rows of the output matrix."""
-    floats = lambda x: jnp.asarray([x], jnp.float32)
-    ints = lambda x: jnp.asarray([x], jnp.int32)
+    floats = lambda x: np.asarray([x], np.float32)
+    ints = lambda x: np.asarray([x], np.int32)
     clipped = lambda x: floats(max(1 / HUGE, min(x, HUGE)))
     return Settings(
         temperature=clipped(config.temperature) if config.temperature >= 1 / HUGE else floats(0),

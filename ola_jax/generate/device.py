@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ola_jax.batch import MARKS, TEXT, Budget
+from ola_jax.batch import MARKS, TEXT
 from ola_jax.data.sample import ImagePatches
 from ola_jax.generate import encoding, slots
 from ola_jax.generate.choosing import settings
+from ola_jax.generate.loading import arranged, decoder_mesh, weight_shardings
 from ola_jax.generate.requests import EngineConfig
 from ola_jax.generate.sampling import SamplingConfig
-from ola_jax.models.ola import Ola, abstract_params
+from ola_jax.models.ola import Ola
 from ola_jax.models.qwen2 import KVCache
-from ola_jax.sharding import MeshConfig, check_mesh, make_mesh, parameter_shardings
 from ola_jax.typing import Array, Bool, Float, HostArray, Int, Params
 
 Report = Callable[[str], None]  # gets a line before a program is used, and compiled, for the first time
@@ -32,12 +32,13 @@ class Device:
         self.model = Ola(dataclasses.replace(model.config, dtype=dtype, attention=config.attention))
         self.report, self._used = report, set[str]()
         self._config = config
-        self._mesh = make_mesh(MeshConfig(tensor=config.tensor)) if config.tensor > 1 else None
-        self._params = jax.device_put(params, self._parameter_places())
-        places = -(-config.length // config.prefill_chunk) * config.prefill_chunk  # whole chunks
+        self._mesh = decoder_mesh(config, model.config)
+        params = arranged(params, config, separate=bool(config.separate_layers))
+        self._params = jax.device_put(params, self._parameter_places(params))
+        positions = -(-config.length // config.prefill_chunk) * config.prefill_chunk  # whole chunks
 
         def empty() -> tuple[KVCache, slots.Answering]:
-            state = slots.empty_slots(self.model, config.slots, places, jnp.dtype(dtype))
+            state = slots.empty_slots(self.model, config.slots, positions, jnp.dtype(config.cache or dtype))
             return state.cache, state.answering
 
         state = jax.jit(empty, out_shardings=self._slot_places())()
@@ -49,12 +50,12 @@ class Device:
         rows = encoding.table_rows(self.model.config, config.length)
         self._table = encoding.empty_table(self.model, self._params, rows)
 
-    def _parameter_places(self) -> Params | None:
-        """Where each parameter belongs; None: on the default device."""
+    def _parameter_places(self, params: Params) -> Params | None:
+        """Where each parameter belongs; None: where it is, or on the default device."""
         if self._mesh is None:
             return None
-        check_mesh(self._mesh, self.model.config, rows=1, budget=Budget(tokens=1))
-        return parameter_shardings(abstract_params(self.model.config), self._mesh)
+        separate = "0" in params["llm"]["layers"]
+        return weight_shardings(self._config, self.model.config, self._mesh, separate)
 
     def _slot_places(self) -> tuple[NamedSharding, NamedSharding] | None:
         """Of the cache, whose key heads are split, and of the rest, which is replicated."""
@@ -115,32 +116,37 @@ class Device:
         seed: int,
         places: int,
         new_tokens: int,
-    ) -> int:
-        """Begin an answer behind a prompt of `places` tokens; its first token."""
+    ) -> Int[Array, ""]:
+        """Begin an answer behind a prompt of `places` tokens; its first token, not waited for."""
         self._first_use("the first token of answers")
         padded = np.full((1, slots.MAX_STOP_IDS), slots.NO_ID, np.int32)
         padded[0, : len(stop_ids)] = stop_ids
         start = slots.Start(
             settings=settings(sampling, self.model.config.llm.vocab_size),
-            stop_ids=jnp.asarray(padded),
-            key=jax.random.key(seed),
-            places=jnp.asarray(places, jnp.int32),
-            new_tokens=jnp.asarray(new_tokens, jnp.int32),
+            stop_ids=padded,
+            seed=np.asarray(seed, np.uint32),
+            places=np.asarray(places, np.int32),
+            new_tokens=np.asarray(new_tokens, np.int32),
         )
         with self._on_mesh():
             self._answering, token = slots.begin(
                 self.model, self._params, self._answering, np.asarray(slot, np.int32), hidden, start
             )
-        return int(token)
+        token.copy_to_host_async()
+        return token
 
-    def advance(self, going: Bool[HostArray, "slots"]) -> list[list[int]]:
-        """A few new tokens for the answer of each slot, fewer where it ends; others are stopped."""
+    def advance(self, going: Bool[HostArray, "slots"]) -> Int[Array, "steps slots"]:
+        """A few new tokens for the answer of each slot, fewer where it ends (NO_ID); others are stopped.
+
+        They are not waited for.
+        """
         self._first_use("answers")
         state = slots.Slots(cache=self._cache, answering=self._answering)
         with self._on_mesh():
             state, made = slots.advance(self.model, self._params, state, going, self._config.steps)
         self._cache, self._answering = state.cache, state.answering
-        return [[token for token in row if token != slots.NO_ID] for row in np.asarray(made).T.tolist()]
+        made.copy_to_host_async()
+        return made
 
     def rehearse(self, most_patches: int) -> Iterator[None]:
         """Use every program once, those for images of up to `most_patches` among them; change no answer."""

@@ -9,14 +9,16 @@ import threading
 import time
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 
-from ola_jax.checkpoint import load, load_configs
+from ola_jax.checkpoint import load_configs
 from ola_jax.data.isolation import IsolatedDecoder
 from ola_jax.data.processor import Processor
 from ola_jax.errors import OlaError, describe
 from ola_jax.generate.device import Device, Report
 from ola_jax.generate.jobs import Job
+from ola_jax.generate.loading import load_weights
 from ola_jax.generate.prompts import prompt
 from ola_jax.generate.requests import (
     MAX_STOP_STRINGS,
@@ -33,9 +35,9 @@ from ola_jax.generate.requests import (
 )
 from ola_jax.generate.reuse import KeptFeatures, Remains, SlotRemains
 from ola_jax.generate.sampling import SamplingConfig, from_generation_config, with_end
-from ola_jax.generate.slots import MAX_STOP_IDS
+from ola_jax.generate.slots import MAX_STOP_IDS, NO_ID
 from ola_jax.models.ola import Ola
-from ola_jax.typing import Params
+from ola_jax.typing import Array, Params
 
 __all__ = [
     "Completion",
@@ -52,12 +54,24 @@ __all__ = [
 DEFAULT = EngineConfig()
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Asked:
+    """A call of the device that has not been waited for."""
+
+    result: Array  # tokens [steps slots], or one; or anything, if there are no jobs
+    jobs: dict[int, Job] = dataclasses.field(default_factory=dict)  # by slot, those whose tokens it makes
+
+
 class Engine:
     """A fixed number of slots, in each of which one request is answered.
 
     Prompts are read one at a time: media part by part, then tokens chunk by chunk, and between two of
     these pieces all running answers advance by a few tokens. No shape depends on the requests, so that an
     answer is the same, bit for bit, alone and among others, whenever it came and whoever was there before.
+
+    The device is asked for the next tokens before the last ones are read, so that it does not wait for the
+    host. Stop ids and the number of tokens end an answer on the device; what it has made of an answer that
+    ended by a stop string, or was cancelled, meanwhile is dropped.
 
     All work is done by one thread (`start`); `submit`, `cancel` and `status` may be called from any.
     """
@@ -80,6 +94,7 @@ class Engine:
         self._waiting: collections.deque[Job] = collections.deque()
         self._reading: collections.deque[Job] = collections.deque()
         self._running: dict[int, Job] = {}  # by slot
+        self._asked: collections.deque[_Asked] = collections.deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closing = self._finishing = False
@@ -99,7 +114,7 @@ class Engine:
             generation, processor.tokenizer.get_vocab_size(), str(directory / "generation_config.json")
         )
         processor = dataclasses.replace(processor, decode=decode)
-        return cls(Ola(model_config), load(directory)[1], processor, sampling, config)
+        return cls(Ola(model_config), load_weights(directory, config), processor, sampling, config)
 
     def warm_up(self, report: Report = lambda line: None) -> None:
         """Compile all programs before requests come; `report` gets a line before each.
@@ -234,17 +249,20 @@ class Engine:
             self._finish(job, "cancelled")
 
     def _turn(self) -> None:
-        """A piece of the prompt that is read, and a few tokens of each running answer."""
+        """Asks for a piece of a prompt and for tokens of each answer; takes what was asked for before."""
         for job in self._all_jobs():
             if job.handle.cancelled:
                 self._finish(job, "cancelled")
         self._admit()
+        earlier = len(self._asked)
         if self._reading:
             job = self._reading[0]
             with self._guarded(job):
                 self._read(job)
         if self._running:
             self._advance()
+        for _ in range(earlier or len(self._asked)):
+            self._take(self._asked.popleft())
 
     def _admit(self) -> None:
         """Give free slots to those who wait."""
@@ -267,7 +285,7 @@ class Engine:
         hidden = self._device.read(job.slot, start, prompt.tokens[start:end], prompt.source[start:end])
         job.read = end
         if end < length:
-            self._stepped()
+            self._asked.append(_Asked(hidden))
             return
         first = self._device.begin(
             job.slot,
@@ -278,11 +296,11 @@ class Engine:
             places=length,
             new_tokens=request.max_new_tokens,
         )
-        self._stepped()
+        job.asked = 1
+        self._asked.append(_Asked(first, {job.slot: job}))
         with self._changed:
             self._reading.remove(job)
             self._running[job.slot] = job
-        self._add(job, [first])
 
     def _encode(self, job: Job) -> bool:
         """Put the next part of the media into the table; True if it had to be encoded."""
@@ -299,13 +317,28 @@ class Engine:
         return new
 
     def _advance(self) -> None:
-        """A few tokens for every running answer."""
+        """Ask for a few tokens of every running answer that may have more."""
+        jobs = {slot: job for slot, job in self._running.items() if job.asked < job.request.max_new_tokens}
+        if not jobs:
+            return
         going = np.zeros(self.config.slots, bool)
-        going[list(self._running)] = True
+        going[list(jobs)] = True
         made = self._device.advance(going)
+        for job in jobs.values():
+            job.asked += self.config.steps
+        self._asked.append(_Asked(made, jobs))
+
+    def _take(self, asked: _Asked) -> None:
+        """Wait for a call of the device, and hand its tokens to the answers that still run."""
+        jax.block_until_ready(asked.result)
         self._stepped()
-        for slot, job in list(self._running.items()):
-            self._add(job, made[slot])
+        if not asked.jobs:
+            return
+        made = np.asarray(asked.result)
+        for slot, job in asked.jobs.items():
+            if self._running.get(slot) is job:
+                column = made[:, slot] if made.ndim else made[None]
+                self._add(job, column[column != NO_ID].tolist())
 
     def _add(self, job: Job, ids: list[int]) -> None:
         before = len(job.ids)

@@ -32,6 +32,7 @@ class Job:
         self.read = 0  # tokens of the prompt in the cache
         self.parts: collections.deque[MediaPart] = collections.deque()  # still to be encoded
         self.ids: list[int] = []
+        self.asked = 0  # tokens that the device has been asked for, those in `ids` among them
         self._texts: list[str] = []
         self._new_text: list[str] = []
         self._stream = TextStream(tokenizer, self._new_text.append)

@@ -1,5 +1,6 @@
 """An engine of one slot that grows with what it is asked, and is waited for."""
 
+import dataclasses
 import queue
 import threading
 from collections.abc import Callable
@@ -17,6 +18,10 @@ from ola_jax.typing import Params
 LENGTH = 4096  # tokens of a prompt and its answer, at first
 
 
+# The model's own dtype; a cache is read by the kernels that serve answers, whatever trained it.
+ONE_SLOT = EngineConfig(slots=1, queue=1)
+
+
 class OneSlot:
     """Answers one request at a time; parameters are asked for, and memory is taken, with the first.
 
@@ -31,9 +36,11 @@ class OneSlot:
         sampling: SamplingConfig,
         longest: int,
         report: Report,
+        config: EngineConfig = ONE_SLOT,
     ):
         self._model, self._params, self._processor = model, params, processor
         self._sampling, self._longest, self._report = sampling, longest, report
+        self._config = config
         self._lock = threading.Lock()
         self._engine: Engine | None = None
 
@@ -77,8 +84,7 @@ class OneSlot:
         length = LENGTH
         while length < tokens:
             length *= 2
-        # The model's own dtype; a cache is read by the kernels that serve answers, whatever trained it.
-        config = EngineConfig(slots=1, length=length, queue=1)
+        config = dataclasses.replace(self._config, length=length)
         try:
             engine = Engine(
                 self._model, self._params(), self._processor, self._sampling, config, self._report

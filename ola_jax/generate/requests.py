@@ -28,9 +28,13 @@ class EngineConfig:
     steps: int = 4  # tokens that each answer gets in one call of the device
     queue: int = 64  # requests that may wait for a slot
     kept_features: int = 16_384  # tokens of media that are kept for later turns of conversations
-    # of the model's matrix products and of the cache; None: as the checkpoint says
+    # of the model's matrix products and, unless it is int8, of the cache; None: as the checkpoint says
     dtype: Literal["float32", "bfloat16"] | None = None
+    weights: Literal["int8"] | None = None  # of the decoder's matrices; None: as they are stored
+    cache: Literal["int8"] | None = None  # of keys and values; None: in `dtype`
     attention: Literal["auto", "xla", "splash"] = "auto"  # whatever the model was trained with
+    # weights of each layer apart, see models.qwen2; None: where a checkpoint is loaded for a GPU
+    separate_layers: bool | None = None
     tensor: int = 1  # devices that heads, MLP and vocabulary of the decoder are split over
 
     def __post_init__(self) -> None:
@@ -42,6 +46,9 @@ class EngineConfig:
                 raise OlaError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         if self.dtype not in (None, "float32", "bfloat16"):
             raise OlaError(f"dtype is {self.dtype!r}; expected 'float32', 'bfloat16' or None")
+        for name in ("weights", "cache"):
+            if getattr(self, name) not in (None, "int8"):
+                raise OlaError(f"{name} is {getattr(self, name)!r}; expected 'int8' or None")
         if self.attention not in ("auto", "xla", "splash"):
             raise OlaError(f"attention is {self.attention!r}; expected 'auto', 'xla' or 'splash'")
 

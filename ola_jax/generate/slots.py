@@ -17,7 +17,7 @@ from ola_jax.generate.choosing import Settings, next_tokens
 from ola_jax.models.ola import Ola
 from ola_jax.models.qwen2 import Behind, KVCache, empty_cache
 from ola_jax.sharding import constrain
-from ola_jax.typing import Array, Bool, DTypeLike, Float, Int, Key, Params, Shaped
+from ola_jax.typing import AnyArray, Array, Bool, DTypeLike, Float, Int, Params, Shaped, UInt32
 
 MAX_STOP_IDS = 64  # of one answer
 NO_ID = -1
@@ -51,10 +51,10 @@ class Start:
     """Settings of one answer: the leaves of one slot."""
 
     settings: Settings
-    stop_ids: Int[Array, "1 stops"]
-    key: Key[Array, ""]  # of the seed
-    places: Int[Array, ""]  # tokens of the prompt
-    new_tokens: Int[Array, ""]  # that may be made at most
+    stop_ids: Int[AnyArray, "1 stops"]
+    seed: UInt32[AnyArray, ""]
+    places: Int[AnyArray, ""]  # tokens of the prompt
+    new_tokens: Int[AnyArray, ""]  # that may be made at most
 
 
 def empty_slots(model: Ola, slots: int, places: int, dtype: DTypeLike) -> Slots:
@@ -123,14 +123,15 @@ def begin(
     """Begin an answer in a slot with its first token, which `hidden`, of the prompt's last token, yields."""
     logits: Array = _apply(model, params, lambda m: m.llm.logits(hidden[None]))
     none = jnp.zeros((1, logits.shape[1]), bool)
-    token = next_tokens(logits, none, jax.random.fold_in(start.key, 0)[None], start.settings)[0]
+    key = jax.random.key(start.seed)
+    token = next_tokens(logits, none, jax.random.fold_in(key, 0)[None], start.settings)[0]
     left = start.new_tokens - 1
     put = lambda old, new: jnp.asarray(old).at[slot].set(new)
     a, stop_ids = answering, start.stop_ids[0]
     answering = Answering(
         settings=jax.tree.map(lambda old, new: put(old, new[0]), a.settings, start.settings),
         stop_ids=put(a.stop_ids, stop_ids),
-        keys=put(a.keys, jax.random.key_data(start.key)),
+        keys=put(a.keys, jax.random.key_data(key)),
         token=put(a.token, token),
         places=put(a.places, start.places),
         step=put(a.step, 1),

@@ -96,8 +96,11 @@ def _devices() -> int:
 def _one_slot(inputs: CachedInputs) -> PackedInputs:
     """The keys and values of the one row's slot and layer, cut out of the cache."""
     start = (inputs.layer, jnp.asarray(inputs.slot), 0, 0, 0)
-    cut = lambda x: jax.lax.dynamic_slice(x, start, (1, 1, *x.shape[2:]))[0]
+    cut = lambda x: jax.lax.dynamic_slice(x, start[: x.ndim], (1, 1, *x.shape[2:]))[0]
     k, v, first, length = cut(inputs.k), cut(inputs.v), inputs.start[0], inputs.q.shape[1]
+    if inputs.k_scale is not None and inputs.v_scale is not None:
+        whole = lambda x, scale: (x * cut(scale)[..., None]).astype(inputs.q.dtype)
+        k, v = whole(k, inputs.k_scale), whole(v, inputs.v_scale)
     written = jnp.arange(k.shape[1])[None] < first + length
     v = jnp.where(written[..., None, None], v, 0)
     q_segments = jnp.ones((1, length), jnp.int32)

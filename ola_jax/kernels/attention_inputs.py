@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ola_jax.typing import Array, Float, Int
+from ola_jax.typing import Array, Float, Int, Shaped
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,8 +26,10 @@ class CachedInputs:
     """
 
     q: Float[Array, "B L H h"]
-    k: Float[Array, "layers slots S K h"]
-    v: Float[Array, "layers slots S K h"]
+    k: Shaped[Array, "layers slots S K h"]  # as q, or int8 with scales
+    v: Shaped[Array, "layers slots S K h"]
     layer: Int[Array, ""]
     slot: Int[Array, ""] | int
     start: Int[Array, "B"]
+    k_scale: Float[Array, "layers slots S K"] | None = None
+    v_scale: Float[Array, "layers slots S K"] | None = None

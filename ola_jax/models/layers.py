@@ -6,10 +6,10 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.lax import PrecisionLike
+from flax.linen.dtypes import promote_dtype
 
 from ola_jax.sharding import axis_size, gather_weight
-from ola_jax.typing import Array, DTypeLike, Float
+from ola_jax.typing import Array, DTypeLike, Float, Int8
 
 Remat = Literal["none", "full", "dots"]  # what the backward pass recomputes, as in OlaConfig
 
@@ -26,6 +26,41 @@ def parameter(
     return jnp.asarray(module.param(name, boxed, *init_args))
 
 
+class Linear(nn.Module):
+    """A dense layer whose [in, out] kernel has the logical axis names `axes`.
+
+    With a `scale` among its parameters, the kernel is int8 (`models.quantization`).
+    """
+
+    features: int
+    axes: tuple[str | None, str | None]
+    dtype: DTypeLike
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b D"]) -> Float[Array, "*b E"]:
+        """The product with the kernel, plus the bias."""
+        shape, init = (x.shape[-1], self.features), nn.initializers.lecun_normal()
+        kernel = parameter(self, "kernel", init, self.axes, shape, jnp.float32)
+        bias: Array | None = None
+        if self.use_bias:
+            zeros = nn.initializers.zeros
+            bias = parameter(self, "bias", zeros, self.axes[1:], shape[1:], jnp.float32)
+        if self.has_variable("params", "scale"):
+            return self._scaled(x.astype(self.dtype), kernel, bias)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = product(x, gather_weight(kernel, self.axes))
+        return y if bias is None else y + bias.reshape(*[1] * (y.ndim - 1), -1)
+
+    def _scaled(
+        self, x: Float[Array, "*b D"], kernel: Int8[Array, "D E"], bias: Float[Array, "E"] | None
+    ) -> Float[Array, "*b E"]:
+        # The scale belongs to an output: applied behind the product, it leaves the kernel int8 in memory.
+        y = product(x, gather_weight(kernel, self.axes).astype(x.dtype), jnp.float32)
+        y = y * jnp.asarray(self.get_variable("params", "scale"))
+        return (y if bias is None else y + bias).astype(x.dtype)
+
+
 def linear(
     features: int,
     axes: tuple[str | None, str | None],
@@ -33,32 +68,23 @@ def linear(
     *,
     bias: bool = True,
     name: str | None = None,
-) -> nn.Dense:
-    """A dense layer whose [in, out] kernel has the logical axis names `axes`."""
-    return nn.Dense(
-        features,
-        use_bias=bias,
-        dtype=dtype,
-        kernel_init=nn.with_logical_partitioning(nn.initializers.lecun_normal(), axes),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
-        dot_general=lambda x, kernel, *_, precision=None, **__: product(
-            x, gather_weight(kernel, axes), precision
-        ),
-        name=name,
-    )
+) -> Linear:
+    """A dense layer."""
+    return Linear(features, axes, dtype, bias, name=name)
 
 
 def product(
-    x: Float[Array, "*b D"], kernel: Float[Array, "D E"], precision: PrecisionLike = None
+    x: Float[Array, "*b D"], kernel: Float[Array, "D E"], out: DTypeLike | None = None
 ) -> Float[Array, "*b E"]:
-    """Product with a kernel; the leading axes of `x` are flattened where that moves no data.
+    """Product with a kernel, in dtype `out`; the leading axes of `x` are flattened where that moves no data.
 
     The kernel's gradient then contracts one axis instead of several, which XLA's CPU backend does
     many times faster. Where the tokens of a row are split over devices, flattening would move them.
     """
     if axis_size("context") > 1:
-        return jnp.matmul(x, kernel, precision=precision)
-    flat = jax.lax.dot(x.reshape(-1, x.shape[-1]), kernel, precision=precision)
+        return jnp.matmul(x, kernel, preferred_element_type=out)
+    rows = x.reshape(-1, x.shape[-1])
+    flat = jax.lax.dot(rows, kernel, preferred_element_type=out)
     return flat.reshape(*x.shape[:-1], kernel.shape[-1])
 
 

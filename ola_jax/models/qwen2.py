@@ -1,17 +1,20 @@
 """The Qwen2.5 decoder: packed training, prefill and decoding with one set of layers."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import struct
+from flax import struct, traverse_util
 
 from ola_jax.config import Qwen2Config
 from ola_jax.kernels.attention import Implementation, cached_attention, packed_attention
 from ola_jax.kernels.attention_inputs import CachedInputs, PackedInputs
 from ola_jax.models.layers import Remat, linear, stack_layers
+from ola_jax.models.quantization import quantize
 from ola_jax.models.rotary import rope
 from ola_jax.sharding import constrain
-from ola_jax.typing import Array, Bool, DTypeLike, Float, Int
+from ola_jax.typing import Array, Bool, DTypeLike, Float, Int, Params, Shaped
 
 CACHE_AXES = (None, None, None, "kv_heads", None)
 CACHE_BLOCK = 128  # the number of positions of a slot is a multiple of it
@@ -19,17 +22,26 @@ CACHE_BLOCK = 128  # the number of positions of a slot is a multiple of it
 
 @struct.dataclass
 class KVCache:
-    """Keys and values of all layers: a slot for each answer, with S positions for its tokens."""
+    """Keys and values of all layers: a slot for each answer, with S positions for its tokens.
 
-    k: Float[Array, "layers slots S K h"]
-    v: Float[Array, "layers slots S K h"]
+    If they are int8, they have scales: one for each token and head.
+    """
+
+    k: Shaped[Array, "layers slots S K h"]
+    v: Shaped[Array, "layers slots S K h"]
+    k_scale: Float[Array, "layers slots S K"] | None = None
+    v_scale: Float[Array, "layers slots S K"] | None = None
 
 
 def empty_cache(config: Qwen2Config, slots: int, positions: int, *, dtype: DTypeLike) -> KVCache:
-    """An empty cache of at least this many positions in each slot."""
+    """An empty cache of at least this many positions in each slot; dtype int8 adds scales."""
     positions += -positions % CACHE_BLOCK
     shape = (config.num_layers, slots, positions, config.num_kv_heads, config.head_dim)
-    return KVCache(k=jnp.zeros(shape, dtype), v=jnp.zeros(shape, dtype))
+    empty = lambda: jnp.zeros(shape, dtype)
+    if jnp.dtype(dtype) != jnp.int8:
+        return KVCache(k=empty(), v=empty())
+    scale = lambda: jnp.zeros(shape[:-1], jnp.float32)
+    return KVCache(k=empty(), v=empty(), k_scale=scale(), v_scale=scale())
 
 
 @struct.dataclass
@@ -84,29 +96,51 @@ class Attention(nn.Module):
         else:
             assert cache is not None, "tokens that follow a cache need the cache"
             assert layer is not None, "the number of the layer is needed to find its part of the cache"
-            cache = KVCache(k=_write(cache.k, k, layer, where), v=_write(cache.v, v, layer, where))
-            cached = CachedInputs(q, cache.k, cache.v, layer, where.slot, where.start)
+            cache = _extended(cache, k, v, layer, where)
+            scales = cache.k_scale, cache.v_scale
+            cached = CachedInputs(q, cache.k, cache.v, layer, where.slot, where.start, *scales)
             out = cached_attention(cached, implementation=self.attention)
         out = out.reshape(*x.shape[:2], -1)
         return linear(c.hidden_size, ("heads", "embed"), self.dtype, bias=False, name="o_proj")(out), cache
 
 
-def _write(
-    cache: Float[Array, "layers slots S K h"],
-    new: Float[Array, "B L K h"],
+def _extended(
+    cache: KVCache,
+    k: Float[Array, "B L K h"],
+    v: Float[Array, "B L K h"],
     layer: Int[Array, ""],
     where: Behind,
-) -> Float[Array, "layers slots S K h"]:
-    """The cache with the new keys or values of a layer written to their positions."""
+) -> KVCache:
+    """The cache with the new keys and values of a layer in it."""
+    write = lambda old, new: _write(old, new, layer, where)
+    if cache.k_scale is None or cache.v_scale is None:
+        return KVCache(k=write(cache.k, k), v=write(cache.v, v))
+    (k, k_scale), (v, v_scale) = quantize(k, axis=-1), quantize(v, axis=-1)
+    return KVCache(
+        k=write(cache.k, k),
+        v=write(cache.v, v),
+        k_scale=write(cache.k_scale, k_scale),
+        v_scale=write(cache.v_scale, v_scale),
+    )
+
+
+def _write(
+    cache: Shaped[Array, "layers slots S K *h"],
+    new: Shaped[Array, "B L K *h"],
+    layer: Int[Array, ""],
+    where: Behind,
+) -> Shaped[Array, "layers slots S K *h"]:
+    """The cache with the new keys, values or scales of a layer written to their positions."""
+    axes = CACHE_AXES[: cache.ndim]
     if len(new) == 1:  # one slice is faster than many scattered positions
-        start = (layer, where.slot, where.start[0], 0, 0)
+        start = (layer, where.slot, where.start[0], *[0] * (new.ndim - 2))
         old = jax.lax.dynamic_slice(cache, start, (1, *new.shape))
         cache = jax.lax.dynamic_update_slice(cache, jnp.where(where.kept[0], new[None], old), start)
-        return constrain(cache, *CACHE_AXES)
+        return constrain(cache, *axes)
     slots = where.slot + jnp.arange(len(new))[:, None]
     positions = jnp.where(where.kept, where.start, cache.shape[2])[:, None] + jnp.arange(new.shape[1])
     cache = jnp.asarray(cache).at[layer, slots, positions].set(new, mode="drop", unique_indices=True)
-    return constrain(cache, *CACHE_AXES)
+    return constrain(cache, *axes)
 
 
 class MLP(nn.Module):
@@ -196,6 +230,13 @@ class Qwen2(nn.Module):
 
         A token sees the positions of its slot up to its own.
         """
+        separate = self.variables["params"]["layers"]
+        if "0" in separate:  # `separate_layers`
+            block = Block(self.config, self.dtype, self.attention, parent=None)
+            for number in range(self.config.num_layers):
+                variables = {"params": separate[str(number)]}
+                (x, cache), _ = block.apply(variables, (x, cache), jnp.int32(number), where)
+            return self.norm(x).astype(self.dtype), cache
         layers = jnp.arange(self.config.num_layers)
         (x, cache), _ = self.layers((x, cache), layers, where)
         return self.norm(x).astype(self.dtype), cache
@@ -203,6 +244,22 @@ class Qwen2(nn.Module):
     def logits(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
         """Scores of the next token, in float32."""
         return self.lm_head(hidden).astype(jnp.float32)
+
+
+def separate_layers(params: Params) -> Params:
+    """The decoder's parameters with those of each layer apart, for `extend`: "layers/0/mlp", ...
+
+    XLA's GPU backend copies the weights of a layer out of a stack before it uses them; separate ones it reads
+    where they are. Stacks are taken apart one at a time. Separate ones stay as they are.
+    """
+    if "0" in params["layers"]:
+        return params
+    stacks = traverse_util.flatten_dict(params["layers"], sep="/")
+    flat: dict[str, Any] = {}
+    for path in list(stacks):
+        stack = stacks.pop(path)
+        flat |= {f"{number}/{path}": part for number, part in enumerate(stack)}
+    return {**params, "layers": traverse_util.unflatten_dict(flat, sep="/")}
 
 
 def flops(config: Qwen2Config, tokens: int) -> float:

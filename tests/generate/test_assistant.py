@@ -21,7 +21,6 @@ from ola_jax.generate.engine import Request
 from ola_jax.generate.sampling import from_generation_config
 from ola_jax.models.ola import Ola
 from tests import golden, parity
-from tests.generate import small
 from tests.released import released
 
 INPUTS = golden.VISIBLE / "inputs"
@@ -36,21 +35,6 @@ def assistant() -> Iterator[Assistant]:
     assistant = Assistant(Ola(r.config), lambda: r.params, processor, sampling)
     yield assistant
     assistant.close()
-
-
-@pytest.fixture(scope="module")
-def small_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    directory = tmp_path_factory.mktemp("small") / "model"
-    processor = small.processor().processor_config
-    checkpoint.save(
-        directory,
-        config=small.CONFIG,
-        processor_config=processor,
-        params=small.params(),
-        tokenizer_dir=golden.VISIBLE / "hf",
-        generation_config={"do_sample": False},
-    )
-    return directory
 
 
 def ids(assistant: Assistant, record: dict[str, Any]) -> list[int]:
@@ -156,8 +140,9 @@ def test_the_checkpoint_is_read_once_and_equal_shapes_are_compiled_once(
     small_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = []
-    load = module.load
-    monkeypatch.setattr(module, "load", lambda directory: (reads.append(directory), load(directory))[1])
+    load_weights = module.load_weights
+    read = lambda *args: (reads.append(args[0]), load_weights(*args))[1]
+    monkeypatch.setattr(module, "load_weights", read)
     compiled: list[str] = []
     assistant = ola_jax.Assistant.from_pretrained(small_dir, report=compiled.append)
     assert assistant.params is assistant.params

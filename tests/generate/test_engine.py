@@ -69,9 +69,21 @@ REQUESTS = [
 ]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_an_answer_never_depends_on_its_neighbours(dtype: str) -> None:
-    with new_engine(dataclasses.replace(CONFIG, dtype=dtype)) as engine:
+INT8 = {"weights": "int8", "cache": "int8"}
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        {"dtype": "float32"},
+        {"dtype": "bfloat16"},
+        {"dtype": "float32", "weights": "int8"},
+        {"dtype": "bfloat16", **INT8, "separate_layers": True},
+    ],
+)
+def test_an_answer_never_depends_on_its_neighbours(kinds: dict[str, str]) -> None:
+    config = dataclasses.replace(CONFIG, **kinds)
+    with new_engine(config) as engine:
         alone = [ids(engine.submit(each)) for each in REQUESTS]
         assert len({*alone}) == len(alone)
         rng = np.random.default_rng(0)
@@ -88,7 +100,7 @@ def test_an_answer_never_depends_on_its_neighbours(dtype: str) -> None:
             for number, handle in handles:
                 if number is not None:
                     assert ids(handle) == alone[number]
-    with new_engine(dataclasses.replace(CONFIG, dtype=dtype)) as other:
+    with new_engine(config) as other:
         assert ids(other.submit(REQUESTS[1])) == alone[1]
 
 
@@ -161,7 +173,13 @@ def test_a_later_turn_reads_only_what_is_new_and_answers_the_same(
     assert again.ids == others.ids == fresh.ids
 
 
-def test_chunks_that_decoding_wrote_are_read_again(engine: Engine) -> None:
+@pytest.mark.parametrize("kinds", [{}, {"dtype": "bfloat16", **INT8}])
+def test_chunks_that_decoding_wrote_are_read_again(kinds: dict[str, str]) -> None:
+    with new_engine(dataclasses.replace(CONFIG, **kinds)) as engine:
+        check_reuse(engine)
+
+
+def check_reuse(engine: Engine) -> None:
     first = engine.submit(request("Hi", new=60, conversation="c")).result(60)
     prompt = text_sample("Hi")
     tokens = np.append(prompt.tokens, np.array(first.ids[:50], np.int32))
@@ -338,9 +356,10 @@ def test_after_warming_up_nothing_is_compiled() -> None:
     assert len(lines) == 3
 
 
-def test_on_a_mesh_answers_are_the_same_and_nothing_is_compiled_twice() -> None:
-    alone = Engine(*TINY, EngineConfig(slots=2, length=128, prefill_chunk=32))
-    split = Engine(*TINY, EngineConfig(slots=2, length=128, prefill_chunk=32, tensor=2))
+@pytest.mark.parametrize("kinds", [{}, {**INT8, "separate_layers": True}])
+def test_on_a_mesh_answers_are_the_same_and_nothing_is_compiled_twice(kinds: dict[str, str]) -> None:
+    alone = Engine(*TINY, EngineConfig(slots=2, length=128, prefill_chunk=32, **kinds))
+    split = Engine(*TINY, EngineConfig(slots=2, length=128, prefill_chunk=32, tensor=2, **kinds))
     answers = []
     for engine in (alone, split):
         handles = [engine.submit(tiny_request(seed)) for seed in range(3)]

@@ -10,6 +10,7 @@ from ola_jax.errors import OlaError
 from ola_jax.kernels import attention_xla
 from ola_jax.kernels.attention import cached_attention
 from ola_jax.kernels.attention_inputs import CachedInputs, PackedInputs
+from ola_jax.models.quantization import quantize
 from ola_jax.sharding import MeshConfig
 
 LAYERS, SLOTS, PLACES, KV_HEADS, WIDTH = 2, 3, 512, 2, 8
@@ -93,3 +94,22 @@ def test_a_step_of_decoding_is_by_xla_whatever_reads_the_prompts() -> None:
     (k, v), q = cache(), queries(3, 1)
     by_xla = attended(q, k, v, 0, [5, 127, 128], implementation="xla")
     np.testing.assert_array_equal(attended(q, k, v, 0, [5, 127, 128], implementation="splash"), by_xla)
+
+
+@pytest.mark.parametrize("implementation", ["xla", "splash"])
+def test_int8_keys_and_values_are_close_and_what_stands_behind_the_end_may_be_anything(
+    implementation: str,
+) -> None:
+    (k, v), q = cache(), queries(1, 128)
+    (k8, k_scale), (v8, v_scale) = quantize(k, axis=-1), quantize(v, axis=-1)
+
+    def run(k_scale: jax.Array, v_scale: jax.Array, start: int) -> np.ndarray:
+        where = jnp.int32(1), jnp.int32(2), jnp.array([start], jnp.int32)
+        inputs = CachedInputs(q, k8, v8, *where, k_scale, v_scale)
+        return np.asarray(cached_attention(inputs, implementation=implementation))
+
+    exact = np.asarray(plain(q, k, v, 2, 128))
+    near = run(k_scale, v_scale, 128)
+    assert 1e-4 < np.linalg.norm(near - exact) / np.linalg.norm(exact) < 0.01
+    spoilt = lambda scale: scale.at[:, :, 256:].set(jnp.nan)
+    np.testing.assert_array_equal(run(spoilt(k_scale), spoilt(v_scale), 128), near)
