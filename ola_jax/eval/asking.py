@@ -19,7 +19,7 @@ from ola_jax.generate.sampling import with_options
 
 @dataclasses.dataclass(frozen=True)
 class Asking:
-    """How questions are asked."""
+    """Settings of how questions are asked."""
 
     wording: Wording
     max_new_tokens: int

@@ -82,8 +82,3 @@ class Benchmark:
         if found not in self.wordings:
             raise OlaError(f"task {self.name}: no prompt {found!r}; it has {', '.join(self.wordings)}")
         return found
-
-
-def score(graded: Graded) -> float:
-    """The points of an answer, from 0 to 1."""
-    return graded.reading.score

@@ -1,4 +1,4 @@
-"""How scored answers become measures: plain accuracy, by category, circular, of groups."""
+"""Measures of scored answers: plain accuracy, by category, circular, of groups."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence

@@ -18,7 +18,7 @@ from ola_jax.typing import Float, HostArray, Int
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """What counts as one; units of one cluster are not independent of each other."""
+    """A part that counts as one; units of one cluster are not independent of each other."""
 
     id: str
     cluster: str

@@ -27,7 +27,7 @@ SMALLEST_SIDE = 32  # pixels, below which the paper's runs enlarged images
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationJob:
-    """What is evaluated, and how."""
+    """An evaluation: benchmark, model, data, settings."""
 
     benchmark: Benchmark
     checkpoint: pathlib.Path
@@ -119,7 +119,7 @@ def score_answers(job: EvaluationJob, questions: Questions, answers: dict[str, A
 
 
 def answer_settings(job: EvaluationJob, questions: Questions) -> dict[str, Any]:
-    """What answers depend on: others are not mixed with them."""
+    """The settings that answers depend on: others are not mixed with them."""
     from importlib.metadata import version
 
     if (model := digest(job.checkpoint)) is None:

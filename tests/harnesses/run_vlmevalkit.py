@@ -83,7 +83,7 @@ def main(folder: pathlib.Path) -> None:
     data = folder / "LMUData"
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir()
-    os.environ["PRED_FORMAT"] = "json"  # the default, Excel's, changes control characters
+    os.environ["PRED_FORMAT"] = "tsv"  # the default, Excel's, changes control characters
     os.environ["LMUData"] = str(data)  # noqa: SIM112 - its name there
     for name in ("first", "second"):
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -24,7 +24,7 @@ NEW_TOKENS = 256  # of an answer, where a task says nothing
 
 
 def manifest() -> ModelManifest:
-    """What lmms-eval registers."""
+    """The manifest that lmms-eval registers."""
     return ModelManifest(model_id="ola_jax", chat_class_path=f"{__name__}.OlaJax")
 
 
@@ -87,7 +87,7 @@ class OlaJax(lmms):
         raise OlaError("ola_jax has no several rounds for lmms-eval")
 
     def _asking(self, kwargs: dict[str, Any]) -> Asking:
-        """How a task asks. As in lmms-eval's models, do_sample=False or temperature 0 is greedy."""
+        """The settings of a task. As in lmms-eval's models, do_sample=False or temperature 0 is greedy."""
         temperature = float(kwargs.get("temperature") or 0.0)
         if not kwargs.get("do_sample", temperature > 0):
             temperature = 0.0
