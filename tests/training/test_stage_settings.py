@@ -221,7 +221,11 @@ def test_a_record_with_former_names_is_compared_by_the_present_ones(config: Trai
     groups = {new.split(".")[0] for new in RENAMED.values()}
     values["settings"]["run"] = {k: v for k, v in run.items() if k not in groups} | flat
     file.write_text(json.dumps(values))
-    assert stage_settings.read(folder) == described(config)
+    expected = described(config)
+    for group in groups:  # settings that came later have no former name
+        of_old = {new.split(".")[1] for new in RENAMED.values() if new.startswith(f"{group}.")}
+        expected["run"][group] = {k: v for k, v in expected["run"][group].items() if k in of_old}
+    assert stage_settings.read(folder) == expected
     assert resumed(folder, changed(config, "bad_steps.max_skipped", 3)) == [
         "run.bad_steps.max_skipped: 10 -> 3, from step 5 on"
     ]
