@@ -6,7 +6,7 @@ import functools
 import json
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -23,6 +23,7 @@ from ola_jax.errors import OlaError
 
 BLOCKS = 4096  # of a large source, at most
 BLOCK_RECORDS = 256  # of a smaller one
+GROUP = 16  # blocks that are measured by one process that decodes, at most: it takes a second to start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +61,17 @@ def check_source(
         saved = {block.number: load_part(parts, block, settings, digest) for block in blocks}
         missing = [block for block in blocks if saved[block.number] is None]
         function = functools.partial(
-            _check_block, source=source, table=table, processor=own, parts=parts, digest=digest
+            _check_blocks,
+            blocks=blocks,
+            source=source,
+            table=table,
+            processor=own,
+            parts=parts,
+            digest=digest,
         )
         done = len(table) - sum(block.stop - block.start for block in missing)
-        for _ in run_blocks(function, missing, processes=processes, done=done, progress=progress):
+        groups = _group(missing, min(GROUP, len(missing) // (8 * processes)))
+        for _ in run_blocks(function, groups, processes=processes, done=done, progress=progress):
             pass
         index = concatenate([load_index(part_path(parts, block)) for block in blocks])
         save_index(path, index, settings=settings, records=digest)
@@ -136,15 +144,34 @@ def write_failures(path: pathlib.Path, failures: Mapping[int, Failure]) -> None:
             file.write(json.dumps(line) + "\n")
 
 
-def _check_block(
-    block: Block,
+def _group(blocks: Sequence[Block], most: int) -> list[Block]:
+    """Blocks joined where they follow each other, up to this many."""
+    groups: list[Block] = []
+    joined = 0
+    for block in blocks:
+        if groups and groups[-1].stop == block.start and joined < most:
+            groups[-1] = dataclasses.replace(groups[-1], stop=block.stop)
+            joined += 1
+        else:
+            groups.append(block)
+            joined = 1
+    return groups
+
+
+def _check_blocks(
+    group: Block,
     *,
+    blocks: Sequence[Block],
     source: Source,
     table: RecordTable,
     processor: Processor,
     parts: pathlib.Path,
     digest: str,
 ) -> None:
+    """Measures the blocks of a group, each into a file of its own."""
     settings = describe_settings(processor, marks_are_text=source.marks_are_text)
-    index = measure_block(table, block, processor, source)
-    save_index(part_path(parts, block), index, settings=settings, records=digest)
+    with isolated(processor) as own:
+        for block in blocks:
+            if group.start <= block.start and block.stop <= group.stop:
+                index = measure_block(table, block, own, source)
+                save_index(part_path(parts, block), index, settings=settings, records=digest)

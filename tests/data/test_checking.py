@@ -90,3 +90,10 @@ def test_a_report_has_kinds_failures_and_lengths(tmp_path):
     assert len(found["patches of a view or frame"]) == len(index.patches)
     draw_histograms(index, tmp_path / "h.png", "mixed")
     assert (tmp_path / "h.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_blocks_that_follow_each_other_are_measured_together():
+    blocks = [checking.Block(n, 4 * n, 4 * n + 4) for n in (0, 1, 2, 4, 5, 6, 7)]
+    groups = checking._group(blocks, 3)
+    assert [(group.start, group.stop) for group in groups] == [(0, 12), (16, 28), (28, 32)]
+    assert checking._group(blocks, 0) == blocks
