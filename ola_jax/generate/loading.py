@@ -34,7 +34,7 @@ def load_weights(directory: str | os.PathLike[str], config: EngineConfig) -> Par
     size = {path: shape.size for path, shape in parameter_shapes(model).items()}
     flat: dict[str, Any] = {}
     for path in sorted(filter(is_quantizable, size), key=lambda path: -size[path]):
-        part = load(directory, shardings=places, only=lambda each, path=path: each == path)[1]
+        part = load(directory, shardings=places, only=frozenset({path}).__contains__)[1]
         flat |= traverse_util.flatten_dict(jax.block_until_ready(quantize_weights(part)), sep="/")
     rest = load(directory, shardings=places, only=lambda path: not is_quantizable(path))[1]
     whole = flat | traverse_util.flatten_dict(rest, sep="/")

@@ -31,7 +31,7 @@ def attend(inputs: CachedInputs) -> Float[Array, "B L H h"]:
     own = start[:, None] + jnp.arange(length)  # position of each query
 
     def cut(x: Array, j: Array) -> Array:
-        first = (inputs.layer, jnp.asarray(inputs.slot), j * block, *[0] * (x.ndim - 3))
+        first: list[Array | int] = [inputs.layer, jnp.asarray(inputs.slot), j * block, *[0] * (x.ndim - 3)]
         part = jax.lax.dynamic_slice(x, first, (1, rows, block, *x.shape[3:]))
         if platform() == "gpu":  # else XLA transposes the full cache rather than the part
             part = with_layout_constraint(part, Layout(tuple(range(part.ndim))))

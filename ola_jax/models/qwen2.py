@@ -133,7 +133,7 @@ def _write(
     """The cache with the new keys, values or scales of a layer written to their positions."""
     axes = CACHE_AXES[: cache.ndim]
     if len(new) == 1:  # one slice is faster than many scattered positions
-        start = (layer, where.slot, where.start[0], *[0] * (new.ndim - 2))
+        start: list[Array | int] = [layer, where.slot, where.start[0], *[0] * (new.ndim - 2)]
         old = jax.lax.dynamic_slice(cache, start, (1, *new.shape))
         cache = jax.lax.dynamic_update_slice(cache, jnp.where(where.kept[0], new[None], old), start)
         return constrain(cache, *axes)
