@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import tyro
+from flax import traverse_util
 
 from ola_jax import checkpoint, errors
 from ola_jax.infer import Arguments, main
@@ -104,15 +105,25 @@ def test_text_streams_to_the_terminal_and_a_second_start_repeats_it_without_comp
 @pytest.fixture(scope="module")
 def small_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A model of text whose generation_config.json says next to nothing."""
-    directory = tmp_path_factory.mktemp("small") / "model"
-    processor = small.processor().processor_config
-    tokenizer = golden.VISIBLE / "hf"
+    return save_small(tmp_path_factory.mktemp("small") / "model", small.params())
+
+
+@pytest.fixture
+def endless_dir(tmp_path: pathlib.Path) -> pathlib.Path:
+    """The same model, but greedy answers never end by themselves: the token that ends one is never likeliest."""
+    params = traverse_util.flatten_dict(small.params(), sep="/")
+    (end,) = small.processor().tokenizer.encode("<|im_end|>").ids
+    params["llm/lm_head/kernel"] = params["llm/lm_head/kernel"].at[:, end].set(0)
+    return save_small(tmp_path / "model", traverse_util.unflatten_dict(params, sep="/"))
+
+
+def save_small(directory: pathlib.Path, params: dict) -> pathlib.Path:
     checkpoint.save(
         directory,
         config=small.CONFIG,
-        processor_config=processor,
-        params=small.params(),
-        tokenizer_dir=tokenizer,
+        processor_config=small.processor().processor_config,
+        params=params,
+        tokenizer_dir=golden.VISIBLE / "hf",
         generation_config={"do_sample": False},
     )
     return directory
@@ -134,9 +145,9 @@ def test_what_the_terminal_cannot_show_is_escaped(infer: Callable, model_dir: pa
     assert "\\uff0c" in out.stdout
 
 
-def test_ctrl_c_ends_it_quietly(small_dir: pathlib.Path) -> None:
-    command = [sys.executable, "-m", "ola_jax.infer", "--checkpoint", small_dir, "--text", "Hi"]
-    command += ["--max-new-tokens", "30000", "--temperature", "9", "--compilation-cache", "none"]
+def test_ctrl_c_ends_it_quietly(endless_dir: pathlib.Path) -> None:
+    command = [sys.executable, "-m", "ola_jax.infer", "--checkpoint", endless_dir, "--text", "Hi"]
+    command += ["--max-new-tokens", "30000", "--temperature", "0", "--compilation-cache", "none"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout.read(1)  # the answer has begun
     process.send_signal(signal.SIGINT)
