@@ -110,7 +110,7 @@ def small_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture
 def endless_dir(tmp_path: pathlib.Path) -> pathlib.Path:
-    """The same model, but greedy answers never end by themselves: the token that ends one is never likeliest."""
+    """The same model, but the token that ends a greedy answer is never the likeliest."""
     params = traverse_util.flatten_dict(small.params(), sep="/")
     (end,) = small.processor().tokenizer.encode("<|im_end|>").ids
     params["llm/lm_head/kernel"] = params["llm/lm_head/kernel"].at[:, end].set(0)
