@@ -142,17 +142,23 @@ def test_a_set_of_bad_records_only_is_an_error(tmp_path):
         prepare_source(Source(path), tiny_processor(), tmp_path / "set")
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_after_kills_at_any_moment_the_files_are_the_same(tmp_path, processes):
-    records, count = write_records(tmp_path, 60, bad=(6,)), itertools.count()
-    expected = prepare_source(
-        Source(records, str(tmp_path)), tiny_processor(), tmp_path / "whole", shard_bytes=1500
-    )
-    folder, wanted = tmp_path / "killed", 0
-    command = [sys.executable, "-m", "tests.data.prepare_run", records, str(tmp_path), str(folder)]
+def start_preparing(records, root, folder, *, processes=1, until=0):
+    command = [sys.executable, "-m", "tests.data.prepare_run", records, root, folder, processes, until]
+    return subprocess.Popen([str(argument) for argument in command], start_new_session=True)
+
+
+def kill_after_records(records, root, folder):
+    """Kills four runs, each in the middle of a shard."""
+    for until in (1, 8, 13, 20):
+        assert start_preparing(records, root, folder, until=until).wait() == -signal.SIGKILL
+
+
+def kill_at_times(records, root, folder):
+    """Kills four runs of two processes, each a little later after a shard is complete."""
+    count, wanted = itertools.count(), 0
+    done = lambda: len(list(folder.glob("*.array_record-?????-of-?????")))
     while wanted < 4:
-        run = subprocess.Popen([*command, str(processes)], start_new_session=True)
-        done = lambda: len(list(folder.glob("*.array_record-?????-of-?????")))
+        run = start_preparing(records, root, folder, processes=2)
         while run.poll() is None and done() < wanted + 1:
             time.sleep(0.01)
         time.sleep(0.03 * next(count))
@@ -161,6 +167,16 @@ def test_after_kills_at_any_moment_the_files_are_the_same(tmp_path, processes):
         run.wait()
         wanted = done()
         assert wanted >= 1
+
+
+@pytest.mark.parametrize("kill", [kill_after_records, pytest.param(kill_at_times, marks=pytest.mark.slow)])
+def test_after_kills_at_any_moment_the_files_are_the_same(tmp_path, kill):
+    records = write_records(tmp_path, 60, bad=(6,))
+    expected = prepare_source(
+        Source(records, str(tmp_path)), tiny_processor(), tmp_path / "whole", shard_bytes=1500
+    )
+    folder = tmp_path / "killed"
+    kill(records, tmp_path, folder)
     (folder / f"ola-train.array_record-00001-of-00009{TEMPORARY}1").write_bytes(b"half")
     prepare_source(Source(records, str(tmp_path)), tiny_processor(), folder, shard_bytes=1500)
     assert digests(folder) == digests(expected.folder)
