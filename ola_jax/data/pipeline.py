@@ -100,6 +100,11 @@ class TrainIterator(Iterator[TrainBatch]):
         return TrainBatch(made.batch, made.record_ids, made.utilization, self._skips.counts())
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What batches depend on beside the step, as JSON values."""
+        return self._identity
+
+    @property
     def skips(self) -> list[Skip]:
         """The records skipped so far, with reasons: known from the index, or found in batches taken."""
         return self._skips.skips

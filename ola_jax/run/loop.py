@@ -18,6 +18,7 @@ from ola_jax.eval.during_training import Evaluation
 from ola_jax.models.ola import Ola, abstract_params
 from ola_jax.run.decisions import Rhythm, decide
 from ola_jax.run.inputs import tokenizer_folder
+from ola_jax.run.same_plan import check_same_plan
 from ola_jax.training import optimizer, stage_settings, state
 from ola_jax.training.checkpoint import TrainCheckpoints
 from ola_jax.training.config import CheckpointConfig, TrainConfig
@@ -64,6 +65,7 @@ def train_stage(
     with contextlib.ExitStack() as stack:  # closes what is open, even if opening the next thing fails
         opened = lambda thing: stack.enter_context(contextlib.closing(thing))
         data = opened(_training_data(config, number, processor, mesh))
+        check_same_plan(data.identity)
         evaluation = None
         if config.evaluation.every:
             evaluation = opened(Evaluation(config, stage, processor, generation=generation, mesh=mesh))
