@@ -135,9 +135,9 @@ def get_config(output: str = "runs/digits_omni") -> TrainConfig:
             "omni",
             trainable=("llm/", "vision_projector/", "speech_projector/"),
             sources=sources(
-                image=1, two_images=1, video=1, audio=2, image_speech=3, video_audio=3, text=1, described=1
+                image=1, two_images=1, video=1, audio=2, image_speech=3, video_audio=4, text=1, described=1
             ),
-            steps=360,
+            steps=420,
             rows=6,
             budget=everything,
             optimizer=optimizer(3e-3),

@@ -25,7 +25,7 @@ TASKS = (
     Task("video", "video", "video, text", 3000, train_files=800),
     Task("audio", "audio + text", "audio, text", 4000, train_files=3500),
     Task("image_speech", "image + spoken question", "image, audio", 4000, train_files=1500),
-    Task("video_audio", "video + audio", "video, audio, text", 2500, train_files=600),
+    Task("video_audio", "video + audio", "video, audio, text", 3000, train_files=1600),
     # Spoken by a synthesizer that is not in training, from pieces of human speech.
     Task("audio_other", "audio of another kind", "audio, text", 0, heldout=100),
 )
