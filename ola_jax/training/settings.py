@@ -130,7 +130,7 @@ RULES: dict[type, dict[str, Rule]] = {
     ProcessorConfig: {"max_length": COUNT, "system_prompt": ANY},
     Budget: {"tokens": COUNT, "windows": NATURAL, "window_patches": MULTIPLE_OF_4, "audio_chunks": NATURAL},
     MeshConfig: dict.fromkeys(("data", "fsdp", "tensor", "context"), AXIS),
-    Source: {"records": GIVEN, "root": ANY, "weight": POSITIVE},
+    Source: {"records": GIVEN, "split": GIVEN, "root": ANY, "weight": POSITIVE},
     PartRate: {"pattern": REGEX, "learning_rate": NATURAL},
     OptimizerConfig: {
         "learning_rate": NATURAL,
