@@ -107,7 +107,8 @@ def test_the_figures_of_every_step_are_written(tmp_path: pathlib.Path) -> None:
         assert line.get("skipped/missing_file", 0) == batch.skipped.get("missing file", 0)
         parts = [line[f"grad_norm/{part}"] for part in ("llm", "speech_projector")]
         assert np.hypot(*parts) == pytest.approx(line["grad_norm"], rel=1e-5)
-        assert 0 <= line["data_seconds"] <= line["step_seconds"]
+        assert line["data_seconds"] >= 0  # the wait may overlap with the previous step
+        assert line["step_seconds"] > 0
         assert line["recompilations"] == 0
         assert not [name for name in line if name.startswith(("mfu", "memory"))]  # a CPU reports nothing
     assert found[-1]["skipped/missing_file"] == 1
