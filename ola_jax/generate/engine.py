@@ -52,6 +52,7 @@ __all__ = [
 
 
 DEFAULT = EngineConfig()
+MOST_PIECES = 4  # of prompts in one turn: running answers wait for them
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -255,14 +256,26 @@ class Engine:
                 self._finish(job, "cancelled")
         self._admit()
         earlier = len(self._asked)
-        if self._reading:
+        for _ in range(self._count_pieces()):
             job = self._reading[0]
+            with_media = bool(job.parts)
             with self._guarded(job):
                 self._read(job)
+            if with_media or not self._reading:
+                break
         if self._running:
             self._advance()
         for _ in range(earlier or len(self._asked)):
             self._take(self._asked.popleft())
+
+    def _count_pieces(self) -> int:
+        """The pieces of prompts to read in this turn: more while more answers wait to begin than run.
+
+        A call of `advance` costs the same for one answer as for all slots, so slots should be filled soon.
+        """
+        if not self._reading:
+            return 0
+        return min(max(len(self._reading) // max(len(self._running), 1), 1), MOST_PIECES)
 
     def _admit(self) -> None:
         """Give free slots to those who wait."""
