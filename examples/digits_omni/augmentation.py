@@ -29,7 +29,8 @@ def change_speaker(samples: Speech, rng: np.random.Generator) -> Speech:
     pitch, tempo = np.exp(rng.uniform(-0.25, 0.25)), np.exp(rng.uniform(-0.3, 0.3))
     changed = (size * np.exp(1j * phase)).astype(np.complex64)
     # Resampling by `pitch` afterwards changes the tempo as well.
-    changed = librosa.phase_vocoder(changed, rate=tempo / pitch)
+    with np.errstate(invalid="ignore"):  # librosa 1.0 casts memory that it does not use
+        changed = librosa.phase_vocoder(changed, rate=tempo / pitch)
     changed = librosa.istft(changed, hop_length=WINDOW // 4, n_fft=WINDOW)
     return soxr.resample(changed, SAMPLE_RATE * pitch, SAMPLE_RATE)
 
