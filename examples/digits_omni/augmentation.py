@@ -17,6 +17,12 @@ WINDOW = 512  # samples of a short-time spectrum, 32 ms
 ENVELOPE = 13  # bins that its envelope is smoothed over: 400 Hz, more than between harmonics of a voice
 
 
+def warm_up() -> None:
+    """Lets librosa compile what it compiles when first used, which several threads must not do at once."""
+    rng = np.random.default_rng(0)
+    change_speaker(rng.normal(0, 0.1, 8 * WINDOW).astype(np.float32), rng)
+
+
 def change_speaker(samples: Speech, rng: np.random.Generator) -> Speech:
     """Changes pitch, the length of the vocal tract (formants), tempo and breathiness."""
     spectrum = librosa.stft(samples, n_fft=WINDOW, hop_length=WINDOW // 4)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from examples.digits_omni import augmentation
 from examples.digits_omni.contents import SplitContents, choose_contents
 from examples.digits_omni.drawing import VARIATIONS
 from examples.digits_omni.facts import split_questions
@@ -138,6 +139,7 @@ def _write_media(
         jobs += [partial(write_clip, c, root, images, variation, pack) for c in contents.clips]
     for folder in {(root / job.args[0].file).parent for job in jobs}:
         folder.mkdir(parents=True)
+    augmentation.warm_up()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for done, _ in enumerate(pool.map(lambda job: job(), jobs), start=1):
             if progress:
