@@ -61,7 +61,7 @@ def test_a_set_of_bad_records_only_is_an_error(tmp_path):
 
 @pytest.mark.skipif(
     importlib.util.find_spec("apache_beam") is None,
-    reason="needs apache-beam, in an environment of its own: it wants older libraries than JAX's",
+    reason='needs Beam: pip install "ola_jax[beam]" in an environment of its own, as its libraries are older',
 )
 @pytest.mark.filterwarnings("default")  # of Beam
 def test_what_beam_builds_is_what_is_prepared(tmp_path):

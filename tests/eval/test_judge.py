@@ -107,7 +107,7 @@ def test_a_busy_judge_is_asked_again_and_others_are_reported(server: StandIn, tm
 def graded(task: str, item: Item, said: str, judge: Judge | None, prompt: str = "vlmevalkit") -> Scores:
     named = benchmark(task)
     answers = {item.id: Answer(item.id, said)}
-    return grade(named, [item], answers, named.prompt_name(prompt), judge)  # type: ignore[arg-type]
+    return grade(named, [item], answers, named.prompt_name(prompt), judge)
 
 
 MMVET = Item("1", "x?", ("-1<AND>-5",), category="ocr")

@@ -47,10 +47,10 @@ def test_the_perplexity_of_a_task(tmp_path: pathlib.Path) -> None:
     def no_engine() -> None:
         raise AssertionError("perplexity needs no engine")
 
-    scores = evaluate(job, no_engine)  # type: ignore[arg-type]
+    scores = evaluate(job, no_engine)
     sums = [expected(*pair) for pair in pairs]
     mean = sum(nats for nats, _ in sums) / sum(count for _, count in sums)
     assert scores.figures[0].value == pytest.approx(math.exp(mean), rel=1e-4)
     assert scores.figures[0].interval.method == "bootstrap"
-    again = evaluate(job, no_engine)  # type: ignore[arg-type]
+    again = evaluate(job, no_engine)
     assert again.figures == scores.figures

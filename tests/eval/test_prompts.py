@@ -27,7 +27,7 @@ def text(prompt: Prompt) -> str:
 
 
 def worded(task: str, prompt: str, item: Item) -> str:
-    return text(benchmark(task).wordings[prompt](item))  # type: ignore[index]
+    return text(benchmark(task).wordings[prompt](item))
 
 
 def test_choices_about_images() -> None:
@@ -123,7 +123,7 @@ def test_every_wording_has_a_rule_and_unknown_ones_are_refused(name: str) -> Non
     missing = {"vlmevalkit", "lmms_eval", "ola"} - set(task.wordings)
     for prompt in missing:
         with pytest.raises(OlaError, match=f"task {name}: no prompt '{prompt}'; it has "):
-            task.prompt_name(prompt)  # type: ignore[arg-type]
+            task.prompt_name(prompt)
 
 
 def test_an_unknown_task_is_refused() -> None:

@@ -5,7 +5,7 @@ Installed beside lmms-eval, this package is found by its entry point `lmms_eval.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from lmms_eval.api.instance import GenerationResult, TokenCounts
 from lmms_eval.api.model import lmms
@@ -38,7 +38,7 @@ class OlaJax(lmms):
         checkpoint: str,
         slots: int = 8,
         length: int | None = None,
-        dtype: str | None = None,
+        dtype: Literal["float32", "bfloat16"] | None = None,
         tensor: int = 1,
         sound: bool = True,
         high_view_only: bool = False,
@@ -57,7 +57,7 @@ class OlaJax(lmms):
             checkpoint,
             slots=int(slots),
             length=length,
-            dtype=dtype,  # type: ignore[arg-type]  # narrowed above
+            dtype=dtype,
             tensor=int(tensor),
         )
         quirks = Quirks(bool(high_view_only), bool(enlarge_small_images))
