@@ -6,7 +6,7 @@ from typing import TypeVar, TypeVarTuple
 
 from ola_jax.data.decoding_process import name_media
 from ola_jax.data.media import CrashedError, TimedOutError
-from ola_jax.data.worker_processes import START_SECONDS, ClosedError, ProcessPool
+from ola_jax.data.worker_processes import ClosedError, EndedError, ProcessPool
 from ola_jax.errors import OlaError
 
 __all__ = ["ClosedError", "IsolatedDecoder"]
@@ -42,38 +42,11 @@ class IsolatedDecoder:
 
         Raises TimedOutError or CrashedError, naming the first argument, if the process was ended or died.
         """
-        worker = self._pool.take()
         try:
-            succeeded, value = worker.call(self._seconds, function, arguments)
-        except TimeoutError:
-            worker.kill()
-            if worker.calls == 0:
-                raise OlaError(
-                    f"the process that decodes media did not start within {START_SECONDS:g} seconds; reduce "
-                    "the load of the machine"
-                ) from None
-            raise TimedOutError(
-                f"{name_media(arguments)}: decoding took more than {self._seconds:g} seconds "
-                "(decode_seconds) and was ended; shorten or convert the file, or raise the limit"
-            ) from None
-        except (EOFError, OSError) as error:
-            how = worker.kill(wait=1.0)
-            if self._pool.closed:
-                raise ClosedError("decoding was closed") from error
-            if worker.calls == 0:
-                raise OlaError(f"the process that decodes media did not start ({how})") from error
-            if worker.calls > 1 and isinstance(error, ConnectionError):  # it died before this call
-                return self(function, *arguments)
-            reason = f"the decoder crashed ({how}); convert the file or remove it"
-            raise CrashedError(f"{name_media(arguments)}: {reason}") from error
-        except BaseException:  # an interrupt, or a pickling error: the process may still be busy
-            worker.kill()
-            raise
-        finally:
-            self._pool.give_back(worker)
-        if not succeeded:
-            raise value
-        return value
+            return self._pool.call(self._seconds, function, arguments)
+        except EndedError as error:
+            kind = TimedOutError if error.kind == "timed out" else CrashedError
+            raise kind(f"{name_media(arguments)}: {error.reason}") from error
 
     def close(self) -> None:
         """Ends all processes, including those that are decoding."""

@@ -13,7 +13,7 @@ from ola_jax.data.media import short
 from ola_jax.data.records import message_prefix
 from ola_jax.data.row_building import PlannedRecord, Row, RowBuilder, build_compact
 from ola_jax.data.sample import Sample
-from ola_jax.data.worker_processes import START_SECONDS, ClosedError, ProcessPool
+from ola_jax.data.worker_processes import EndedError, ProcessPool
 from ola_jax.errors import OlaError, describe
 
 logger = logging.getLogger(__name__)
@@ -81,58 +81,18 @@ class RowWorkers:
 
         `at` gives the number of the record that is being decoded.
         """
-        worker, begun = self._pool.take(), False
-
-        def note(value: Any) -> None:
-            nonlocal begun
-            begun = True
-            progress(value)
-
+        waiting = lambda seconds: self._report_waiting(planned, at(), seconds)
         try:
-            succeeded, value = worker.call(
-                self._seconds,
-                function,
-                arguments,
-                progress=note,
-                waiting=lambda seconds: self._report_waiting(planned, at(), seconds),
-            )
-        except TimeoutError:
-            worker.kill()
-            if worker.calls == 0:
-                raise OlaError(
-                    f"the process that builds rows did not start within {START_SECONDS:g} seconds; reduce "
-                    "the load of the machine"
-                ) from None
-            reason = (
-                f"decoding took more than {self._seconds:g} seconds (decode_seconds) and was ended; shorten "
-                "or convert the file, or raise the limit"
-            )
-            return self._ended("timed out", reason, planned, at())
-        except (EOFError, OSError) as error:
-            how = worker.kill(wait=1.0)
-            if self._pool.closed:
-                raise ClosedError("reading was closed") from error
-            if worker.calls == 0:
-                raise OlaError(f"the process that builds rows did not start ({how})") from error
-            if worker.calls > 1 and not begun and isinstance(error, ConnectionError):  # it died before
-                return self._call(function, arguments, planned, progress=progress, at=at)
-            reason = f"the decoder crashed ({how}); convert the file or remove it"
-            return self._ended("decoder crashed", reason, planned, at())
-        except BaseException:  # an interrupt, or a pickling error: the process may still be busy
-            worker.kill()
-            raise
-        finally:
-            self._pool.give_back(worker)
-        if not succeeded:
-            raise value
-        return value
+            return self._pool.call(self._seconds, function, arguments, progress=progress, waiting=waiting)
+        except EndedError as error:
+            return self._ended(error, planned, at())
 
-    def _ended(self, kind: Any, reason: str, planned: Sequence[PlannedRecord], at: int | None) -> "_Ended":
+    def _ended(self, error: EndedError, planned: Sequence[PlannedRecord], at: int | None) -> "_Ended":
         if at is None or at >= len(planned):
-            raise OlaError(f"the process that builds rows failed at none of its records: {reason}")
+            raise OlaError(f"the process that builds rows failed at none of its records: {error.reason}")
         record = planned[at].record
-        named = f"{message_prefix(record)}{self._name(planned[at])}: {reason}"
-        return _Ended(at, Failure(kind, named, record_kind(record)))
+        named = f"{message_prefix(record)}{self._name(planned[at])}: {error.reason}"
+        return _Ended(at, Failure(error.kind, named, record_kind(record)))
 
     def _report_waiting(self, planned: Sequence[PlannedRecord], at: int | None, seconds: float) -> None:
         if at is None or at >= len(planned):

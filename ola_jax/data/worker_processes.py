@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from ola_jax.data.messages import receive, send
 from ola_jax.errors import OlaError, first_line
@@ -23,6 +23,14 @@ KILL_SECONDS = 10.0  # for a process that was killed to end
 
 class ClosedError(OlaError):
     """A call that `close` ended, whatever the media."""
+
+
+class EndedError(Exception):
+    """A process that was ended because it took too long, or that died, during a call."""
+
+    def __init__(self, kind: Literal["timed out", "decoder crashed"], reason: str) -> None:
+        super().__init__(reason)
+        self.kind, self.reason = kind, reason
 
 
 class WorkerProcess:
@@ -114,6 +122,60 @@ class ProcessPool:
         self._all: set[WorkerProcess] = set()
         self._waited = 0.0  # seconds, of all threads, since the last start
         self.closed = False
+
+    def call(
+        self,
+        seconds: float,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        *,
+        progress: Callable[[Any], None] = lambda value: None,
+        waiting: Callable[[float], None] = lambda seconds: None,
+    ) -> Any:
+        """The result of a function called in a process, as by `WorkerProcess.call`; raises what it raised.
+
+        Raises EndedError if the process took too long or died, ClosedError if the pool was closed, and
+        OlaError if no process could be started.
+        """
+        worker, begun = self.take(), False
+
+        def note(value: Any) -> None:
+            nonlocal begun
+            begun = True
+            progress(value)
+
+        try:
+            succeeded, value = worker.call(seconds, function, arguments, progress=note, waiting=waiting)
+        except TimeoutError:
+            worker.kill()
+            if worker.calls == 0:
+                raise OlaError(
+                    f"the process that decodes media did not start within {START_SECONDS:g} seconds; reduce "
+                    "the load of the machine"
+                ) from None
+            raise EndedError(
+                "timed out",
+                f"decoding took more than {seconds:g} seconds (decode_seconds) and was ended; shorten or "
+                "convert the file, or raise the limit",
+            ) from None
+        except (EOFError, OSError) as error:
+            how = worker.kill(wait=1.0)
+            if self.closed:
+                raise ClosedError("decoding was closed") from error
+            if worker.calls == 0:
+                raise OlaError(f"the process that decodes media did not start ({how})") from error
+            if worker.calls > 1 and not begun and isinstance(error, ConnectionError):  # it died before
+                return self.call(seconds, function, arguments, progress=progress, waiting=waiting)
+            reason = f"the decoder crashed ({how}); convert the file or remove it"
+            raise EndedError("decoder crashed", reason) from error
+        except BaseException:  # an interrupt, or a pickling error: the process may still be busy
+            worker.kill()
+            raise
+        finally:
+            self.give_back(worker)
+        if not succeeded:
+            raise value
+        return value
 
     def take(self) -> WorkerProcess:
         with self._changed:
