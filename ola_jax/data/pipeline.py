@@ -7,6 +7,7 @@ import dataclasses
 import math
 import pathlib
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ from ola_jax.data.rows import misfit, utilization
 from ola_jax.data.sample import Sample
 from ola_jax.data.skips import Skip, SkipLog
 from ola_jax.data.sources import Source, check_sizes, load_tables
+from ola_jax.data.worker_processes import ClosedError
 from ola_jax.errors import OlaError, quote, shortened
 from ola_jax.row import Budget, row_fields
 
@@ -83,14 +85,19 @@ class TrainIterator(Iterator[TrainBatch]):
         self._begin, self._skips, self._identity, self._workers = begin, skips, identity, workers
         self._iterator: grain.DatasetIterator[_Made] | None = None
         self._step = 0
+        self._reading = threading.Lock()
+        self._closed = False
 
     def __next__(self) -> TrainBatch:
-        if self._iterator is None:
-            self._iterator = self._begin(self._step)
-        try:
-            made = next(self._iterator)
-        except OlaError as error:  # Grain appends lines to the message
-            raise OlaError(str(error).splitlines()[0]) from error
+        with self._reading:
+            if self._closed:
+                raise ClosedError("the training data was closed")
+            if self._iterator is None:
+                self._iterator = self._begin(self._step)
+            try:
+                made = next(self._iterator)
+            except OlaError as error:  # Grain appends lines to the message
+                raise OlaError(str(error).splitlines()[0]) from error
         for used, holes in made.rows:
             for skip in holes:
                 self._skips.add(skip)
@@ -135,10 +142,15 @@ class TrainIterator(Iterator[TrainBatch]):
         self._step = step
 
     def close(self) -> None:
-        """Stops preparing batches in advance, and ends the processes that decode."""
+        """Stops preparing batches in advance, and ends the processes that decode.
+
+        A thread that waits for a batch gets it, or an OlaError.
+        """
+        self._closed = True
         if self._workers:
             self._workers.close()  # first, so that no thread waits for it
-        self._close_iterator()
+        with self._reading:  # Grain would leave a thread that is waiting for a batch to wait for ever
+            self._close_iterator()
 
     def _close_iterator(self) -> None:
         if self._iterator is not None:

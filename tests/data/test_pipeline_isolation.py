@@ -103,6 +103,15 @@ def test_close_does_not_wait_for_media_that_hang(tmp_path, caplog):
     assert not caplog.messages
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_closed_iterator_gives_no_more_batches(source, workers):
+    iterator = iterate([source], workers=workers)
+    next(iterator)
+    iterator.close()
+    with pytest.raises(OlaError, match="the training data was closed"):
+        next(iterator)
+
+
 def test_media_that_are_waited_for_are_logged(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(worker_processes, "NOTICE_SECONDS", 0.2)
     source = Source(write_records(tmp_path, 5), str(tmp_path))
