@@ -14,7 +14,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from ola_jax.generate.requests import EngineConfig, Request
 from ola_jax.serve.limits import Limits
-from ola_jax.serve.voices import load_voice
+from ola_jax.serve.voices import ServedVoice
+from ola_jax.speech.hibari_voice import HibariVoice
 from tests import parity
 from tests.serve.fake_engine import FakeEngine
 from tests.serve.running import Running, chat, running
@@ -53,7 +54,7 @@ def main() -> None:
     for words in (50, 10):
         config = EngineConfig(slots=TOGETHER, length=8192, queue=2 * TOGETHER)
         engine = FakeEngine(parity.processor("infer"), config, step_seconds=1 / words, words=answer)
-        with running(engine, Limits(), voice=load_voice("hibari")) as server:
+        with running(engine, Limits(), voice=ServedVoice("heart", HibariVoice())) as server:
             start = figures(server)
             for number in range(4):
                 ask(server, body(number))

@@ -29,7 +29,7 @@ from examples.digits_omni.tasks import AIDS, SPLITS, TASKS, chance_level
 from ola_jax.errors import OlaError
 from ola_jax.typing import HostArray, Int, UInt8
 
-VERSION = 7  # of the dataset: a build of another version is not reused
+VERSION = 8  # of the dataset: a build of another version is not reused
 HELDOUT_SHARE = 1 / 6  # of the digit images
 
 

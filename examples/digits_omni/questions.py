@@ -16,9 +16,10 @@ class Topic:
 
 
 IMAGE = {
-    "digit": Topic(0.6, ("Which digit is it?", "What digit do you see?", "Name the digit.")),
-    "colour": Topic(0.2, ("What colour is it?", "Which colour is the digit?", "Name the colour.")),
-    "parity": Topic(0.2, ("Is it even or odd?", "Is the digit even or odd?")),
+    "digit": Topic(0.55, ("Which digit is it?", "What digit do you see?", "Name the digit.")),
+    "colour": Topic(0.18, ("What colour is it?", "Which colour is the digit?", "Name the colour.")),
+    "parity": Topic(0.17, ("Is it even or odd?", "Is the digit even or odd?")),
+    "account": Topic(0.1, ("Tell me about the picture.", "Say all that you see.")),
 }
 TWO_IMAGES = {
     "digits": Topic(0.3, ("Which two digits do you see?", "Name both digits.")),
@@ -36,10 +37,11 @@ AUDIO = {
     "parity": Topic(0.2, ("Is the spoken digit even or odd?",)),
 }
 VIDEO_AUDIO = {
-    "first": Topic(0.2, ("Which digit is shown first, and which do you hear?",)),
-    "last": Topic(0.2, ("Which digit is shown last, and which do you hear?",)),
-    "seen": Topic(0.3, ("Which digit is shown first?",)),
-    "heard": Topic(0.3, ("Which digit do you hear?",)),
+    "first": Topic(0.18, ("Which digit is shown first, and which do you hear?",)),
+    "last": Topic(0.18, ("Which digit is shown last, and which do you hear?",)),
+    "seen": Topic(0.27, ("Which digit is shown first?",)),
+    "heard": Topic(0.27, ("Which digit do you hear?",)),
+    "account": Topic(0.1, ("Tell me what you see and hear.",)),
 }
 CAPTION = "Describe the picture."
 TRANSCRIBE = "Write down what is said."

@@ -81,6 +81,7 @@ def video_audio_record(clip: Clip, rng: np.random.Generator) -> Record:
         "last": both(clip.digits[1], heard),
         "seen": clip.digits[0],
         "heard": heard,
+        "account": f"First comes {clip.digits[0]}. Then comes {clip.digits[1]}. A voice says {heard}.",
     }
     files = {"video": clip.file, "audio": clip.sound.file}
     return files | _conversation(f"<speech><image>\n{wording}", answers[topic])
@@ -137,7 +138,13 @@ def _describe(item: Picture | Clip) -> str:
 
 
 def _about(picture: Picture, topic: str) -> int | str:
-    answers: Answers = {"digit": picture.digit, "colour": picture.colour, "parity": parity(picture.digit)}
+    number = parity(picture.digit)
+    answers: Answers = {
+        "digit": picture.digit,
+        "colour": picture.colour,
+        "parity": number,
+        "account": f"It is the digit {picture.digit}. It is {number}. Its colour is {picture.colour}.",
+    }
     return answers[topic]
 
 

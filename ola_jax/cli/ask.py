@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 import tyro
 
 from ola_jax.compilation_cache import FOLDER, CompilationNotice, keep_compiled_programs
+from ola_jax.errors import OlaError
 from ola_jax.generate.assistant import NEW_TOKENS, Assistant
 from ola_jax.generate.conversation import PARAMETERS, Question, check_question
-from ola_jax.speech.hibari_voice import HibariVoice
+from ola_jax.speech.loading import VoiceOptions, load_voice
 from ola_jax.speech.outputs import Player, WavFile
 from ola_jax.speech.speaker import Speaker
 
@@ -46,7 +47,9 @@ class Arguments:
     cache: Literal["int8"] | None = None  # of keys and values; else as --dtype
     speech: pathlib.Path | None = None  # a WAV file for the spoken answer
     play: bool = False  # play the answer while it is written
-    voice: str = "heart"  # of hibari-tts, which speaks English
+    spoken: Annotated[VoiceOptions, tyro.conf.OmitArgPrefixes] = dataclasses.field(
+        default_factory=VoiceOptions
+    )
     json: bool = False  # print one JSON object instead of streaming the text
     compilation_cache: str = FOLDER  # folder that keeps compiled programs for the next start; or none
 
@@ -125,6 +128,11 @@ def _speech(args: Arguments) -> Speaker | None:
     """The speaker of the answer, loaded before the question is read; None without --speech and --play."""
     if args.speech is None and not args.play:
         return None
-    voice = HibariVoice(voice=args.voice)
+    options = args.spoken
+    if options.voice == "auto":  # what is asked for must not be left out because a library is missing
+        options = dataclasses.replace(options, voice="hibari")
+    voice = load_voice(options)
+    if voice is None:
+        raise OlaError("--speech and --play need a voice; leave out --voice none")
     player = [Player()] if args.play else []
-    return Speaker(voice, [*player, *([WavFile(args.speech)] if args.speech else [])])
+    return Speaker(voice[1], [*player, *([WavFile(args.speech)] if args.speech else [])])

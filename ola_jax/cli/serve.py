@@ -16,7 +16,8 @@ from ola_jax.serve.app import create_app
 from ola_jax.serve.limits import Limits, ServerConfig
 from ola_jax.serve.server import bind, make_server
 from ola_jax.serve.service import AHEAD
-from ola_jax.serve.voices import VoiceKind, load_voice
+from ola_jax.serve.voices import ServedVoice
+from ola_jax.speech.loading import VoiceOptions, load_voice
 
 Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -42,10 +43,9 @@ class Arguments:
     stuck_seconds: float = 120.0  # without a step while requests run; then /health reports it
     decode_workers: int = 4  # requests whose media are decoded at the same time
     ui: bool = False  # a web page at / to talk with the model
-    voice: VoiceKind = "auto"  # of spoken answers; auto: hibari (English) where it is installed
-    voice_name: str | None = None  # of hibari's, a language of espeak, or one of the server at voice_url
-    voice_url: str | None = None  # for --voice http: a server with /audio/speech, as http://localhost:8091/v1
-    voice_model: str | None = None  # for --voice http: its model
+    speech: Annotated[VoiceOptions, tyro.conf.OmitArgPrefixes] = dataclasses.field(
+        default_factory=VoiceOptions
+    )
     slots: int = 8  # requests that are answered at the same time
     length: int = 16_384  # tokens of a prompt and its answer together: memory is taken for all slots
     prefill_chunk: int = 256  # tokens of a prompt that are read between two steps of the others
@@ -70,14 +70,18 @@ def serve(args: Arguments) -> None:
         print("note: other machines can use this server, and no --api-key-file is given", file=sys.stderr)
     with bind(args.host, args.port) as bound:
         keep_compiled_programs(args.compilation_cache)
-        voice = load_voice(args.voice, url=args.voice_url, model=args.voice_model, name=args.voice_name)
-        engine = load_engine(args)
-        server = make_server(
-            create_app(engine, config, voice),
-            args.shutdown_seconds,
-            report=lambda port: print(f"listening at {_address(args.host, port)}", flush=True),
-        )
-        server.run(sockets=[bound])
+        found = load_voice(args.speech)
+        voice = ServedVoice(*found) if found else None
+        try:
+            server = make_server(
+                create_app(load_engine(args), config, voice),
+                args.shutdown_seconds,
+                report=lambda port: print(f"listening at {_address(args.host, port)}", flush=True),
+            )
+            server.run(sockets=[bound])
+        finally:
+            if voice is not None:
+                voice.voice.close()
 
 
 def load_engine(args: Arguments) -> Engine:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar, TypeVarTuple
 
+import numpy as np
+
 from ola_jax.config import SAMPLE_RATE, MediaLimits
 from ola_jax.data.decoding import Decode, decode_audio, decode_sound_track, decode_video
 from ola_jax.data.media import BadMediaError, CrashedError, TimedOutError
@@ -39,7 +41,7 @@ class Prepared:
     """A request whose media are decoded."""
 
     sample: Sample
-    media_seconds: dict[str, float]  # of audio and of video, by their headers
+    media_seconds: dict[str, float]  # of audio as decoded, of video by its header
     decode_seconds: float  # that it took to get and decode the media
 
 
@@ -88,15 +90,14 @@ class Preparer:
                 )
                 sizes = [self._size(file) for file in files]
                 self._check_sizes(prompt, files, sizes)
-                sample = self._sample(prompt, files, folder)
+                sample, audio_seconds = self._sample(prompt, files, folder)
         except RefusedMediaError as error:
             raise invalid(str(error), "messages") from error
         except OlaError as error:
             raise (invalid(str(error), "messages") if _is_ours(error) else internal()) from error
-        seconds = {"audio": 0.0, "video": 0.0}
-        for file, size in zip(files, sizes, strict=True):
-            if file.part.kind in seconds:
-                seconds[file.part.kind] += size.seconds
+        shown = zip(files, sizes, strict=True)
+        video_seconds = sum(size.seconds for file, size in shown if file.part.kind == "video")
+        seconds = {"audio": audio_seconds, "video": video_seconds}
         return Prepared(sample, seconds, time.perf_counter() - begin)
 
     def _check_parts(self, prompt: Prompt) -> None:
@@ -156,7 +157,10 @@ class Preparer:
                     "context_length_exceeded",
                 )
 
-    def _sample(self, prompt: Prompt, files: Sequence[StoredMedia], folder: pathlib.Path) -> Sample:
+    def _sample(
+        self, prompt: Prompt, files: Sequence[StoredMedia], folder: pathlib.Path
+    ) -> tuple[Sample, float]:
+        """The sample, and the seconds of audio that were decoded for it."""
         names = {file.part: file.path.name for file in files}
         questions = [_question(turn, names, prompt.has_audio) for turn in prompt.turns]
         answers = [turn.answer for turn in prompt.turns if turn.answer is not None]
@@ -166,19 +170,24 @@ class Preparer:
         decode = _Guarded(processor.decode, prompt.media)
         processor = dataclasses.replace(processor, processor_config=settings, decode=decode)
         record = conversation_record(questions, answers)
-        return processor.sample(record, str(folder), marks_are_text=not files)
+        sample = processor.sample(record, str(folder), marks_are_text=not files)
+        return sample, decode.audio_samples / SAMPLE_RATE
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Guarded:
     """Decodes, with errors in words for the client: a decoder's own name paths and say what libraries say."""
 
     decode: Decode
     parts: tuple[MediaPart, ...]
+    audio_samples: int = 0  # decoded so far, of files of audio; recordings have no length in their header
 
     def __call__(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
         try:
-            return self.decode(function, *arguments)
+            decoded = self.decode(function, *arguments)
+            if function is decode_audio and isinstance(decoded, np.ndarray):
+                self.audio_samples += len(decoded)
+            return decoded
         except BadMediaError as error:
             sound = function in (decode_audio, decode_sound_track)
             kind = "video" if function is decode_video else "audio" if sound else "image"

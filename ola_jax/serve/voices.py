@@ -1,17 +1,10 @@
 """The voice of a server: which one, and what requests call it."""
 
 import dataclasses
-from typing import Literal
 
-from ola_jax.errors import MissingLibraryError, OlaError
 from ola_jax.serve.api_error import invalid
 from ola_jax.serve.speech_request import DEFAULT
-from ola_jax.speech.espeak_voice import EspeakVoice
-from ola_jax.speech.hibari_voice import HibariVoice
-from ola_jax.speech.http_voice import HttpVoice
 from ola_jax.speech.voice import AdjustableVoice, Voice
-
-VoiceKind = Literal["auto", "hibari", "espeak", "http", "none"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,33 +37,3 @@ def choose_voice(
     if name not in (DEFAULT, served.name):
         raise invalid(f"no such voice; this server has {served.name}", param, "unsupported_value")
     return served
-
-
-def load_voice(
-    kind: VoiceKind, *, url: str | None = None, model: str | None = None, name: str | None = None
-) -> ServedVoice | None:
-    """The voice of this kind, ready to speak; None for no voice.
-
-    "auto": hibari where it is installed, else none; "http" asks the server at `url` for its `model`. `name`
-    is that of a voice of this kind. Raises OlaError.
-    """
-    if kind != "http" and (url is not None or model is not None):
-        raise OlaError("--voice-url and --voice-model belong to --voice http")
-    if kind == "none":
-        return None
-    if kind == "http":
-        if url is None or model is None:
-            raise OlaError(
-                "--voice http needs --voice-model, and --voice-url such as http://localhost:8091/v1"
-            )
-        found = name or DEFAULT
-        return ServedVoice(found, HttpVoice(url, model=model, voice=found))
-    if kind == "espeak":
-        language = name or "en-us"
-        return ServedVoice(language, EspeakVoice(latin=language))
-    try:
-        return ServedVoice(name or "heart", HibariVoice(voice=name or "heart"))
-    except MissingLibraryError:
-        if kind == "auto" and name is None:
-            return None
-        raise

@@ -16,10 +16,13 @@ from ola_jax.speech.voice import Voice
 
 
 class Speaker:
-    """Speaks a text to all of its outputs; what is not spoken is reported on the standard error."""
+    """Speaks a text to all of its outputs; what is not spoken is reported on the standard error.
+
+    The voice and the outputs are closed at the end.
+    """
 
     def __init__(self, voice: Voice, outputs: Sequence[WavFile | Player], config: SpeechConfig | None = None):
-        self._outputs = tuple(outputs)
+        self._voice, self._outputs = voice, tuple(outputs)
         self.stream = SpeechStream(voice, self._receive, config or SpeechConfig())
 
     def finish(self) -> SpeechReport:
@@ -32,6 +35,7 @@ class Speaker:
             raise
         for output in self._outputs:
             output.close()
+        self._voice.close()
         return report
 
     def discard(self) -> None:
@@ -39,6 +43,7 @@ class Speaker:
         self.stream.interrupt()
         for output in self._outputs:
             output.discard()
+        self._voice.close()
 
     def _receive(self, event: SpeechEvent) -> None:
         if isinstance(event, SpeechAudio):

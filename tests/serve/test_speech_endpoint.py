@@ -10,8 +10,9 @@ import openai
 import pytest
 
 from ola_jax.serve.audio_files import MEDIA_TYPES
-from ola_jax.serve.voices import ServedVoice, load_voice
+from ola_jax.serve.voices import ServedVoice
 from ola_jax.speech.callable_voice import CallableVoice
+from ola_jax.speech.loading import VoiceOptions, load_voice
 from ola_jax.speech.pipeline import SpeechAudio, SpeechStream
 from ola_jax.speech.voice import SPEECH_RATE, Samples, VoiceError
 from ola_jax.speech.waveform import to_pcm16
@@ -176,8 +177,9 @@ def test_a_voice_of_one_speed_refuses_others_and_one_that_fails_says_so() -> Non
 
 def test_another_server_can_be_the_voice(server: Running) -> None:
     url = f"http://127.0.0.1:{server.port}/v1"
-    voice = load_voice("http", url=url, model=MODEL, name="letters")
-    assert voice is not None
+    found = load_voice(VoiceOptions("http", voice_url=url, voice_model=MODEL, voice_name="letters"))
+    assert found is not None
+    voice = ServedVoice(*found)
     with speaking(voice=voice) as second, client_of(second) as client:
         text = "Only one sentence of it."
         reply = client.audio.speech.create(model=MODEL, input=text, voice="letters", response_format="pcm")
