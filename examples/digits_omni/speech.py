@@ -69,7 +69,8 @@ def augment(recording: Float[HostArray, "T"], rng: np.random.Generator) -> Float
 
 
 def _place(speech: Float[HostArray, "T"], rng: np.random.Generator) -> Float[HostArray, "S"]:
-    """Adds up to 0.3 s of silence before and after, within LONGEST samples."""
+    """Adds silence within LONGEST samples: up to 0.8 s before, as who records waits that long, and 0.3 after."""
     speech = speech[:LONGEST]
-    room = LONGEST - len(speech)
-    return np.pad(speech, tuple(int(rng.uniform(0, min(room / 2, 0.3 * SAMPLE_RATE))) for _ in range(2)))
+    before = int(rng.uniform(0, min(LONGEST - len(speech), 0.8 * SAMPLE_RATE)))
+    after = int(rng.uniform(0, min(LONGEST - len(speech) - before, 0.3 * SAMPLE_RATE)))
+    return np.pad(speech, (before, after))

@@ -129,7 +129,8 @@ def answers(page: Any) -> list[str]:
 
 def finish(page: Any, number: int) -> None:
     """Wait until so many answers are written and heard."""
-    wait(page, f"document.querySelectorAll('.assistant').length == {number}")
+    wait(page, f"document.querySelectorAll('.assistant:not(:empty)').length == {number}")
+    wait(page, "document.querySelector('.assistant:last-child').textContent != ''")
     page.wait_for_selector("#stop", state="hidden", timeout=60_000)
 
 
