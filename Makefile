@@ -16,12 +16,12 @@ eval-demo: $(VENV)/installed-test
 	$(BIN)/python -m examples.eval_demo
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # With the slow ones, and what is skipped without the TPU's compiler.
 test-all: $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet libtpu
-	$(BIN)/python -m pytest -n 2 -m ""
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m ""
 
 # 64 clients of a server, for ten minutes; make load-test LOAD="--checkpoint runs/mine --seconds 60".
 load-test: $(VENV)/installed-test

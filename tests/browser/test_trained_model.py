@@ -92,9 +92,7 @@ def test_spoken_questions_are_answered_aloud(address: str, tmp_path: pathlib.Pat
     assert sum(right) >= 4
 
 
-def test_a_conversation_about_a_picture_and_a_video_with_sound(
-    address: str, tmp_path: pathlib.Path
-) -> None:
+def test_a_conversation_about_a_picture_and_a_video_with_sound(address: str, tmp_path: pathlib.Path) -> None:
     """Answers of several sentences, of which the first is heard while the last is written or spoken."""
     picture = records("image", "Tell me about the picture.")[0]
     clip = records("video_audio", "Tell me what you see and hear.")[0]
