@@ -10,12 +10,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import tyro
 from flax import traverse_util
 
 from ola_jax import checkpoint, errors
 from ola_jax.infer import Arguments, main
+from ola_jax.speech.process_voice import WORKER
+from ola_jax.speech.voice import SPEECH_RATE
 from tests import golden, parity
 from tests.generate import small
 from tests.released import released
@@ -127,6 +131,30 @@ def save_small(directory: pathlib.Path, params: dict) -> pathlib.Path:
         generation_config={"do_sample": False},
     )
     return directory
+
+
+def test_an_answer_is_spoken_by_a_process(
+    infer: Callable, endless_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    script = tmp_path / "speak.py"
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(WORKER.parent)!r})\nfrom voice_worker import serve\n"
+        "serve(lambda text: [0.5] * 2400, rate=24000)\n"
+    )
+    asked = ("--checkpoint", endless_dir, "--text", "Hi", "--max-new-tokens", 24, "--json")
+    voice = ("--voice", "process", "--voice-command", sys.executable, script)
+    out = infer(*asked, "--speech", tmp_path / "answer.wav", *voice)
+    assert out.returncode == 0, out.stderr
+    report = json.loads(out.stdout)["speech"]
+    audio, rate = soundfile.read(tmp_path / "answer.wav")
+    assert rate == SPEECH_RATE
+    assert report["pieces"] > 0
+    assert np.count_nonzero(audio) >= 2400 * report["pieces"] * 0.9
+
+
+def test_speech_without_a_voice_is_refused(refused: Callable, small_dir: pathlib.Path) -> None:
+    asked = ("--checkpoint", small_dir, "--text", "Hi", "--play")
+    assert "leave out --voice none" in refused(*asked, "--voice", "none")
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(infer: Callable, small_dir: pathlib.Path) -> None:
