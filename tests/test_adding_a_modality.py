@@ -71,7 +71,7 @@ counted = flops.count_step(config, budget, rows=1, trainable=trainable)
 questions = []
 for name in shapes:
     sample = processor.sample({"points": f"{name}.npy", "conversations": [ask]}, str(folder))
-    questions.append(TaskQuestion(sample, name))
+    questions.append(TaskQuestion(sample, name, 12))
 scores = score_questions(
     ola.Ola(config), now.params, processor, questions=questions, sampling=SamplingConfig(), rows=2
 )

@@ -37,11 +37,10 @@ AUDIO = {
     "parity": Topic(0.2, ("Is the spoken digit even or odd?",)),
 }
 VIDEO_AUDIO = {
-    "first": Topic(0.18, ("Which digit is shown first, and which do you hear?",)),
-    "last": Topic(0.18, ("Which digit is shown last, and which do you hear?",)),
-    "seen": Topic(0.27, ("Which digit is shown first?",)),
-    "heard": Topic(0.27, ("Which digit do you hear?",)),
-    "account": Topic(0.1, ("Tell me what you see and hear.",)),
+    "first": Topic(0.2, ("Which digit is shown first, and which do you hear?",)),
+    "last": Topic(0.2, ("Which digit is shown last, and which do you hear?",)),
+    "seen": Topic(0.3, ("Which digit is shown first?",)),
+    "heard": Topic(0.3, ("Which digit do you hear?",)),
 }
 CAPTION = "Describe the picture."
 TRANSCRIBE = "Write down what is said."

@@ -69,7 +69,7 @@ def augment(recording: Float[HostArray, "T"], rng: np.random.Generator) -> Float
 
 
 def _place(speech: Float[HostArray, "T"], rng: np.random.Generator) -> Float[HostArray, "S"]:
-    """Adds silence within LONGEST samples: up to 0.8 s before, as who records waits that long, and 0.3 after."""
+    """Adds silence within LONGEST samples: up to 0.8 s before, as in recordings, and 0.3 s after."""
     speech = speech[:LONGEST]
     before = int(rng.uniform(0, min(LONGEST - len(speech), 0.8 * SAMPLE_RATE)))
     after = int(rng.uniform(0, min(LONGEST - len(speech) - before, 0.3 * SAMPLE_RATE)))

@@ -81,7 +81,6 @@ def video_audio_record(clip: Clip, rng: np.random.Generator) -> Record:
         "last": both(clip.digits[1], heard),
         "seen": clip.digits[0],
         "heard": heard,
-        "account": f"First comes {clip.digits[0]}. Then comes {clip.digits[1]}. A voice says {heard}.",
     }
     files = {"video": clip.file, "audio": clip.sound.file}
     return files | _conversation(f"<speech><image>\n{wording}", answers[topic])

@@ -13,7 +13,7 @@ from ola_jax.generate.sampling import SamplingConfig
 from ola_jax.models.ola import Ola
 from ola_jax.typing import Params
 
-MAX_NEW_TOKENS = 12
+SPARE_TOKENS = 8  # that an answer may have beyond the expected one's: then it is wrong, or spelled with more
 LENGTH_MULTIPLE = 256  # tokens of a slot are rounded up to it, so that fewer shapes are compiled
 PREFILL_CHUNK = 64  # tokens: questions are short
 
@@ -24,6 +24,7 @@ class TaskQuestion:
 
     sample: Sample
     expected: str
+    max_new_tokens: int
 
 
 def read_questions(
@@ -55,7 +56,8 @@ def _question(record: Any, root: str, processor: Processor) -> TaskQuestion:
     expected = gpt.get("value")
     if not isinstance(expected, str) or not expected.strip():
         raise OlaError(f"'conversations'[1]: expected the answer as text, found {str(expected)[:60]!r}")
-    return TaskQuestion(processor.sample({**record, "conversations": [human]}, root), expected)
+    length = len(processor.tokenizer.encode(expected, add_special_tokens=False).ids) + SPARE_TOKENS
+    return TaskQuestion(processor.sample({**record, "conversations": [human]}, root), expected, length)
 
 
 def score_questions(
@@ -73,11 +75,11 @@ def score_questions(
     """
     if not questions or rows < 1:
         raise OlaError(f"{len(questions)} questions, {rows} rows: expected at least one of each")
-    longest = max(len(question.sample.tokens) for question in questions) + MAX_NEW_TOKENS
+    longest = max(len(question.sample.tokens) + question.max_new_tokens for question in questions)
     length = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
     config = EngineConfig(slots=rows, length=length, queue=len(questions), prefill_chunk=PREFILL_CHUNK)
     engine = Engine(model, params, processor, sampling, config)
-    handles = [engine.submit(Request(q.sample, sampling, MAX_NEW_TOKENS)) for q in questions]
+    handles = [engine.submit(Request(q.sample, sampling, q.max_new_tokens)) for q in questions]
     engine.close()  # on this thread, as it may have set a mesh
     correct, wrong = 0, []
     for question, completion in zip(questions, (handle.result() for handle in handles), strict=True):

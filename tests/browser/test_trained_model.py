@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from examples.digits_omni.build import load_records
+from ola_jax.speech.voice import SPEECH_RATE
 from tests.browser.test_page import BROWSER, FLAGS, answers, ask, finish, playwright, recorded, tap, wait
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -92,10 +93,10 @@ def test_spoken_questions_are_answered_aloud(address: str, tmp_path: pathlib.Pat
     assert sum(right) >= 4
 
 
-def test_a_conversation_about_a_picture_and_a_video_with_sound(address: str, tmp_path: pathlib.Path) -> None:
-    """Answers of several sentences, of which the first is heard while the last is written or spoken."""
+def test_a_conversation_about_a_picture_and_a_video_with_sound(address: str) -> None:
+    """An answer of several sentences, of which the first is heard while the last is not yet spoken."""
     picture = records("image", "Tell me about the picture.")[0]
-    clip = records("video_audio", "Tell me what you see and hear.")[0]
+    clip = records("video_audio", "Which digit do you hear?")[0]
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=BROWSER, args=FLAGS)
         page = browser.new_context(bypass_csp=True).new_page()
@@ -108,11 +109,11 @@ def test_a_conversation_about_a_picture_and_a_video_with_sound(address: str, tmp
         ask(page, "3 plus 4?")
         finish(page, 2)
         page.locator("#files").set_input_files(RUN / "data" / clip["video"])
-        ask(page, "Tell me what you see and hear.")
+        ask(page, "Which digit do you hear?")
         finish(page, 3)
         found = answers(page)
         assert page.evaluate("olaPlayer.gaps") == 0
-        assert len(recorded(page)) > 0
-        page.screenshot(path=str(tmp_path / "page.png"))
+        assert np.count_nonzero(np.abs(recorded(page)) > 0.01) > 3 * SPEECH_RATE
         browser.close()
-    assert all(each.count(".") == 3 for each in (found[0], found[2]))
+    right = [answer_of(picture), "7", answer_of(clip)]
+    assert sum(map(str.__eq__, found, right)) >= 2

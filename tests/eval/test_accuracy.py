@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -25,18 +26,30 @@ def record(question: Any, answer: Any) -> dict[str, Any]:
 
 def test_an_answer_counts_if_it_is_the_expected_one(tmp_path: pathlib.Path) -> None:
     texts, processor = ["Hi", "Who are you?", "Where?", "When?", "Why?"], small.processor()
-    score = lambda answers: score_questions(
-        small.MODEL,
-        small.params(),
-        processor,
-        questions=read_questions(written(tmp_path, list(map(record, texts, answers))), "", processor),
-        sampling=GREEDY,
-        rows=2,  # the last batch is incomplete
-    )
+
+    def score(answers: list[str]) -> dict[str, Any]:
+        questions = read_questions(written(tmp_path, list(map(record, texts, answers))), "", processor)
+        questions = [dataclasses.replace(each, max_new_tokens=12) for each in questions]  # it never ends
+        return score_questions(
+            small.MODEL,
+            small.params(),
+            processor,
+            questions=questions,
+            sampling=GREEDY,
+            rows=2,  # the last batch is incomplete
+        )
+
     all_wrong = score(["no"] * 5)
     assert (all_wrong["accuracy"], all_wrong["questions"], len(all_wrong["wrong"])) == (0.0, 5, 5)
     answers = [each["answer"] for each in all_wrong["wrong"]]
     assert score([*answers[:3], "no", f" {answers[4]}\n"])["accuracy"] == 0.8
+
+
+def test_there_is_room_for_more_than_the_expected_answer(tmp_path: pathlib.Path) -> None:
+    processor = small.processor()
+    records = [record("Hi", "Ho"), record("Hi", "It is a long answer, of several sentences. " * 10)]
+    for question in read_questions(written(tmp_path, records), "", processor):
+        assert question.max_new_tokens > len(processor.tokenizer.encode(question.expected).ids) + 1
 
 
 BAD = {
