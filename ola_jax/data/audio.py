@@ -20,6 +20,13 @@ from ola_jax.errors import first_line
 Block = tuple[int, np.ndarray]  # sample rate in Hz, samples of all channels [length, channels]
 
 BLOCK = 2**18  # samples that are decoded at a time, of all channels together
+# Formats whose headers state the samples that there are, as libsndfile compares them with the file's length.
+EXACT_HEADERS = {
+    *itertools.product(
+        ("WAV", "WAVEX"), ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
+    ),
+    *itertools.product(("FLAC",), ("PCM_S8", "PCM_16", "PCM_24")),
+}
 JOINED = ("MP3", "MPEG")  # formats of which libsndfile may read only the first part; FFmpeg reads all
 
 
@@ -85,6 +92,26 @@ def _track(
             return waveform if len(waveform) else None
     except (av.FFmpegError, OSError, ValueError, EOFError) as error:
         raise BadMediaError(f"{media.name}: cannot be read as audio ({describe_failure(error)})") from error
+
+
+def header_length(media: Media, limits: MediaLimits = LIMITS, max_seconds: float | None = None) -> int | None:
+    """The number of samples that `read_audio` returns, by the header; None if it takes decoding to tell.
+
+    Raises OlaError or SoundFileError for a file that is damaged.
+    """
+    with _sound_file(media) as file:
+        rate, count = file.samplerate, file.frames
+        if (file.format, file.subtype) not in EXACT_HEADERS or not limits.audio_rates[0] <= rate:
+            return None
+    longest = limits.audio_seconds if max_seconds is None else min(limits.audio_seconds, max_seconds)
+    if not 0 < count <= longest * rate or rate > limits.audio_rates[1]:
+        return None
+    return count if rate == SAMPLE_RATE else resampled_length(count, SAMPLE_RATE / rate)
+
+
+def resampled_length(count: int, ratio: float) -> int:
+    """The samples that librosa.resample makes of so many, for a rate that changes by this ratio."""
+    return int(np.ceil(count * ratio))
 
 
 def split_into_chunks(waveform: Float[np.ndarray, "samples"], chunk_samples: int) -> Float[np.ndarray, "c T"]:
@@ -164,7 +191,7 @@ class _Soxr:
         """Returns the rest; librosa rounds the number of samples up, and pads with zeros."""
         if not self._given:
             return []
-        length = int(np.ceil(self._given * self._ratio)) - self._returned
+        length = resampled_length(self._given, self._ratio) - self._returned
         rest = self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
         return [rest[:length], np.zeros(max(length - len(rest), 0), np.float32)]
 
