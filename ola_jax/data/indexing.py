@@ -14,7 +14,16 @@ from collections.abc import Iterator, Sequence
 import rich.progress
 
 from ola_jax.data.identity import digest_records, source_index_path
-from ola_jax.data.index import SUFFIX, Failure, Index, RecordSize, load_index, make_index, save_index
+from ola_jax.data.index import (
+    SUFFIX,
+    Failure,
+    Index,
+    RecordSize,
+    concatenate,
+    load_index,
+    make_index,
+    save_index,
+)
 from ola_jax.data.measure import describe_settings
 from ola_jax.data.row_building import PlannedRecord, RowBuilder
 from ola_jax.data.row_workers import RowWorkers
@@ -23,6 +32,7 @@ from ola_jax.errors import OlaError
 
 QUIET_SECONDS = 3.0  # before progress is shown
 _TOGETHER = 16  # records of one call
+_COMPACT = 2**14  # sizes that are kept as objects
 
 Table = RecordTable  # the records of a source
 
@@ -57,11 +67,17 @@ def index_sources(
             continue
         planned = (PlannedRecord(number, i, table[i]) for i in range(len(table)))
         measured = _measure(builder, planned, workers, threads)
-        indices.append(make_index(_show_progress(measured, len(table), source.records)))
+        indices.append(_make_index(_show_progress(measured, len(table), source.records)))
         if kept:
             kept.parent.mkdir(parents=True, exist_ok=True)
             save_index(kept, indices[-1], settings=settings, records=records)
     return indices
+
+
+def _make_index(sizes: Iterator[RecordSize | Failure]) -> Index:
+    """The index of records of these sizes, few of which are objects at the same time."""
+    parts = iter(lambda: list(itertools.islice(sizes, _COMPACT)), [])
+    return concatenate([make_index(part) for part in parts])
 
 
 def _measure(
