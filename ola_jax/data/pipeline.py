@@ -137,9 +137,10 @@ class TrainIterator(Iterator[TrainBatch]):
                     f"data state: saved with {name} = {_short(saved)}, now {_short(value)}; use the saved "
                     "setting, or start the data from the beginning"
                 )
-        self._skips.set_state(skips)
-        self._close_iterator()
-        self._step = step
+        with self._reading:
+            self._skips.set_state(skips)
+            self._close_iterator()
+            self._step = step
 
     def close(self) -> None:
         """Stops preparing batches in advance, and ends the processes that decode.
