@@ -3,12 +3,12 @@
     python benchmarks/data.py            # on one core, in about two minutes
     python benchmarks/data.py --frames 5400 --keyframes 60 --rounds 1
 
-All three make the same rows from made-up media: 48 frames of a video of 30 s, 30 s of audio, an image of
-1024x768, text; a mixed row holds a video with sound, an image and a text. "original" is the order of work of
-the original's loader, written anew: it converts, resizes and normalizes every frame of a video, and keeps 48
-of them afterwards; it reads audio with librosa. What it computes beyond that on the host (mel spectrograms),
-and its batches, are left out, in its favour. Figures are CPU seconds, the best of some rounds in which the
-three take turns.
+All three make the same rows from made-up media: 48 frames of a video of 30 s, 30 s of audio (one or two
+channels), an image of 1024x768, text; a mixed row holds a video with sound, an image and a text. "original"
+is the order of work of the original's loader, written anew: it converts, resizes and normalizes every frame
+of a video, and keeps 48 of them afterwards; it reads audio with librosa. What it computes beyond that on the
+host (mel spectrograms), and its batches, are left out, in its favour. Figures are CPU seconds, the best of
+some rounds in which the three take turns.
 """
 
 import dataclasses
@@ -143,6 +143,7 @@ def write_media(folder: pathlib.Path, options: Options) -> dict[str, list[dict]]
     noise(1024, 768).save(folder / "image.jpg", quality=90)
     wave = (rng.normal(size=44_100 * SECONDS) * 2000).astype(np.int16)
     soundfile.write(folder / "audio.wav", wave, 44_100)
+    soundfile.write(folder / "stereo.wav", np.stack([wave, wave[::-1]], axis=1), 44_100)
     width = options.height * 16 // 9 // 2 * 2
     base = np.asarray(noise(width, options.height))
     with av.open(str(folder / "video.mp4"), "w") as container:
@@ -168,6 +169,7 @@ def write_media(folder: pathlib.Path, options: Options) -> dict[str, list[dict]]
     return {
         "image": [image],
         "audio": [{"audio": "audio.wav", "conversations": talk("<speech>\n")}],
+        "stereo": [{"audio": "stereo.wav", "conversations": talk("<speech>\n")}],
         "video": [{"video": "video.mp4", "conversations": talk("<image>\n")}],
         "mixed": [
             {"video": "video.mp4", "conversations": talk("<speech><image>\n")},

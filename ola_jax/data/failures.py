@@ -24,7 +24,7 @@ FailureKind = Literal[
     "too large",
     "nothing to learn",
     "malformed record",
-    "changed record",  # since it was measured
+    "changed record",  # its size is not that of the index
 ]
 _KINDS: dict[type[OlaError], FailureKind] = {
     MissingFileError: "missing file",

@@ -20,6 +20,8 @@ from ola_jax.errors import first_line
 GREY = (127, 127, 127)  # of the padding
 _ORIENTATION = ExifTags.Base.Orientation
 # Modes that are kept until an image is padded or resized, as in the original's inference script.
+EXACT_HEADERS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP")  # decoding others may change their size
+EARLY_EXIF = ("JPEG", "MPO")  # formats whose EXIF data stand before the pixels
 KEPT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
@@ -70,6 +72,20 @@ def check_pixels(media: Media, size: tuple[int, int], *, limit: int, name: str) 
         )
 
 
+def header_size(media: Media, limits: MediaLimits = LIMITS) -> tuple[int, int] | None:
+    """Width and height of the image that `read_image` returns, from its header; None if they need decoding.
+
+    Raises OlaError, or anything else, for media that are not an image or are beyond the limits.
+    """
+    with open_image(media) as image:
+        check_pixels(media, image.size, limit=limits.image_pixels, name="image_pixels")
+        if image.format not in EXACT_HEADERS or (limits.exif_orientation and image.format not in EARLY_EXIF):
+            return None
+        width, height = image.size
+        turned = limits.exif_orientation and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        return (height, width) if turned else (width, height)
+
+
 def image_views(image: Image.Image, limits: PixelLimits) -> tuple[Image.Image, Image.Image]:
     """The low-resolution and the high-resolution view, both RGB, with sides that are multiples.
 
@@ -82,6 +98,16 @@ def image_views(image: Image.Image, limits: PixelLimits) -> tuple[Image.Image, I
     return _rgb(low), _rgb(high)
 
 
+def view_sizes(size: tuple[int, int], limits: PixelLimits) -> list[tuple[int, int]]:
+    """Width and height of the views of an image of this size that are kept: low and high, or the latter."""
+    multiple = limits.image_multiple
+    size = enlarged_size(size, limits.smallest_image_side)
+    high, _ = _final_size(size, multiple, 0, limits.high_res_max_side, smallest=multiple)
+    if limits.high_view_only:
+        return [high]
+    return [scale_size(high, limits.low_res_side, multiple=multiple, smallest=multiple), high]
+
+
 ENLARGED_SIDE = 64  # pixels of the shorter side of an image that was too small
 
 
@@ -92,9 +118,15 @@ def enlarge(image: Image.Image, smallest: int) -> Image.Image:
     """
     if min(image.size) >= smallest:
         return image
-    scale = ENLARGED_SIDE / min(image.size)
-    width, height = (int(side * scale) for side in image.size)
-    return image.convert("RGB").resize((width, height))
+    return image.convert("RGB").resize(enlarged_size(image.size, smallest))
+
+
+def enlarged_size(size: tuple[int, int], smallest: int) -> tuple[int, int]:
+    """Width and height of an image of this size after `enlarge`."""
+    if min(size) >= smallest:
+        return size
+    scale = ENLARGED_SIDE / min(size)
+    return int(size[0] * scale), int(size[1] * scale)
 
 
 def video_frame(image: Image.Image, limits: PixelLimits, name: str = "frame") -> Image.Image:
@@ -107,6 +139,12 @@ def video_frame(image: Image.Image, limits: PixelLimits, name: str = "frame") ->
             f"{name}: {width}x{height} pixels is too narrow: a side would be 0 after resizing; crop or pad it"
         )
     return _rgb(frame)
+
+
+def frame_size(size: tuple[int, int], limits: PixelLimits) -> tuple[int, int]:
+    """Width and height of a frame of this size after `video_frame`; a side of 0 is too narrow."""
+    low, high = limits.video_min_side, limits.video_max_side
+    return _final_size(size, limits.video_multiple, low, high, smallest=0)[0]
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -154,20 +192,26 @@ def _pad_or_resize(
     image: Image.Image, multiple: int, min_side: int, max_side: int, smallest: int
 ) -> Image.Image:
     """Resizes an area outside min_side² to max_side²; pads others with grey to multiples (quirk V2)."""
-    width, height = image.size
+    size, is_padded = _final_size(image.size, multiple, min_side, max_side, smallest=smallest)
+    if not is_padded:
+        return Image.new("RGB", size) if min(size) == 0 else image.resize(size)
+    if size == image.size:
+        return _rgb(image)
+    canvas = Image.new("RGB", size, GREY)
+    canvas.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+    return canvas
+
+
+def _final_size(
+    size: tuple[int, int], multiple: int, min_side: int, max_side: int, smallest: int
+) -> tuple[tuple[int, int], bool]:
+    """Width and height of an image of this size after `_pad_or_resize`; True if it is padded."""
+    width, height = size
     if width * height > max_side * max_side:
-        side = max_side
-    elif width * height < min_side * min_side:
-        side = min_side
-    else:
-        padded = (math.ceil(width / multiple) * multiple, math.ceil(height / multiple) * multiple)
-        if padded == image.size:
-            return _rgb(image)
-        canvas = Image.new("RGB", padded, GREY)
-        canvas.paste(image, ((padded[0] - width) // 2, (padded[1] - height) // 2))
-        return canvas
-    size = scale_size(image.size, side, multiple=multiple, smallest=smallest)
-    return Image.new("RGB", size) if min(size) == 0 else image.resize(size)
+        return scale_size(size, max_side, multiple=multiple, smallest=smallest), False
+    if width * height < min_side * min_side:
+        return scale_size(size, min_side, multiple=multiple, smallest=smallest), False
+    return (math.ceil(width / multiple) * multiple, math.ceil(height / multiple) * multiple), True
 
 
 def scale_size(size: tuple[int, int], side: int, *, multiple: int, smallest: int) -> tuple[int, int]:

@@ -5,6 +5,7 @@ import hashlib
 from typing import Any
 
 from ola_jax.data.failures import failure_kind
+from ola_jax.data.headers import HeaderDecode
 from ola_jax.data.index import Failure, RecordKind, RecordSize
 from ola_jax.data.isolation import ClosedError
 from ola_jax.data.processor import Processor
@@ -20,10 +21,15 @@ def measure(
 ) -> RecordSize:
     """The size of the sample that `processor.sample(record, training=True)` makes.
 
-    Raises the same OlaErrors.
+    Media are decoded, and it raises the same OlaErrors.
     """
     sample = processor.sample(record, root, training=True, marks_are_text=marks_are_text)
     return sample_size(sample, record)
+
+
+def by_headers(processor: Processor) -> Processor:
+    """A processor whose samples have the right sizes, from the headers of media where those suffice."""
+    return dataclasses.replace(processor, decode=HeaderDecode(processor.decode))
 
 
 def measure_or_fail(

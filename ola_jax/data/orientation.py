@@ -19,6 +19,8 @@ _TRANSPOSES = {
     (0, -1, 1, 0): Transpose.ROTATE_90,
     (0, -1, -1, 0): Transpose.TRANSVERSE,
 }
+# Those that exchange width and height.
+SIDEWAYS = (Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.ROTATE_90, Transpose.TRANSVERSE)
 # Angles more than a degree off are ignored, as the original's decoder does.
 TOLERANCE = np.sin(np.deg2rad(1.0))
 

@@ -61,9 +61,17 @@ def pack(index: Index, budget: Budget, *, look_ahead: int = LOOK_AHEAD) -> Packe
     shares = sizes * _UNIT // np.maximum(limit, 1)
     demand = shares.sum(axis=0, dtype=np.int64)
     weights = demand * 255 // max(int(demand.max(initial=0)), 1) + 1
-    images, offsets = index.patches.astype(np.int64), index.image_offsets.astype(np.int64)
-    windows, window_patches = budget.windows, budget.window_patches
-    rows, count = _pack(sizes, shares, weights, limit, images, offsets, windows, window_patches, look_ahead)
+    offsets = index.image_offsets.astype(np.int64)
+    rows, count = _pack(
+        sizes.astype(np.float64),
+        (shares * weights).astype(np.float64),
+        shares.astype(np.float64),
+        limit.astype(np.float64),
+        *_runs(index.patches.astype(np.int64), offsets),
+        budget.windows,
+        budget.window_patches,
+        look_ahead,
+    )
     order = np.argsort(rows, kind="stable")  # within a row: the order of the index
     return PackedRows(
         np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(rows, minlength=count))]), order
@@ -92,58 +100,107 @@ def too_large(index: Index, budget: Budget) -> Int[np.ndarray, "_"]:
 
 @compile_function
 @no_type_check
-def _pack(sizes, shares, weights, limit, images, offsets, windows, window_patches, look_ahead):
+def _runs(images, offsets):
+    """The images of each record from large to small, as runs of equal ones: offsets, sizes and numbers."""
+    sizes, numbers = np.empty(len(images), np.int64), np.empty(len(images), np.int64)
+    starts = np.empty(len(offsets), np.int64)
+    own = np.empty(16, np.int64)
+    count = 0
+    for record in range(len(offsets) - 1):
+        starts[record] = count
+        first, last = offsets[record], offsets[record + 1]
+        if last - first > len(own):
+            own = np.empty(2 * (last - first), np.int64)
+        for i in range(last - first):  # sorted by insertion: they are few, or equal
+            size, at = images[first + i], i
+            while at > 0 and own[at - 1] < size:
+                own[at] = own[at - 1]
+                at -= 1
+            own[at] = size
+        for i in range(last - first):
+            if i and own[i] == own[i - 1]:
+                numbers[count - 1] += 1
+            else:
+                sizes[count], numbers[count] = own[i], 1
+                count += 1
+    starts[-1] = count
+    return starts, sizes[:count], numbers[:count]
+
+
+@compile_function
+@no_type_check
+def _pack(
+    sizes,  # float64, like all that is computed with here: whole numbers below 2**53, so exact
+    weighted,  # shares of a full row, times the weight of their field
+    shares,
+    limit,
+    run_starts,
+    run_sizes,
+    run_numbers,
+    windows,
+    window_patches,
+    look_ahead,
+):
     count, fields = sizes.shape
     rows = np.empty(count, np.int64)
+    # Of the records that wait, the oldest first: number, True if the row has no window for it, sizes, scores.
     waiting, refused = np.empty(look_ahead, np.int64), np.empty(look_ahead, np.bool_)
+    need, value = np.empty((fields, look_ahead)), np.empty((fields, look_ahead))
+    score = np.empty(look_ahead)
     number_waiting = following = row = 0
-    # Images of the row, of a record, and of both, from large to small.
-    most = windows * window_patches // 4 + 1
-    held, own, merged = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
+    # Runs of images of the row, and of the row with a record, from large to small.
+    most = windows * window_patches + 1
+    held_sizes, held_numbers = np.empty(most, np.int64), np.empty(most, np.int64)
+    merged_sizes, merged_numbers = np.empty(most, np.int64), np.empty(most, np.int64)
     used = np.empty(max(windows, 1), np.int64)
-    free, free_share = np.empty(fields, np.int64), np.empty(fields, np.int64)
+    free, free_share = np.empty(fields), np.empty(fields)
     while True:
         while number_waiting < look_ahead and following < count:
             waiting[number_waiting] = following
+            for field in range(fields):
+                need[field, number_waiting] = sizes[following, field]
+                value[field, number_waiting] = weighted[following, field]
             number_waiting += 1
             following += 1
         if not number_waiting:
             return rows, row
-        free[:], free_share[:], number_held = limit, _UNIT, 0
+        free[:], free_share[:], held = limit, _UNIT, 0
         refused[:] = False
         best = 0
         while best >= 0:
             record = waiting[best]
-            first, last = offsets[record], offsets[record + 1]
+            first, last = run_starts[record], run_starts[record + 1]
             fits = True
             if last > first and windows > 1:
-                number_own = last - first
-                for i in range(number_own):  # sorted by insertion: they are few, or equal
-                    size, at = images[first + i], i
-                    while at > 0 and own[at - 1] < size:
-                        own[at] = own[at - 1]
-                        at -= 1
-                    own[at] = size
-                i = j = 0
-                for at in range(number_held + number_own):
-                    if j >= number_own or (i < number_held and held[i] >= own[j]):
-                        merged[at] = held[i]
-                        i += 1
-                    else:
-                        merged[at] = own[j]
-                        j += 1
+                i, j, merged = 0, first, 0
                 used[:] = 0
-                for at in range(number_held + number_own):
-                    window = 0
-                    while window < windows and used[window] + merged[at] > window_patches:
-                        window += 1
-                    if window == windows:
+                while i < held or j < last:
+                    if j >= last or (i < held and held_sizes[i] > run_sizes[j]):
+                        size, number = held_sizes[i], held_numbers[i]
+                        i += 1
+                    elif i >= held or held_sizes[i] < run_sizes[j]:
+                        size, number = run_sizes[j], run_numbers[j]
+                        j += 1
+                    else:
+                        size, number = held_sizes[i], held_numbers[i] + run_numbers[j]
+                        i += 1
+                        j += 1
+                    merged_sizes[merged], merged_numbers[merged] = size, number
+                    merged += 1
+                    for window in range(windows):  # first fit
+                        if used[window] + size <= window_patches:
+                            more = min(number, (window_patches - used[window]) // size)
+                            used[window] += more * size
+                            number -= more
+                            if not number:
+                                break
+                    if number:
                         fits = False
                         break
-                    used[window] += merged[at]
                 if fits:
-                    held, merged = merged, held
-                    number_held += number_own
+                    held_sizes, merged_sizes = merged_sizes, held_sizes
+                    held_numbers, merged_numbers = merged_numbers, held_numbers
+                    held = merged
             if fits:
                 rows[record] = row
                 for field in range(fields):
@@ -152,24 +209,27 @@ def _pack(sizes, shares, weights, limit, images, offsets, windows, window_patche
                 number_waiting -= 1
                 for i in range(best, number_waiting):
                     waiting[i], refused[i] = waiting[i + 1], refused[i + 1]
+                for field in range(fields):
+                    for i in range(best, number_waiting):
+                        need[field, i], value[field, i] = need[field, i + 1], value[field, i + 1]
                 if following < count:
                     waiting[number_waiting], refused[number_waiting] = following, False
+                    for field in range(fields):
+                        need[field, number_waiting] = sizes[following, field]
+                        value[field, number_waiting] = weighted[following, field]
                     number_waiting += 1
                     following += 1
             else:
                 refused[best] = True
-            best, best_score = -1, -1
+            score[:] = 0.0
+            for field in range(fields):
+                left, share = free[field], free_share[field]
+                for i in range(number_waiting):
+                    score[i] += value[field, i] * share if need[field, i] <= left else -np.inf
+            best, best_score = -1, -1.0
             for i in range(number_waiting):
-                if refused[i]:
-                    continue
-                record, score, room = waiting[i], 0, True
-                for field in range(fields):
-                    if sizes[record, field] > free[field]:
-                        room = False
-                        break
-                    score += weights[field] * shares[record, field] * free_share[field]
-                if room and score > best_score:
-                    best, best_score = i, score
+                if score[i] > best_score and not refused[i]:
+                    best, best_score = i, score[i]
         row += 1
 
 

@@ -1,4 +1,7 @@
-"""Parquet files of records, with media in them as Hugging Face's `datasets` writes them."""
+"""Parquet files of records, with media in them as Hugging Face's `datasets` writes them.
+
+A row is a record; or, as webdataset names its members, a column `json` is, beside columns such as `mp4`.
+"""
 
 import bisect
 import dataclasses
@@ -9,8 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ola_jax.data.media import MediaBytes
-from ola_jax.data.record_files import JsonRecord, Malformed
+from ola_jax.data.record_files import JsonRecord, Malformed, parse_bytes
 from ola_jax.data.rewriting import map_media
+from ola_jax.data.tar import KINDS, with_media
 from ola_jax.errors import OlaError, first_line, require
 
 ROWS = 8  # that are read at a time
@@ -31,7 +35,7 @@ class ParquetTable:
         """Opens a file. Raises OlaError if it is damaged, or has no column `conversations`."""
         require("data", "pyarrow")
         file = _open(path)
-        if "conversations" not in (names := file.schema_arrow.names):
+        if "conversations" not in (names := _names(file.schema_arrow)):
             raise OlaError(
                 f"{path}: has the columns {', '.join(names)}; expected 'conversations', and 'id', 'image', "
                 "'video' or 'audio' if there are any"
@@ -49,7 +53,8 @@ class ParquetTable:
             row = self._reader.read(group, index - first)
         except Exception as error:  # pyarrow's own kinds, and those of the system
             return Malformed(f"{self.path}: row {index} cannot be read ({first_line(error)})")
-        return _record(row, f"{self.path} [row {index}]")
+        name = f"{self.path} [row {index}]"
+        return _record(row, name) if "conversations" in row else _record_of_members(row, name)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "ends": self.ends}
@@ -95,13 +100,38 @@ def _open(path: str) -> Any:
         raise OlaError(f"{path}: cannot be read as Parquet ({first_line(error)})") from error
 
 
-def _record(row: dict[str, Any], name: str) -> JsonRecord:
-    def media(ref: Any) -> Any:
-        if isinstance(ref, bytes):
-            return MediaBytes(name, ref, is_file=True)
-        if isinstance(ref, dict) and "bytes" in ref:
-            data, path = ref["bytes"], ref.get("path")
-            return path if data is None else MediaBytes(f"{name} {path or ''}".rstrip(), data, is_file=True)
-        return ref
+def _names(schema: Any) -> list[str]:
+    """The names of columns, and the keys of the objects in a column `json` where the file states them."""
+    names = list(schema.names)
+    if "conversations" in names or "json" not in names:
+        return names
+    kind = schema.field("json").type
+    keys = [kind.field(i).name for i in range(kind.num_fields)] or ["conversations"]  # of text: by each row
+    return [*names, *(key if key == "conversations" else f"json.{key}" for key in keys)]
 
-    return map_media(row, media)
+
+def _record(row: dict[str, Any], name: str) -> JsonRecord:
+    return map_media(row, lambda ref: _media(ref, name))
+
+
+def _record_of_members(row: dict[str, Any], name: str) -> JsonRecord | Malformed:
+    """The record in the column `json`, with the media of the columns beside it."""
+    found = row["json"]
+    if isinstance(found, str | bytes):
+        found = parse_bytes(found.encode() if isinstance(found, str) else found, name)
+    if not isinstance(found, dict):
+        return found if isinstance(found, Malformed) else Malformed(f"{name}: 'json' is empty")
+    media: dict[str, list[MediaBytes]] = {}
+    for column, value in row.items():
+        if column in KINDS and isinstance(item := _media(value, f"{name} {column}"), MediaBytes):
+            media.setdefault(KINDS[column], []).append(item)
+    return with_media(found, media)
+
+
+def _media(ref: Any, name: str) -> Any:
+    if isinstance(ref, bytes):
+        return MediaBytes(name, ref, is_file=True)
+    if isinstance(ref, dict) and "bytes" in ref:
+        data, path = ref["bytes"], ref.get("path")
+        return path if data is None else MediaBytes(f"{name} {path or ''}".rstrip(), data, is_file=True)
+    return ref

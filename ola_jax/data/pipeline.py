@@ -18,7 +18,7 @@ from ola_jax.batch import OlaBatch
 from ola_jax.data.assembly import join_rows
 from ola_jax.data.decoding import in_process
 from ola_jax.data.index import Failure, Index
-from ola_jax.data.indexing import Samples, Table, index_sources
+from ola_jax.data.indexing import Table, index_sources
 from ola_jax.data.isolation import IsolatedDecoder
 from ola_jax.data.packing import too_large
 from ola_jax.data.plan import PLAN_VERSION, RowPlan
@@ -137,9 +137,10 @@ class TrainIterator(Iterator[TrainBatch]):
                     f"data state: saved with {name} = {_short(saved)}, now {_short(value)}; use the saved "
                     "setting, or start the data from the beginning"
                 )
-        self._skips.set_state(skips)
-        self._close_iterator()
-        self._step = step
+        with self._reading:
+            self._skips.set_state(skips)
+            self._close_iterator()
+            self._step = step
 
     def close(self) -> None:
         """Stops preparing batches in advance, and ends the processes that decode.
@@ -190,7 +191,8 @@ def make_train_iterator(
     """Builds an iterator over batches of packed rows for this process, without end unless `epochs` is given.
 
     Rows are planned from the sizes of records: from the index beside them (RECORDS.index), or else from one
-    made now, for which each record is decoded once. Records that fail then are skipped at once.
+    made now, by the headers of media where those suffice. Records that fail then are skipped at once; those
+    that fail later leave a hole in their row, and are counted when it is reached.
 
     Sources without weights are shuffled together, differently in each epoch. With weights, which all sources
     have or none, each source is shuffled by itself, and they are mixed in these shares. With `epochs`,
@@ -240,9 +242,7 @@ def make_train_iterator(
     if workers:
         row_workers = RowWorkers(builder, processor.processor_config.media.decode_seconds)
     try:
-        indices, samples = index_sources(
-            builder, tables, workers=row_workers, threads=workers, keep=cache, folder=index_folder
-        )
+        indices = index_sources(builder, tables, workers=row_workers, threads=workers, folder=index_folder)
         skips = SkipLog(max_skipped, [len(table) for table in tables], max_bad_fraction=max_bad_fraction)
         usable = []
         for number, (source, table, index) in enumerate(zip(sources, tables, indices, strict=True)):
@@ -258,13 +258,10 @@ def make_train_iterator(
         if row_workers:
             row_workers.close()
         raise
-    if row_workers and len(samples) >= sum(map(len, usable)):  # all that is slow is done
-        row_workers.close()
-        row_workers = None
     if row_workers and not cache:
         build = row_workers.build
     else:
-        build = _BuildHere(builder, row_workers, samples if cache else None)
+        build = _BuildHere(builder, row_workers, {} if cache else None)
     share = batch_rows // process_count
 
     def to_batch(made: Sequence[Row]) -> _Made:
@@ -365,7 +362,7 @@ class _BuildHere:
 
     builder: RowBuilder
     workers: RowWorkers | None  # that make samples; None: this process
-    cache: Samples | None
+    cache: dict[tuple[int, int], Sample] | None  # by source and record
 
     def __call__(self, planned: Sequence[PlannedRecord]) -> Row:
         return self.builder.assemble(planned, [self._sample(each) for each in planned])
@@ -374,12 +371,7 @@ class _BuildHere:
         key = planned.source, planned.index
         if self.cache is not None and key in self.cache:
             return self.cache[key]
-        if self.workers:
-            ((found, sample),) = self.workers.measure([planned], keep=True)
-            made = found if isinstance(found, Failure) else sample
-            assert made is not None  # it was to be kept
-        else:
-            made = self.builder.sample(planned)
+        made = self.workers.sample(planned) if self.workers else self.builder.sample(planned)
         if self.cache is not None and isinstance(made, Sample):
             self.cache[key] = made
         return made

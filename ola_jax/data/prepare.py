@@ -257,7 +257,12 @@ def _finish(job: _Job, blocks: list[Block]) -> PreparedSource:
         raise OlaError(f"{job.source.records}: all {len(whole)} records are bad; the first: {reason}")
     facts = [json.loads(job.facts(block).read_text()) for block in blocks]
     counts = [len(part) - len(part.failures) for part in parts]
-    write_info(job.folder, job.name, job.split, counts, sum(fact["bytes"] for fact in facts))
+    try:
+        write_info(job.folder, job.name, job.split, counts, sum(fact["bytes"] for fact in facts))
+    except OSError as error:
+        raise OlaError(
+            f"{job.folder}: the metadata cannot be written ({error.strerror}); nothing is lost: run it again"
+        ) from error
     index = without_failures(whole)
     bad_path = job.folder / f"{job.split}.left_out.jsonl"
     write_failures(bad_path, whole.failures)

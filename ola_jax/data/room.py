@@ -7,7 +7,7 @@ import numpy as np
 from ola_jax.config import PixelLimits
 from ola_jax.data.chat import AUDIO_ID, IMAGE_ID, Conversation
 from ola_jax.data.failures import TooLargeError
-from ola_jax.data.image import ENLARGED_SIDE, scale_size
+from ola_jax.data.image import view_sizes
 from ola_jax.data.layout import Grid, image_rows
 
 
@@ -18,11 +18,12 @@ def check_room(text: Conversation, media_tokens: Sequence[int], max_length: int)
     out, and count as 0.
     """
     first = int(np.argmax(text.answers)) if text.answers.any() else len(text.ids)
-    placeholders = int(np.isin(text.ids[:first], (IMAGE_ID, AUDIO_ID)).sum())
-    before = first - placeholders + sum(media_tokens[:placeholders])
-    if before >= max_length:
+    before = text.ids[:first]
+    placeholders = int(((before == IMAGE_ID) | (before == AUDIO_ID)).sum())
+    length = first - placeholders + sum(media_tokens[:placeholders])
+    if length >= max_length:
         raise TooLargeError(
-            f"at least {before} tokens come before the first answer and max_length is {max_length}: no token "
+            f"at least {length} tokens come before the first answer and max_length is {max_length}: no token "
             "of an answer remains; shorten the media or the question, or raise max_length"
         )
 
@@ -41,15 +42,6 @@ def may_exceed(images: int, limits: PixelLimits, room: int) -> bool:
 
 def _tokens(size: tuple[int, int], limits: PixelLimits, block: int) -> int:
     """Tokens of an image of this width and height, in pixels; `block` is the side of two patches."""
-    width, height = size
-    if min(size) < limits.smallest_image_side:
-        width, height = (int(side * ENLARGED_SIDE / min(size)) for side in size)
-    multiple = limits.image_multiple
-    if width * height > limits.high_res_max_side**2:
-        high = scale_size((width, height), limits.high_res_max_side, multiple=multiple, smallest=multiple)
-    else:
-        high = (-(-width // multiple) * multiple, -(-height // multiple) * multiple)
-    low = scale_size(high, limits.low_res_side, multiple=multiple, smallest=multiple)
-    views = (high,) if limits.high_view_only else (low, high)
+    views = view_sizes(size, limits)
     grids: list[Grid] = [(2 * (side[1] // block), 2 * (side[0] // block)) for side in views]
     return len(image_rows([0] * len(grids), grids, 0))

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from ola_jax.data.index import Failure, RecordSize
-from ola_jax.data.measure import describe_failure, sample_size
+from ola_jax.data.measure import by_headers, describe_failure, sample_size
 from ola_jax.data.processor import Processor
 from ola_jax.data.record_files import JsonRecord, Malformed
 from ola_jax.data.records import message_prefix
@@ -59,17 +59,15 @@ class RowBuilder:
         yield len(planned)
         return self.assemble(planned, made)
 
-    def measure(
-        self, planned: Sequence[PlannedRecord], keep: bool
-    ) -> Generator[tuple[RecordSize | Failure, Sample | None], None, None]:
-        """Yields the size of each record, and with `keep` its sample."""
+    def measure(self, planned: Sequence[PlannedRecord]) -> Generator[RecordSize | Failure, None, None]:
+        """Yields the size of each record, by the headers of its media where those suffice."""
+        measuring = dataclasses.replace(self, processor=by_headers(self.processor))
         for each in planned:
-            made = self.sample(each)
+            made = measuring.sample(each)
             if isinstance(made, Failure):
-                yield made, None
+                yield made
             else:
-                record = self.read(each) if each.record is None else each.record
-                yield sample_size(made, record), made if keep else None
+                yield sample_size(made, self.read(each) if each.record is None else each.record)
 
     def sample(self, planned: PlannedRecord) -> Sample | Failure:
         """The sample of a record, or the reason why there is none."""
@@ -88,8 +86,8 @@ class RowBuilder:
         if planned.size is not None and (change := _difference(needs(sample), planned.size)):
             return Failure(
                 "changed record",
-                f"{message_prefix(record)}has {change} in its index: it or its media changed; make the index "
-                "again",
+                f"{message_prefix(record)}has {change} in its index: it or its media changed, or are damaged "
+                "behind the header; `ola data check` writes the index anew",
                 planned.size.kind,
             )
         return sample

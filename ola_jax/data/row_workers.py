@@ -18,8 +18,6 @@ from ola_jax.errors import OlaError, describe
 
 logger = logging.getLogger(__name__)
 
-Measured = tuple[RecordSize | Failure, Sample | None]
-
 
 class RowWorkers:
     """Builds rows in processes, for any number of threads, each of which waits for its own row.
@@ -53,15 +51,22 @@ class RowWorkers:
             planned = [*planned[: result.at], hole, *planned[result.at + 1 :]]
             at.clear()
 
-    def measure(self, planned: Sequence[PlannedRecord], keep: bool = False) -> list[Measured]:
-        """The sizes of records, or why they fail; with `keep` also their samples."""
-        measured: list[Measured] = []
+    def sample(self, planned: PlannedRecord) -> Sample | Failure:
+        """The sample of a record, or why there is none."""
+        result = self._call(
+            RowBuilder.sample, (planned,), [planned], progress=lambda value: None, at=lambda: 0
+        )
+        return result.failure if isinstance(result, _Ended) else result
+
+    def measure(self, planned: Sequence[PlannedRecord]) -> list[RecordSize | Failure]:
+        """The sizes of records, or why they fail."""
+        measured: list[RecordSize | Failure] = []
         while len(measured) < len(planned):
             rest = planned[len(measured) :]
             at = lambda: len(measured)
-            result = self._call(RowBuilder.measure, (rest, keep), planned, progress=measured.append, at=at)
+            result = self._call(RowBuilder.measure, (rest,), planned, progress=measured.append, at=at)
             if isinstance(result, _Ended):
-                measured.append((result.failure, None))
+                measured.append(result.failure)
         return measured
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ SUFFIXES = {
     "video": ("mp4", "webm", "mkv", "mov", "avi", "m4v", "mpg", "mpeg"),
     "audio": ("wav", "flac", "mp3", "ogg", "opus", "m4a", "aac"),
 }
-_KINDS = {suffix: kind for kind, suffixes in SUFFIXES.items() for suffix in suffixes}
+KINDS = {suffix: kind for kind, suffixes in SUFFIXES.items() for suffix in suffixes}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class TarTable:
             return Malformed(f"{self.path}: {next(iter(named))}: no .json or .txt member of this name")
         media: dict[str, list[MediaBytes]] = {}
         for name, number in named.items():
-            if kind := _KINDS.get(_suffix(name)):
+            if kind := KINDS.get(_suffix(name)):
                 media.setdefault(kind, []).append(self._media(name, number))
         record: JsonRecord | Malformed = {}
         if "json" in texts:
@@ -82,7 +82,7 @@ class TarTable:
             text = self._read(texts["txt"]).decode("utf-8", "replace")
             record = record | {"conversations": _caption(text, media)}
         record.setdefault("id", _key(next(iter(named))))
-        return _with_media(record, media)
+        return with_media(record, media)
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -142,7 +142,7 @@ def _caption(text: str, media: dict[str, list[MediaBytes]]) -> list[dict[str, st
     ]
 
 
-def _with_media(record: JsonRecord, media: dict[str, list[MediaBytes]]) -> JsonRecord:
+def with_media(record: JsonRecord, media: dict[str, list[MediaBytes]]) -> JsonRecord:
     """The record with the members in the place of their names, or under their kinds if it names none."""
     given = {posixpath.basename(item.name): item for items in media.values() for item in items}
     if any(record.get(key) is not None for key in MEDIA_KEYS):

@@ -12,7 +12,7 @@ from ola_jax.config import MediaLimits, PixelLimits
 from ola_jax.data.containers import describe_failure, is_picture, limit_threads, open_container
 from ola_jax.data.image import check_pixels, open_image, read_image
 from ola_jax.data.media import LIMITS, BadMediaError, Media, MediaFile
-from ola_jax.data.orientation import Transpose, orientation
+from ola_jax.data.orientation import SIDEWAYS, Transpose, orientation
 from ola_jax.data.seeking import WORTH, cost, decode_runs, read_packets
 from ola_jax.errors import first_line
 
@@ -66,6 +66,38 @@ def read_frames(
         shown, frames = _video(items[0], limits, media_limits, reduce)
     positions = {index: position for position, index in enumerate(frames)}
     return list(frames.values()), [positions[index] for index in shown]
+
+
+def measure_video(
+    media: Media, limits: PixelLimits, media_limits: MediaLimits = LIMITS
+) -> tuple[int, tuple[int, int]]:
+    """The number of frames of a video file, and their width and height, without converting them.
+
+    The number is that of the header where the packets confirm it, and a few frames more or less would not
+    matter; otherwise all are decoded. Raises OlaError, or anything else, for media that are no video.
+    """
+    if _kind(media) != "video":
+        raise BadMediaError(f"{media.name}: is not a video")
+    confirmed = None
+    with open_container(media) as container:
+        stream = _stream(container, media)
+        if 2 * limits.max_frames <= stream.frames <= media_limits.video_frames:
+            packets = read_packets(container, stream)
+            confirmed = stream.frames if packets and len(packets.times) == stream.frames else None
+    count, size = 0, (0, 0)
+    with open_container(media) as container:
+        stream = _stream(container, media)
+        limit_threads(stream)
+        for frame in container.decode(stream):
+            found = frame.width, frame.height
+            check_pixels(media, found, limit=media_limits.frame_pixels, name="frame_pixels")
+            if count == 0:
+                size = found[::-1] if orientation(frame) in SIDEWAYS else found
+            if confirmed:
+                return confirmed, size
+            count += 1
+            _check_count(media, count, media_limits)
+    return count, size
 
 
 def is_moving(media: Media) -> bool:

@@ -1,6 +1,8 @@
-"""Many made-up records, whose sizes repeat: all are indexed by measuring the first of them."""
+"""Many made-up records. Their sizes may repeat: all are then indexed by measuring the first of them."""
 
+import io
 import json
+import pathlib
 
 from PIL import Image
 
@@ -10,17 +12,28 @@ from tests.data.made_up import conversation
 PERIOD = 23_000  # records after which sizes and failures repeat
 
 
-def write_million(folder, count):
-    """Writes `count` records, one in five with an image, one in a thousand bad; returns their path."""
+def write_million(folder: pathlib.Path, count: int, *, distinct: bool = False) -> str:
+    """Writes `count` records, one in five with an image, one in a thousand bad; returns their path.
+
+    If they are `distinct`, each has a text and an image of its own, and its size does not repeat.
+    """
     folder.mkdir(exist_ok=True)
     Image.new("RGB", (8, 8), (1, 2, 3)).save(folder / "a.png")
     path = folder / "records.jsonl"
-    with path.open("w") as file:
+    end = 0
+    with path.open("w") as file, (folder / "images").open("wb") as images:
         for number in range(count):
-            record = conversation("Which number?", "yes " * (number % 23 + 1), id=number)
+            words = number * 7919 % 9973 % 29 if distinct else number % 23
+            answer = f"{number} " * distinct + "yes " * (words + 1)
+            record = conversation("Which number?", answer, id=number)
             if number % 5 == 0:
                 record |= {"image": "a.png"}
                 record["conversations"][0]["value"] = "<image>\nWhat?"
+                if distinct:
+                    data = _png(number)
+                    images.write(data)
+                    record |= {"image": {"patch": "images", "start_num": end, "size": len(data)}}
+                    end += len(data)
             if number % 1000 == 7:
                 record["conversations"] = []
             file.write(json.dumps(record) + "\n")
@@ -30,3 +43,10 @@ def write_million(folder, count):
 def repeat_index(index: Index, count: int) -> Index:
     """The index of `count` records from that of the first ones."""
     return concatenate([index] * -(-count // len(index)))[:count]
+
+
+def _png(number: int) -> bytes:
+    file = io.BytesIO()
+    size = 8 + number // 5 % 13, 8 + number // 65 % 11
+    Image.new("RGB", size, (number % 256, number // 256 % 256, number // 65_536)).save(file, "PNG")
+    return file.getvalue()

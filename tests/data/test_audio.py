@@ -287,3 +287,23 @@ def test_any_number_of_channels_is_averaged(tmp_path, channels):
     soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
     for waveform in (read_audio(media(tmp_path / "a.wav")), read_sound_track(media(tmp_path / "a.wav"))):
         np.testing.assert_allclose(waveform, samples.mean(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["WAV", "WAVEX", "FLAC"])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_samples_of_16_bits_are_those_of_libsndfile_averaged(tmp_path, form, channels):
+    samples = np.random.default_rng(0).integers(-(2**15), 2**15, (90_000, channels)).astype(np.int16)
+    samples[:2] = [[-(2**15)] * channels, [2**15 - 1] * channels]
+    soundfile.write(tmp_path / "a", samples, 16_000, "PCM_16", format=form)
+    expected = soundfile.read(tmp_path / "a", dtype="float32", always_2d=True)[0].mean(axis=1)
+    found = read_audio(MediaFile("a", str(tmp_path / "a")))
+    assert found.dtype == np.float32
+    assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("block", [1000, 2**18])
+def test_a_track_is_the_same_in_blocks_of_any_size(tmp_path, block, monkeypatch):
+    monkeypatch.setattr("ola_jax.data.audio.BLOCK", block)
+    write_tracks(tmp_path / "a.wav", [tone(44_100, 0.5, channels=2)], "wav", "pcm_s16le", [44_100])
+    media = MediaFile("a", str(tmp_path / "a.wav"))
+    assert read_sound_track(media).tobytes() == read_audio(media).tobytes()

@@ -15,7 +15,7 @@ def test_damaged_files_are_read_or_refused(first, count):
         for seed in range(first, first + count, 50):
             successes, faults, slowest, peak = decoder(mutants.read_mutants, files, seed, 50)
             assert not faults
-            assert slowest < 10, f"seconds for one file, seeds from {seed}"
+            assert slowest < 30, f"seconds for one file, seeds from {seed}"
             assert peak < 600, f"MB, seeds from {seed}"
             read += successes
     assert 0 < read < 5 * count  # some are still good, some are not

@@ -24,7 +24,8 @@ BUDGETS = [
     Budget(100, windows=2, window_patches=64, audio_chunks=3),
     Budget(100, windows=0, window_patches=64, audio_chunks=1),
 ]
-IMAGES = st.lists(st.integers(1, 17).map(lambda n: 4 * n), max_size=8)
+FRAMES = st.integers(9, 48).map(lambda n: [4] * n)
+IMAGES = st.lists(st.integers(1, 17).map(lambda n: 4 * n), max_size=8) | FRAMES
 SIZES = st.lists(st.tuples(st.integers(1, 110), st.integers(0, 6), IMAGES), max_size=60)
 
 

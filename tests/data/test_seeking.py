@@ -8,7 +8,7 @@ from ola_jax.config import MediaLimits, PixelLimits
 from ola_jax.data import video
 from ola_jax.data.media import MediaFile
 from ola_jax.data.seeking import Packets, Run
-from ola_jax.data.video import read_frames
+from ola_jax.data.video import measure_video, read_frames
 from ola_jax.errors import OlaError
 
 
@@ -83,6 +83,30 @@ def test_a_video_that_breaks_where_it_is_decoded_is_decoded_from_its_beginning(t
     with pytest.raises(OlaError, match="cannot be read as a video"):
         frames(media, 5)
     assert sparse == [None]
+
+
+@pytest.mark.parametrize(
+    ("table", "claim", "there"),
+    [("stts", 150, 240), ("stts", 400, 240), ("stts", 2**31, 240), ("stsz", 150, 150), ("stsz", 3, 3)],
+)
+def test_frames_are_chosen_among_those_that_are_there(tmp_path, sparse, table, claim, there):
+    """Whatever the tables of the header claim: of times of frames, or of their sizes."""
+    media = write(tmp_path / "a.mp4", 240, g=12)
+    data = bytearray((tmp_path / "a.mp4").read_bytes())
+    place = data.index(table.encode()) + 12
+    assert data[place : place + 4] == (240).to_bytes(4)
+    data[place : place + 4] = claim.to_bytes(4)
+    (tmp_path / "a.mp4").write_bytes(data)
+    with av.open(media.path) as container:
+        decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(decoded) == there
+    found, shown = frames(media, 5)
+    chosen = video.frame_indices(there, PixelLimits(max_frames=5))
+    assert sparse == [None]  # all were decoded, and counted
+    assert len(shown) == len(chosen)
+    np.testing.assert_array_equal(found, np.stack([decoded[index] for index in chosen]))
+    count, size = measure_video(media, PixelLimits(max_frames=5))
+    assert (count, size) == (there, (64, 48))
 
 
 def test_runs_begin_at_keyframes_and_are_joined_where_they_are_near():

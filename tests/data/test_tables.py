@@ -80,6 +80,28 @@ def test_a_row_of_a_path_alone_and_one_without_an_image(tmp_path):
     assert [table[0]["image"], table[1]["image"]] == [None, "a.png"]
 
 
+@pytest.mark.parametrize("as_text", [False, True])
+def test_columns_named_as_members_of_webdataset_are_a_record(tmp_path, as_text):
+    """Such as `mp4` and `json`; FineVideo's objects have no conversations, which is an error at once."""
+    turns = conversation("<image>\nWhat?", "It.", id="7")
+    objects = [turns, turns | {"video": "clips/7.mp4"}]
+    text = lambda value: json.dumps(value) if as_text else value
+    table = pyarrow.Table.from_pylist([{"mp4": b"clip", "json": text(each)} for each in objects])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    for record in (found := open_records(str(tmp_path / "a.parquet")))[0], found[1]:
+        assert (record["id"], record["video"].data, record["video"].is_file) == ("7", b"clip", True)
+        assert record["conversations"][1]["value"] == "It."
+    rows = [{"mp4": b"clip", "json": {"content_metadata": {"title": "a"}}}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "b.parquet")
+    with pytest.raises(
+        OlaError, match=r"columns mp4, json, json\.content_metadata; expected 'conversations'"
+    ):
+        open_records(str(tmp_path / "b.parquet"))
+    for value in (None, "[1]", "{"):
+        pyarrow.parquet.write_table(pyarrow.table({"json": pyarrow.array([value], "string")}), tmp_path / "c")
+        assert isinstance(open_records(str(tmp_path / "c"))[0], Malformed)
+
+
 def test_parquet_without_conversations_or_damaged_is_an_error(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a"]}), tmp_path / "a.parquet")
     with pytest.raises(OlaError, match=r"a\.parquet: has the columns text; expected 'conversations'"):

@@ -12,6 +12,9 @@ import pyarrow
 from PIL import Image
 from pyarrow import parquet
 
+from ola_jax.eval.benchmarks import benchmark
+from ola_jax.eval.items import Item
+
 
 def png(seed: int, size: tuple[int, int] = (40, 40)) -> bytes:
     """An encoded picture of noise."""
@@ -54,3 +57,8 @@ def write_json(file: pathlib.Path, value: object) -> pathlib.Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(value), encoding="utf-8")
     return file
+
+
+def read_items(task: str, folder: pathlib.Path) -> list[Item]:
+    """The items of a benchmark in its published files."""
+    return benchmark(task).read(folder).items
