@@ -18,9 +18,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 
 from ola_jax.kernels.local_global_pool import SplitParams
-from ola_jax.kernels.tpu_product import Tile, product
+from ola_jax.kernels.tpu_product import Ref, Tile, product
 from ola_jax.typing import Array, Float
 
 SQRT_HALF = 0.5**0.5
@@ -33,7 +35,6 @@ class Saved(NamedTuple):
     x: Float[Array, "n G D"]
     pre_gelu: Float[Array, "n G D"]
     weights: Float[Array, "n G D"]
-    pooled: Float[Array, "G D"]
 
 
 def pool(
@@ -76,7 +77,7 @@ def _forward(
         tile=tile,
         name="local_global_pool",
     )
-    return pooled, Saved(x, pre_gelu[0], weights[0], pooled) if save else None
+    return pooled, Saved(x, pre_gelu[0], weights[0]) if save else None
 
 
 def pool_backward(
@@ -88,10 +89,8 @@ def pool_backward(
     tile: Tile | None = None,
 ) -> tuple[Float[Array, "n G D"], SplitParams]:
     """Gradients of x (in its dtype) and of the parameters (in float32)."""
-    x, pre_gelu, weights, pooled = saved
-    exact = lambda a: a.astype(jnp.float32)
-    weighted_grad = exact(weights) * exact(grad)
-    scores_grad = (weighted_grad * (exact(x) - exact(pooled))).astype(x.dtype)
+    x, pre_gelu, weights = saved
+    scores_grad, mean = scores_gradient(x, weights, grad, interpret=interpret)
     pre_grad, hidden, sum_grad = product(
         scores_grad,
         params.kernel2,
@@ -103,11 +102,11 @@ def pool_backward(
         tile=tile,
         name="local_global_pool_hidden_gradient",
     )
+    exact = lambda a: a.astype(jnp.float32)
     rows = lambda a: a.reshape(-1, a.shape[-1])
-    mean = exact(x).mean(axis=0).astype(x.dtype)
     through_mean = (_dot(sum_grad, params.mean_kernel, (1, 1)) / len(x)).astype(x.dtype)
     through_local = _dot(rows(pre_grad), params.local_kernel, (1, 1)).reshape(x.shape)
-    x_grad = (weighted_grad + through_local + exact(through_mean)).astype(x.dtype)
+    x_grad = (exact(weights) * exact(grad) + through_local + exact(through_mean)).astype(x.dtype)
     params_grad = SplitParams(
         local_kernel=_dot(rows(x), rows(pre_grad), (0, 0)),
         mean_kernel=_dot(mean, sum_grad, (0, 0)),
@@ -115,6 +114,39 @@ def pool_backward(
         kernel2=_dot(rows(hidden), rows(scores_grad), (0, 0)),
     )
     return x_grad, params_grad
+
+
+def scores_gradient(
+    x: Float[Array, "n G D"], weights: Float[Array, "n G D"], grad: Float[Array, "G D"], *, interpret: bool
+) -> tuple[Float[Array, "n G D"], Float[Array, "G D"]]:
+    """The gradient of the scores, and the means of the groups, in one pass over the members."""
+    members, groups, width = x.shape
+    packed = 32 // x.dtype.itemsize  # rows of one register tile
+    of_members = pl.BlockSpec((members, packed, width), lambda i: (0, i, 0))
+    of_groups = pl.BlockSpec((packed, width), lambda i: (i, 0))
+
+    def run(x_ref: Ref, weights_ref: Ref, grad_ref: Ref, scores_grad: Ref, mean: Ref) -> None:
+        x, weights, grad = (ref[...].astype(jnp.float32) for ref in (x_ref, weights_ref, grad_ref))
+        pooled = (weights * x).sum(axis=0)
+        scores_grad[...] = (weights * grad * (x - pooled)).astype(scores_grad.dtype)
+        mean[...] = x.mean(axis=0).astype(mean.dtype)
+
+    scores_grad, mean = pl.pallas_call(
+        run,
+        grid=(pl.cdiv(groups, packed),),
+        in_specs=[of_members, of_members, of_groups],
+        out_specs=[of_members, of_groups],
+        out_shape=[jax.ShapeDtypeStruct(a.shape, x.dtype) for a in (x, grad)],
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        cost_estimate=pl.CostEstimate(
+            flops=8 * x.size,
+            transcendentals=0,
+            bytes_accessed=(3 * x.size + 2 * grad.size) * x.dtype.itemsize,
+        ),
+        interpret=interpret,
+        name="local_global_pool_scores_gradient",
+    )(x, weights, grad)
+    return scores_grad, mean
 
 
 def hidden_epilogue(

@@ -274,6 +274,25 @@ def flops(config: Qwen2Config, tokens: int) -> float:
     return config.num_layers * layer + logits_flops(config, tokens)
 
 
+def recomputed_flops(config: Qwen2Config, tokens: int, remat: Remat) -> float:
+    """FLOPs of a row that the backward pass of the layers repeats.
+
+    Attention counts as kept where the policy names it; attention that computes all scores at once and cuDNN's
+    are recomputed under every policy but "none".
+    """
+    heads, kv_heads = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    up = 2.0 * tokens * config.hidden_size * config.intermediate_size
+    projections = 2.0 * tokens * config.hidden_size * (2 * heads + 2 * kv_heads)
+    attention = 4 * tokens**2 * heads / 2
+    again: dict[Remat, float] = {
+        "full": 2 * up + projections + attention,
+        "attention": 2 * up + projections,
+        "projections": 2 * up,
+        "gate": up,
+    }
+    return config.num_layers * again.get(remat, 0.0)
+
+
 def logits_flops(config: Qwen2Config, tokens: int) -> float:
     """FLOPs of the logits of this many tokens."""
     return 2.0 * tokens * config.hidden_size * config.vocab_size
