@@ -75,9 +75,8 @@ class Report:
         )
 
     def _products(self) -> str:
-        return (
-            f"; products of the program outside kernels {self.products / 1e12:.2f}" if self.products else ""
-        )
+        counted = f"; the program's products outside kernels: {self.products / 1e12:.2f}"
+        return counted if self.products else ""
 
     def _loop_lines(self) -> list[str]:
         if not self.open_loops:

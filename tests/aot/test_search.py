@@ -44,8 +44,8 @@ class Compiler:
         remat, rows = config.model.remat, stage.rows
         return Report(
             "tune", "v5e:1x1", {}, rows, 64 * rows, remat, 1.0, False, self.state,
-            GB_OF_A_ROW[remat] * rows * 1e9, CHIP.memory, 0.0, {"llm": 3e12 * rows}, AGAIN[remat] * 1e12 * rows,
-            CHIP, 60e9, (), {},
+            GB_OF_A_ROW[remat] * rows * 1e9, CHIP.memory, 0.0, {"llm": 3e12 * rows},
+            AGAIN[remat] * 1e12 * rows, CHIP, 60e9, (), {},
         )  # fmt: skip
 
     def analyze(self, config: TrainConfig, stage: Stage, topology: str) -> Report:
