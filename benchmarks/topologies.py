@@ -2,10 +2,11 @@
 
     JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python benchmarks/topologies.py --out runs/topologies.jsonl
 
-Needs libtpu, no TPU. Each cell takes minutes and is written as it is done; cells that are there are not
-done again. Mesh, rows and remat policy are those of the config for each topology. Stages whose steps are the same program (only constants of the optimizer and data differ) are
-compiled once. `--analyze` stops before code is generated: much faster, and a later run without it puts
-whole compilations in their place. At the end the file is printed as a table.
+Needs libtpu, no TPU. Mesh, rows and remat policy are those of the config for each topology. Each cell takes
+minutes and is written as it is done; cells that are there are not done again. Stages whose steps are the same
+program (only constants of the optimizer and data differ) are compiled once. `--analyze` stops before code is
+generated: much faster, and a later run without it puts whole compilations in their place. At the end the file
+is printed as a table.
 """
 
 import argparse

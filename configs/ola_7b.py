@@ -48,8 +48,8 @@ class Devices:
     remat: Remat
 
 
-# The fastest that fit by the compiler's account (docs/performance.md). Weights are split 32 ways at most: over 64
-# the shares of Qwen2.5's are no whole tiles, and XLA takes all-reduces for all-gathers. With context=2 each
+# The fastest that fit by the compiler's account (docs/performance.md). Weights are split 32 ways at most: over
+# 64 the shares of Qwen2.5's are no whole tiles, and XLA takes all-reduces for all-gathers. With context=2 each
 # device has half a row, for the memory's sake.
 TOPOLOGIES = {
     "v5e:16x16": Devices(MeshConfig(data=8, fsdp=16, context=2), rows=128, remat="attention"),
