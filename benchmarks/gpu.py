@@ -47,10 +47,10 @@ def parts(args: Args) -> list[Part]:
     """The parts, those whose figures decide most first."""
     if args.tiny:
         return [
-            Part("pooling", ("pooling.py", "--interpret", "gpu", "--rounds", "1", "--no-torch"), 300),
-            Part("attention", ("hot_path.py", "--tiny", "--rounds", "1", "--only", "attention"), 300, False),
-            Part("decoding", ("decoding.py", "--new", "8", "--rounds", "1"), 300),
-            Part("train_step", ("train_step.py", "--size", "tiny", "--rounds", "1", "--samples", "5"), 300),
+            Part("pooling", ("pooling.py", "--interpret", "gpu", "--rounds", "1", "--no-torch"), 900),
+            Part("attention", ("hot_path.py", "--tiny", "--rounds", "1", "--only", "attention"), 900, False),
+            Part("decoding", ("decoding.py", "--new", "8", "--answers", "2", "--rounds", "1"), 900),
+            Part("train_step", ("train_step.py", "--size", "tiny", "--rounds", "1", "--samples", "5"), 900),
         ]
     found = [
         Part("pooling", ("pooling.py", "--groups", "64", "4096", "--rounds", "5"), 120),
