@@ -6,7 +6,7 @@ From the least memory to the most, with bytes of a token and layer of Ola-7b in 
     attention    also attention's output and the sums of its softmax           + 7 kB
     projections  also queries, keys, values and the input of the MLP          + 16 kB
     gate         also the gate of the MLP                                     + 38 kB
-    dots         every product with a weight matrix, and attention's output   + 45 kB
+    dots         every product with a weight matrix, and attention's output   + 38 kB
     none         everything
 
 The decoder names what the policies between keep; encoders name attention's output only. A layer's last
