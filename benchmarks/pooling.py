@@ -2,7 +2,7 @@
 
     python benchmarks/pooling.py                                  # on the device that is there
     python benchmarks/pooling.py --groups 4096 16384 --json FILE
-    python benchmarks/pooling.py --topology v5p:2x2x1             # the TPU compiler's account, without a TPU
+    python benchmarks/pooling.py --topology v5p:2x2x1 v6e:2x2     # the TPU compiler's account, without a TPU
     python benchmarks/pooling.py --topology h100                  # the GPU compiler's, without a GPU
     python benchmarks/pooling.py --interpret gpu                  # that the command works, at a tiny size
 
@@ -11,9 +11,14 @@ times are medians over the rounds. The ceilings are a large matrix product and a
 same rounds. TFLOP/s count what is needed, 18 D^2 FLOPs for a group of four forward and twice that backward,
 GB/s likewise (x, weights and result once, twice with the backward pass), whatever a form really does. Peak
 memory is what a form has in use at most: inputs, results and temporaries.
+
+A compiler's account has the milliseconds of the FLOPs and of the bytes at the peaks of the device; the larger
+of the two bounds a form's speed. Bytes are those of the compiled program: each instruction reads its operands
+once, a kernel moves what it declares.
 """
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -29,10 +34,11 @@ import numpy as np
 import rich.console
 import rich.table
 import tyro
-from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ola_jax.aot import gpu_topology
+from ola_jax import hardware
+from ola_jax.aot import gpu_topology, hlo
+from ola_jax.aot.compile import find_topology
 from ola_jax.errors import OlaError
 from ola_jax.kernels import local_global_pool_hopper as hopper
 from ola_jax.kernels.local_global_pool import PoolParams, local_global_pool
@@ -50,7 +56,8 @@ class Args:
     dtype: Literal["bfloat16", "float32"] | None = None  # default: bfloat16, on a CPU float32
     rounds: int = 10
     torch: bool = True  # PyTorch too, where it is installed
-    topology: str | None = None  # of TPUs or GPUs to compile for, such as v5p:2x2x1, h100; nothing is run
+    topology: tuple[str, ...] = ()  # of TPUs or GPUs to compile for, such as v5p:2x2x1, h100; nothing is run
+    forms: tuple[str, ...] = ()  # of JAX's: pallas, xla, "as written"; default: all
     interpret: Platform | None = None  # whose kernels to interpret on a CPU, with 2 groups of 128 channels
     json: pathlib.Path | None = None  # where to write the figures as well
 
@@ -253,11 +260,10 @@ def torch_jobs(
     return jobs
 
 
-def estimate(args: Args, groups: int, width: int, dtype: str) -> list[dict[str, Any]]:
+def estimate(args: Args, topology_name: str, groups: int, width: int, dtype: str) -> list[dict[str, Any]]:
     """What the compiler for TPUs or GPUs says of each form: nothing is run."""
-    gpu = gpu_topology.is_gpu(args.topology)
-    find = topologies.get_topology_desc
-    topology = gpu_topology.find_topology(args.topology) if gpu else find(args.topology, platform="tpu")
+    gpu, topology = gpu_topology.is_gpu(topology_name), find_topology(topology_name)
+    chip = hardware.find_chip(topology.devices[0].device_kind)
     mesh = Mesh(np.array(topology.devices[:1]), ("device",), axis_types=(AxisType.Auto,))
     here = NamedSharding(mesh, PartitionSpec())
     x, k1, b1, k2, grad = (
@@ -265,6 +271,8 @@ def estimate(args: Args, groups: int, width: int, dtype: str) -> list[dict[str, 
     )
     params, rows = PoolParams(k1, b1, k2), []
     for name, form in jax_forms("gpu" if gpu else "tpu", interpret=False).items():
+        if args.forms and name not in args.forms:
+            continue
         for direction, function, inputs in (
             ("forward", form, (x, params)),
             ("forward + backward", with_gradient(form), (x, params, grad)),
@@ -274,22 +282,33 @@ def estimate(args: Args, groups: int, width: int, dtype: str) -> list[dict[str, 
                 lowered = jax.jit(function).lower(*inputs)
                 compiled = lowered.compile(compiler_options=gpu_topology.OPTIONS if gpu else None)
                 seconds = time.perf_counter() - begin
+            moved = None if gpu else hlo.count_traffic(hlo.Program(compiled.as_text()))
             cost = compiled.cost_analysis()
             if cost is None:  # the compiler for GPUs counts nothing
                 needed = FLOPS * groups * width**2 * (1 if direction == "forward" else 3)
                 cost = {"flops": needed} if name == "pallas" else cost_on_cpu(function, inputs)
             rows.append(
                 {
+                    "device": chip.name,
                     "form": name,
                     "direction": direction,
                     "groups": groups,
                     "GFLOP": cost["flops"] / 1e9,
-                    "GB accessed": None if gpu else cost["bytes accessed"] / 1e9,
+                    "ms, FLOPs": cost["flops"] / chip.flops * 1e3,
+                    "GB moved": moved and moved / 1e9,
+                    "ms, memory": moved and moved / chip.memory_bandwidth * 1e3,
                     "temporary MB": compiled.memory_analysis().temp_size_in_bytes / 2**20,
                     "compiled in s": seconds,
                 }
             )
     return rows
+
+
+def compilers(topology_names: tuple[str, ...]) -> list[str]:
+    """Version of each compiler, and the date."""
+    of_tpus = not all(map(gpu_topology.is_gpu, topology_names))
+    packages = ["jax", *["libtpu"] * of_tpus]
+    return [*(f"{name} {importlib.metadata.version(name)}" for name in packages), time.strftime("%Y-%m-%d")]
 
 
 def cost_on_cpu(function: Callable, inputs: Any) -> dict[str, float]:
@@ -309,18 +328,26 @@ def main() -> None:
     width = args.width or (128 if args.interpret else 1152 if cpu else 3584)
     dtype = args.dtype or ("bfloat16" if args.interpret == "gpu" or not cpu else "float32")
     groups = args.groups or ((2,) if args.interpret else (64, 256) if cpu else (64, 4096, 16384))
-    work = estimate if args.topology else measure
-    rows = [row for number in groups for row in work(args, number, width, dtype)]
-    device = args.topology or f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores"
+    if args.topology:
+        rows = [
+            row
+            for topology in args.topology
+            for number in groups
+            for row in estimate(args, topology, number, width, dtype)
+        ]
+        device = ", ".join([*args.topology, *compilers(args.topology)])
+    else:
+        rows = [row for number in groups for row in measure(args, number, width, dtype)]
+        device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores"
     device += f", kernels for {args.interpret} interpreted" if args.interpret else ""
     table = rich.table.Table(title=f"pooling, D = {width}, {dtype}, {device}")
     for name in rows[0]:
-        table.add_column(name, justify="left" if name in ("form", "direction") else "right")
+        table.add_column(name, justify="left" if name in ("device", "form", "direction") else "right")
     for row in rows:
         table.add_row(
             *[f"{v:.3g}" if isinstance(v, float) else "" if v is None else str(v) for v in row.values()]
         )
-    rich.console.Console(width=150).print(table)
+    rich.console.Console(width=170).print(table)
     if args.json:
         host = {"device": device, "machine": platform.machine(), "jax": jax.__version__}
         args.json.write_text(

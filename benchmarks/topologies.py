@@ -1,15 +1,17 @@
-"""The table of docs/training.md: every stage of configs/ola_7b.py compiled for TPU topologies.
+"""The table of docs/performance.md: every stage of configs/ola_7b.py compiled for TPU topologies.
 
     JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python benchmarks/topologies.py --out runs/topologies.jsonl
 
-Needs libtpu, no TPU. Each cell takes minutes and is written as it is done; cells that are there are not
-done again. Stages whose steps are the same program (only constants of the optimizer and data differ) are
-compiled once. `--analyze` stops before code is generated: much faster, and a later run without it puts
-whole compilations in their place. At the end the file is printed as a table.
+Needs libtpu, no TPU. Mesh, rows and remat policy are those of the config for each topology. Each cell takes
+minutes and is written as it is done; cells that are there are not done again. Stages whose steps are the same
+program (only constants of the optimizer and data differ) are compiled once. `--analyze` stops before code is
+generated: much faster, and a later run without it puts whole compilations in their place. At the end the file
+is printed as a table.
 """
 
 import argparse
-import dataclasses
+import datetime
+import importlib.metadata
 import json
 import pathlib
 from typing import Any
@@ -17,19 +19,11 @@ from typing import Any
 from ola_jax.aot import compile as compiling
 from ola_jax.aot.report import Report
 from ola_jax.errors import OlaError, run
-from ola_jax.sharding import MeshConfig
+from ola_jax.models.remat import POLICIES
 from ola_jax.training.config import Stage, TrainConfig
 from ola_jax.training.load_config import load_config
 
-# Of each: the mesh, and rows of a batch: a multiple of data * fsdp. Weights are split 32 ways at most: over
-# 64 the shares of Qwen2.5's are no whole tiles, and XLA takes all-reduces for all-gathers. A v5e has 16 GB:
-# half a row each.
-CASES = {
-    "v5e:16x16": (MeshConfig(data=8, fsdp=16, context=2), 128),
-    "v5p:4x4x4": (MeshConfig(data=2, fsdp=32), 64),
-    "v6e:16x16": (MeshConfig(data=8, fsdp=32), 256),
-    "tpu7x:2x2x1": (MeshConfig(fsdp=8), 8),
-}
+CONFIG = "configs/ola_7b.py"
 
 
 def main() -> None:
@@ -37,25 +31,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--stages", nargs="*", help="default: all")
-    parser.add_argument("--topologies", nargs="*", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--remat", default="full", choices=["none", "dots", "full"])
+    parser.add_argument("--topologies", nargs="*", help="default: all that the config has settings for")
+    parser.add_argument("--remat", choices=POLICIES, help="instead of the config's")
     parser.add_argument("--analyze", action="store_true", help="generate no code")
     args = parser.parse_args()
-    config = load_config(["--config=configs/ola_7b.py", f"--config.model.remat={args.remat}"]).config
+    ola_7b = load_config([f"--config={CONFIG}"])
+    stages = {stage.name: stage for stage in ola_7b.config.stages}
+    topologies = args.topologies or list(ola_7b.module.TOPOLOGIES)
+    configs = {topology: load(topology, args.remat) for topology in topologies}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     cells = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
     programs = {  # of cells that are done, by what decides their program
-        (c["topology"], program(config.stages, c["stage"])): c
+        (c["topology"], c["remat"], program(stages[c["stage"]])): c
         for c in cells
         if "same_as" not in c and (args.analyze or c["has_code"] or "error" in c)
     }
-    for stage in config.stages:
-        for topology in args.topologies:
+    for number, stage in enumerate(stages.values()):
+        for topology, config in configs.items():
             if args.stages and stage.name not in args.stages:
                 continue
-            key = topology, program(config.stages, stage.name)
+            key = topology, config.model.remat, program(stage)
             if key not in programs:
-                programs[key] = measure(config, stage, topology, args.analyze)
+                programs[key] = measure(config, config.stages[number], topology, args.analyze)
             cell = programs[key] | {"stage": stage.name}
             if cell["stage"] != programs[key]["stage"]:
                 cell["same_as"] = programs[key]["stage"]
@@ -63,20 +60,31 @@ def main() -> None:
                 cells.append(cell)
                 with args.out.open("a") as file:
                     file.write(json.dumps(cell) + "\n")
-    print(table(cells, [stage.name for stage in config.stages]))
+    print(table(cells, list(stages), list(ola_7b.module.TOPOLOGIES)))
 
 
-def program(stages: tuple[Stage, ...], name: str) -> str:
-    """Of a stage, all that decides its program."""
-    (stage,) = [stage for stage in stages if stage.name == name]
+def load(topology: str, remat: str | None) -> TrainConfig:
+    """The config for a topology."""
+    override = [f"--config.model.remat={remat}"] if remat else []
+    return load_config([f"--config={CONFIG}::{topology}", *override]).config
+
+
+def program(stage: Stage) -> str:
+    """All of a stage that decides its program, but for what its topology sets."""
     return repr((stage.budget, stage.trainable, stage.lora, stage.microbatches, stage.optimizer.kind))
 
 
 def measure(config: TrainConfig, stage: Stage, topology: str, analyze: bool) -> dict[str, Any]:
     """A cell."""
-    mesh, rows = CASES[topology]
-    config, stage = dataclasses.replace(config, mesh=mesh), dataclasses.replace(stage, rows=rows)
-    cell = {"stage": stage.name, "topology": topology, "rows": rows, "has_code": not analyze}
+    cell = {
+        "stage": stage.name,
+        "topology": topology,
+        "rows": stage.rows,
+        "remat": config.model.remat,
+        "has_code": not analyze,
+        "libtpu": importlib.metadata.version("libtpu"),
+        "date": datetime.date.today().isoformat(),
+    }
     try:
         compile_stage = compiling.analyze_stage if analyze else compiling.compile_stage
         report = compile_stage(config, stage, topology)
@@ -107,19 +115,21 @@ def summary(report: Report) -> dict[str, Any]:
     }
 
 
-def table(cells: list[dict[str, Any]], stages: list[str]) -> str:
-    """As Markdown; of two cells of a stage and topology the one with code."""
+def table(cells: list[dict[str, Any]], stages: list[str], topologies: list[str]) -> str:
+    """As Markdown; of two cells of a stage, topology and policy the one with code."""
     lines = [
-        "| stage | topology | mesh | rows | GB: state + batch, temporaries, device | TFLOPs "
+        "| stage | topology | mesh | rows | remat | GB: state + batch, temporaries, device | TFLOPs "
         "| ms: FLOPs, memory, links | MFU at most | collectives: asynchronous; of bytes | compiled in |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    chosen = {(c["stage"], c["topology"]): c for c in sorted(cells, key=lambda c: c["has_code"])}
-    order = lambda key: (stages.index(key[0]), list(CASES).index(key[1]))
+    chosen = {(c["stage"], c["topology"], c["remat"]): c for c in sorted(cells, key=lambda c: c["has_code"])}
+    order = lambda key: (stages.index(key[0]), topologies.index(key[1]), POLICIES.index(key[2]))
     for c in (chosen[key] for key in sorted(chosen, key=order)):
         head = f"| {c['stage']} | {c['topology']} "
         if "error" in c:
-            lines.append(f"{head}| | {c['rows']} | {c['error'].split(': ', 1)[-1][:80]} ||||||")
+            lines.append(
+                f"{head}| | {c['rows']} | {c['remat']} | {c['error'].split(': ', 1)[-1][:80]} ||||||"
+            )
             continue
         mesh = " ".join(f"{axis}={size}" for axis, size in c["mesh"].items())
         gb = [f"{c[name] / 1e9:.1f}" for name in ("arguments", "temporaries", "limit")]
@@ -127,7 +137,7 @@ def table(cells: list[dict[str, Any]], stages: list[str]) -> str:
         how = f"{c['seconds']} s" if c["has_code"] else "no code"
         how = f"as {c['same_as']}" if "same_as" in c else how
         lines.append(
-            f"{head}| {mesh} | {c['rows']} | {gb[0]} + {gb[1]} of {gb[2]} | {c['tflops']:.0f} "
+            f"{head}| {mesh} | {c['rows']} | {c['remat']} | {gb[0]} + {gb[1]} of {gb[2]} | {c['tflops']:.0f} "
             f"| {', '.join(ms)} | {100 * c['mfu']:.0f} % | {c['asynchronous']} of {c['collectives']}; "
             f"{100 * c['moved_asynchronously'] / c['moved']:.0f} % | {how} |"
         )

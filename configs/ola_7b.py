@@ -1,7 +1,9 @@
 """Ola-7B: every stage of the recipe of arXiv 2502.04328, for TPU pods and GPU clusters.
 
 `--config=configs/ola_7b.py` is the whole run; `--config=configs/ola_7b.py:omni` is one stage, which starts
-from `init_from`. Paths are examples: records are in the original's format, prepared by the user.
+from `init_from`; `configs/ola_7b.py:omni:v5e:16x16` (or `::v5e:16x16` for the whole run) has the settings for
+these devices, of TOPOLOGIES below. Without them it is as the scripts have it: 64 rows, FSDP over all devices,
+"full" recomputation. Paths are examples: records are in the original's format, prepared by the user.
 
 Where each value comes from: (S) the original's released scripts (scripts/finetune_ola*.sh) and code, (P) the
 paper, (A) its authors' answers to users on GitHub, (U) commonly reported, not confirmed: check before use.
@@ -12,7 +14,7 @@ into a row, so set it by how well your own data fill their rows.
 import dataclasses
 
 from ola_jax.batch import Budget
-from ola_jax.config import OlaConfig, ProcessorConfig
+from ola_jax.config import OlaConfig, ProcessorConfig, Remat
 from ola_jax.data import Source
 from ola_jax.errors import OlaError
 from ola_jax.sharding import MeshConfig
@@ -35,6 +37,26 @@ ALIGN = Budget(tokens=8192, windows=2, window_patches=9216)
 VIDEO = Budget(tokens=16_384, windows=6, window_patches=9216)
 SPEECH = Budget(tokens=8192, audio_chunks=24)
 OMNI = Budget(tokens=16_384, windows=6, window_patches=9216, audio_chunks=26)  # S: 25 chunks at most
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """How devices share the work. Rows other than the scripts' 64 may need another learning rate."""
+
+    mesh: MeshConfig
+    rows: int  # of a batch: a multiple of data * fsdp
+    remat: Remat
+
+
+# The fastest that fit by the compiler's account (docs/performance.md). Weights are split at most 32 ways:
+# over 64 the shares of Qwen2.5's are no whole tiles, and XLA takes all-reduces for all-gathers. context=2
+# gives a device half a row, for the memory's sake.
+TOPOLOGIES = {
+    "v5e:16x16": Devices(MeshConfig(data=8, fsdp=16, context=2), rows=128, remat="attention"),
+    "v5p:4x4x4": Devices(MeshConfig(data=2, fsdp=32), rows=64, remat="dots"),
+    "v6e:16x16": Devices(MeshConfig(data=4, fsdp=32, context=2), rows=128, remat="gate"),
+    "tpu7x:2x2x1": Devices(MeshConfig(fsdp=8), rows=8, remat="dots"),
+}
 
 
 def optimizer(learning_rate: float) -> OptimizerConfig:
@@ -113,11 +135,17 @@ STAGES = {
 }
 
 
-def get_config(stage: str = "") -> TrainConfig:
-    """The whole run, or one of its stages by name."""
+def get_config(chosen: str = "") -> TrainConfig:
+    """The whole run, or one of its stages by name; after a colon, for one of TOPOLOGIES."""
+    stage, _, topology = chosen.partition(":")
     if stage and stage not in STAGES:
         raise OlaError(f"configs/ola_7b.py: no stage {stage!r}; there are {', '.join(STAGES)}")
-    return TrainConfig(
+    if topology and topology not in TOPOLOGIES:
+        raise OlaError(
+            f"configs/ola_7b.py: no settings for {topology!r}; there are {', '.join(TOPOLOGIES)}; for others "
+            "find them with --search and set mesh, rows and model.remat"
+        )
+    config = TrainConfig(
         output="runs/ola_7b",
         model=MODEL,
         processor=PROCESSOR,
@@ -126,4 +154,18 @@ def get_config(stage: str = "") -> TrainConfig:
         mesh=MeshConfig(fsdp=-1),
         checkpoint=CheckpointConfig(save_every=1000),
         data=DataConfig(max_skipped=10_000),
+    )
+    return for_devices(config, TOPOLOGIES[topology]) if topology else config
+
+
+def for_devices(config: TrainConfig, devices: Devices) -> TrainConfig:
+    """The config with the settings of `devices`, and as many steps as see the same rows."""
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, remat=devices.remat),
+        mesh=devices.mesh,
+        stages=tuple(
+            dataclasses.replace(stage, rows=devices.rows, steps=stage.steps * stage.rows // devices.rows)
+            for stage in config.stages
+        ),
     )

@@ -14,6 +14,8 @@ WINDOW = 400  # samples of such a frame (25 ms)
 # Field metadata of settings that change how a model is computed, but not the model.
 EXECUTION: dict[str, bool] = {"execution": True}
 
+Remat = Literal["none", "full", "attention", "projections", "gate", "dots"]  # see models/remat.py
+
 
 @dataclasses.dataclass(frozen=True)
 class YarnConfig:
@@ -109,7 +111,7 @@ class OlaConfig:
     # of matrix products, in every part (quirk T6); norms, softmax, BEATs: float32
     dtype: Literal["float32", "bfloat16"] = dataclasses.field(default="float32", metadata=EXECUTION)
     # what the backward pass recomputes in each layer
-    remat: Literal["none", "full", "dots"] = dataclasses.field(default="none", metadata=EXECUTION)
+    remat: Remat = dataclasses.field(default="none", metadata=EXECUTION)
     # splash: the TPU kernel, auto's choice there
     attention: Literal["auto", "xla", "splash", "cudnn"] = dataclasses.field(
         default="auto", metadata=EXECUTION

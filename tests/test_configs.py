@@ -29,6 +29,19 @@ def test_the_loss_of_every_stage_can_be_traced(file: pathlib.Path) -> None:
         assert jax.eval_shape(of, params, shapes).shape == ()
 
 
+def test_the_7b_config_takes_settings_by_topology() -> None:
+    usual = load_config(["--config=configs/ola_7b.py"]).config
+    config = load_config(["--config=configs/ola_7b.py::v5e:16x16"]).config
+    assert [s.name for s in config.stages] == [s.name for s in usual.stages]
+    for stage, before in zip(config.stages, usual.stages, strict=True):
+        assert (stage.rows, stage.rows * stage.steps) == (128, before.rows * before.steps)
+    assert (config.mesh.context, config.model.remat) == (2, "attention")
+    (omni,) = load_config(["--config=configs/ola_7b.py:omni:tpu7x:2x2x1"]).config.stages
+    assert (omni.name, omni.rows) == ("omni", 8)
+    with pytest.raises(OlaError, match="no settings for 'v9:2x2'; there are v5e:16x16"):
+        load_config(["--config=configs/ola_7b.py:omni:v9:2x2"])
+
+
 def test_a_stage_of_the_7b_config_is_chosen_by_name() -> None:
     assert [s.name for s in load_config(["--config=configs/ola_7b.py:omni"]).config.stages] == ["omni"]
     with pytest.raises(OlaError, match="no stage 'onmi'; there are image_align, image_pretrain"):

@@ -12,6 +12,7 @@ KERNELS = {
     "ola_jax.kernels.local_global_pool_hopper",
     "ola_jax.kernels.local_global_pool_tpu",
     "ola_jax.kernels.splash",
+    "ola_jax.kernels.tpu_product",
 }
 LIBRARIES = {  # neither rich nor filelock: flax and jax import these
     *("PIL", "av", "grain", "huggingface_hub", "librosa", "orbax", "safetensors", "soundfile", "soxr"),
@@ -60,7 +61,7 @@ def test_the_package_alone_imports_neither_jax_nor_the_model() -> None:
     ("attention", "pooling", "chosen"),
     [
         ("splash", "xla", {"ola_jax.kernels.splash"}),
-        ("xla", "pallas", {"ola_jax.kernels.local_global_pool_tpu"}),
+        ("xla", "pallas", {"ola_jax.kernels.local_global_pool_tpu", "ola_jax.kernels.tpu_product"}),
     ],
 )
 def test_a_kernel_that_is_chosen_is_imported_alone(attention: str, pooling: str, chosen: set[str]) -> None:

@@ -219,6 +219,7 @@ def _report(
         recomputed=again / mesh.size,
         peak=chip,
         traffic=hlo.count_traffic(program),
+        products=0.0 if gpu_topology.is_gpu(topology) else hlo.count_products(program),
         collectives=tuple(found[kind] for kind in hlo.COLLECTIVES if kind in found),
         kernels=hlo.count_kernels(program),
         open_loops=len(program.open_loops),

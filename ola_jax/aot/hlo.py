@@ -19,6 +19,8 @@ _OPCODE = re.compile(r"(?<=[\s)}\]])([a-z][\w\-]*)\(")
 _SHAPE = re.compile(r"\b([a-z]+[0-9]*(?:e\dm\d\w*)?)\[([0-9,]*)\](\{[^}]*\})?")
 # Mosaic GPU names no instruction; the last but one part of the operation's path is the kernel's name.
 _GPU_KERNEL = re.compile(r'custom_call_target="mosaic_gpu\w*".*op_name="[^"]*?(\w+)/\w+"')
+# A kernel's estimate of its own cost, in the backend_config of its call.
+_DECLARED = re.compile(r'custom_call_target="tpu_custom_call".*\bbytes_accessed\W+(\d+)')
 # These move nothing, or are counted elsewhere.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"}
 _FREE |= {"after-all", "partition-id", "iota", "copy-done", "opt-barrier"}
@@ -175,11 +177,53 @@ def count_kernels(program: Program) -> dict[str, int]:
     return dict(sorted(collections.Counter(names).items()))
 
 
+def count_products(program: Program) -> float:
+    """FLOPs of the matrix products and convolutions of a step, those within kernels left out.
+
+    On TPUs every product is a convolution; on other devices "dot" instructions are not counted.
+    """
+    total = 0.0
+    for name, i, times in program.executed():
+        total += times * _products_in(program, name, i)
+    return total
+
+
+def _products_in(program: Program, name: str, i: Instruction) -> float:
+    if i.opcode == "fusion" and (called := _attribute(i, "calls")):
+        return sum(_products_in(program, called, j) for j in program.computations[called])
+    if i.opcode != "convolution" or not (labels := re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", i.rest)):
+        return 0.0
+    shapes = {j.name: j.result for j in program.computations[name]}
+    left, right, out = (_sizes(shape) for shape in (*(shapes[o] for o in i.operands), i.result))
+    found = re.search(r"window=\{([^}]*)\}", i.rest)
+    window = dict(field.split("=") for field in found[1].split()) if found else {}
+    flops = 2.0 * out[labels[3].index("b")] * out[labels[3].index("f")] * right[labels[2].index("i")]
+    for axis in sorted(label for label in labels[3] if label.isdigit()):
+        sizes = left[labels[1].index(axis)], out[labels[3].index(axis)]
+        flops *= _pairs(*sizes, {key: value.split("x")[int(axis)] for key, value in window.items()})
+    return flops
+
+
+def _pairs(inputs: int, outputs: int, window: dict[str, str]) -> int:
+    """Pairs of an output and a place of its window that lies on an input, along one axis."""
+    read = lambda key: int(window.get(key, "1"))
+    before, stride, dilation = int(window.get("pad", "0").split("_")[0]), read("stride"), read("lhs_dilate")
+    at = lambda output, place: output * stride + place * read("rhs_dilate") - before
+    places = (at(output, place) for output in range(outputs) for place in range(read("size")))
+    return sum(0 <= place <= (inputs - 1) * dilation and place % dilation == 0 for place in places)
+
+
+def _sizes(shape: str) -> list[int]:
+    found = _SHAPE.search(shape)
+    return [int(size) for size in found[2].split(",") if size] if found else []
+
+
 def count_traffic(program: Program) -> float:
     """Bytes that one device reads from and writes to its main memory in a step, about.
 
     Every instruction reads its operands and writes its result once; of an operand that a fusion
-    only slices, the slice. Data in a faster memory (VMEM) is not counted.
+    only slices, the slice. A Pallas kernel moves what it declares. Data in a faster memory (VMEM) is
+    not counted.
     """
     total = 0.0
     for name, i, times in program.executed():
@@ -190,6 +234,8 @@ def count_traffic(program: Program) -> float:
 
 
 def _moved(program: Program, i: Instruction, shapes: dict[str, str]) -> float:
+    if declared := _DECLARED.search(i.rest):
+        return float(declared[1])
     operands = [shapes.get(o, "") for o in i.operands]
     if i.opcode in ("dynamic-slice", "slice", "gather"):
         return 2 * hbm_bytes(i.result)
@@ -200,40 +246,64 @@ def _moved(program: Program, i: Instruction, shapes: dict[str, str]) -> float:
     called = _attribute(i, "calls")
     if i.opcode != "fusion" or not called:
         return hbm_bytes(i.result) + sum(map(hbm_bytes, operands))
-    inside = program.computations[called]
-    inner = {j.name: j for j in inside}
-    total = 0.0
-    for j in inside:
-        if j.opcode == "parameter":
-            at = int(j.rest.split(")")[0])
-            users = _users(inside, j.name)
-            full = hbm_bytes(operands[at]) if at < len(operands) else 0.0
-            if users and all(u.opcode in ("dynamic-slice", "slice", "gather") for u in users):
-                total += min(full, sum(hbm_bytes(u.result, everywhere=True) for u in users))
-            elif not (
-                users and all(u.opcode == "dynamic-update-slice" and u.operands[0] == j.name for u in users)
-            ):
-                total += full
-    root = inside[-1]
-    results = [inner[o] for o in root.operands if o in inner] if root.opcode == "tuple" else [root]
-    if not any(result.opcode == "dynamic-update-slice" for result in results):
+    total = sum(min(hbm_bytes(operand), _read_of(program, called, at)) for at, operand in enumerate(operands))
+    updates = _updates(program, called)
+    if not any(update for update, _ in updates):
         return total + hbm_bytes(i.result)
-    for result in results:  # updated in place: only what is new is written
-        if result.opcode == "dynamic-update-slice" and result.operands[1] in inner:
-            total += hbm_bytes(inner[result.operands[1]].result, everywhere=True)
-        else:
-            total += hbm_bytes(result.result)
+    return total + sum(hbm_bytes(shape, everywhere=update) for update, shape in updates)
+
+
+def _read_of(program: Program, name: str, at: int) -> float:
+    """Bytes that computation `name` reads of its parameter `at`; infinite for all of it."""
+    inside = program.computations[name]
+    is_it = lambda j: j.opcode == "parameter" and int(j.rest.split(")")[0]) == at
+    parameter = next((j.name for j in inside if is_it(j)), None)
+    return 0.0 if parameter is None else _read_by_users(program, inside, parameter)
+
+
+def _read_by_users(program: Program, inside: list[Instruction], name: str) -> float:
+    """Bytes that are read of an array: of one that is only sliced, or updated in place, not all."""
+    if name == inside[-1].name:  # it is the result
+        return math.inf
+    total = 0.0
+    for user in inside:
+        if name not in user.operands:
+            continue
+        if user.opcode in ("dynamic-slice", "slice", "gather"):
+            total += hbm_bytes(user.result, everywhere=True)
+        elif user.opcode == "bitcast":
+            total += _read_by_users(program, inside, user.name)
+        elif user.opcode == "fusion" and (called := _attribute(user, "calls")):
+            if "output_to_operand_aliasing" in user.rest:  # only gives it another layout
+                total += _read_by_users(program, inside, user.name)
+            else:
+                places = [at for at, operand in enumerate(user.operands) if operand == name]
+                total += sum(_read_of(program, called, at) for at in places)
+        elif user.opcode != "dynamic-update-slice" or name in user.operands[1:]:
+            return math.inf
     return total
 
 
-def _users(inside: list[Instruction], name: str) -> list[Instruction]:
-    """The instructions that use an operand of a fusion, behind those that only give it another layout."""
-    users = []
-    for user in inside:
-        if name in user.operands:
-            relabels = user.opcode == "fusion" and "output_to_operand_aliasing" in user.rest
-            users += _users(inside, user.name) if relabels else [user]
-    return users
+def _updates(program: Program, name: str) -> list[tuple[bool, str]]:
+    """For each result of a fused computation: True and the new part's shape if it is updated in place.
+
+    Otherwise False and its own shape.
+    """
+    inside = program.computations[name]
+    inner, root = {j.name: j for j in inside}, inside[-1]
+    found: list[tuple[bool, str]] = []
+    for result in [inner[o] for o in root.operands if o in inner] if root.opcode == "tuple" else [root]:
+        source = result
+        while source.opcode == "bitcast" and source.operands[0] in inner:
+            source = inner[source.operands[0]]
+        called = _attribute(source, "calls")
+        if source.opcode == "dynamic-update-slice" and source.operands[1] in inner:
+            found.append((True, inner[source.operands[1]].result))
+        elif source.opcode == "fusion" and called and any(update for update, _ in _updates(program, called)):
+            found += _updates(program, called)
+        else:
+            found.append((False, result.result))
+    return found
 
 
 def hbm_bytes(shape: str, everywhere: bool = False) -> float:

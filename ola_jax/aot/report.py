@@ -28,6 +28,7 @@ class Report:
     traffic: float  # bytes to and from the device's memory
     collectives: tuple[hlo.Collective, ...]
     kernels: dict[str, int]  # Pallas kernels by name, as the program's text has them
+    products: float = 0.0  # FLOPs of the program's products outside kernels; 0 if not counted (GPUs)
     open_loops: int = 0  # whose number of iterations depends on the data; traffic has one of each
 
     @property
@@ -73,6 +74,10 @@ class Report:
             f"{self.step_seconds * 1e3:.0f} ms, at most {self.tokens_per_second:,.0f} tokens/s"
         )
 
+    def _products(self) -> str:
+        counted = f"; the program's products outside kernels: {self.products / 1e12:.2f}"
+        return counted if self.products else ""
+
     def _loop_lines(self) -> list[str]:
         if not self.open_loops:
             return []
@@ -94,7 +99,7 @@ class Report:
             f"  memory of a device: arguments {gb(self.arguments)} + temporaries {gb(self.temporaries)} "
             f"of {gb(self.limit)}" + (f"; in its host {gb(self.host)}" if self.host else ""),
             f"  model TFLOPs of a device: {sum(self.flops.values()) / 1e12:.2f} ({parts}); "
-            f"recomputed {self.recomputed / 1e12:.2f}",
+            f"recomputed {self.recomputed / 1e12:.2f}" + self._products(),
             f"  bounds of a step: FLOPs {self.flop_seconds * 1e3:.1f} ms, memory "
             f"{self.memory_seconds * 1e3:.1f} ms ({gb(self.traffic)}); MFU at most {100 * self.mfu:.0f} %",
             *self._loop_lines(),

@@ -2,16 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
 
 from ola_jax import hardware, sharding
 from ola_jax.aot import compile as compiling
 from ola_jax.aot.report import Report
 from ola_jax.errors import OlaError
+from ola_jax.models.remat import POLICIES
 from ola_jax.training.config import Stage, TrainConfig
 
-Remat = Literal["full", "dots", "none"]
-POLICIES: tuple[Remat, ...] = ("full", "dots", "none")  # from the least memory to the most
 GAIN = 1.01  # more rows must give this many times the tokens per second to be worth their memory
 MARGIN = 1.05  # candidates expected to need more than this many times the memory are not tried
 

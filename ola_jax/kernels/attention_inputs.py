@@ -4,6 +4,8 @@ import dataclasses
 
 from ola_jax.typing import Array, Float, Int, Shaped
 
+RESIDUALS = "attention"  # name of what attention's backward pass needs of the forward, for remat policies
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PackedInputs:

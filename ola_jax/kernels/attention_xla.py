@@ -10,8 +10,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
-from ola_jax.kernels.attention_inputs import PackedInputs
+from ola_jax.kernels.attention_inputs import RESIDUALS, PackedInputs
 from ola_jax.kernels.segment_blocks import computed_blocks
 from ola_jax.sharding import platform
 from ola_jax.typing import Array, Float, Int
@@ -102,6 +103,7 @@ def _flash_forward(
         return _join(out, 2), _join(log_total, 2)
 
     out, log_total = jax.lax.map(lambda x: row(*x), (q, k, v, q_segments, k_segments))
+    out, log_total = checkpoint_name(out, RESIDUALS), checkpoint_name(log_total, RESIDUALS)
     return out, (q, k, v, q_segments, k_segments, q_offset, out, log_total)
 
 

@@ -82,28 +82,32 @@ def pool_xla(x: Float[Array, "G n D"], params: PoolParams) -> Float[Array, "G D"
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def pool_tpu(interpret: bool, x: Float[Array, "G n D"], params: PoolParams) -> Float[Array, "G D"]:
-    """The kernels for TPUs, forward and backward."""
-    return _forward_tpu(interpret, x, params)[0]
-
-
-def _forward_tpu(interpret: bool, x: Array, params: PoolParams) -> tuple[Array, tuple[Array, PoolParams]]:
-    """Pads channels to a multiple of LANES; padding stays zero throughout."""
+    """The kernels for TPUs, forward and backward. Channels are padded with zeros, which stay zero."""
     from ola_jax.kernels import local_global_pool_tpu as tpu
 
     pooled = tpu.pool(_member_major(x), _split_params(params), interpret=interpret)
-    return pooled[:, : x.shape[-1]], (x, params)
+    return pooled[:, : x.shape[-1]]
+
+
+def _forward_tpu(
+    interpret: bool, x: Array, params: PoolParams
+) -> tuple[Array, tuple[tuple[Array, ...], PoolParams]]:
+    from ola_jax.kernels import local_global_pool_tpu as tpu
+
+    pooled, saved = tpu.pool_and_save(_member_major(x), _split_params(params), interpret=interpret)
+    return pooled[:, : x.shape[-1]], (tuple(saved), params)
 
 
 def _backward_tpu(
-    interpret: bool, saved: tuple[Array, PoolParams], grad: Float[Array, "G D"]
+    interpret: bool, saved: tuple[tuple[Array, ...], PoolParams], grad: Float[Array, "G D"]
 ) -> tuple[Array, PoolParams]:
     from ola_jax.kernels import local_global_pool_tpu as tpu
 
-    x, params = saved
+    activations, params = saved
     x_grad, params_grad = tpu.pool_backward(
-        _member_major(x), _split_params(params), _pad_to_lanes(grad, (1,)), interpret=interpret
+        tpu.Saved(*activations), _split_params(params), _pad_to_lanes(grad, (1,)), interpret=interpret
     )
-    return jnp.swapaxes(x_grad, 0, 1)[..., : x.shape[-1]], _crop(params_grad, params)
+    return jnp.swapaxes(x_grad, 0, 1)[..., : grad.shape[-1]], _crop(params_grad, params)
 
 
 pool_tpu.defvjp(_forward_tpu, _backward_tpu)

@@ -11,12 +11,11 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 
-from ola_jax.kernels.attention_inputs import PackedInputs
+from ola_jax.kernels.attention_inputs import RESIDUALS, PackedInputs
 from ola_jax.kernels.segment_blocks import LANES, computed_blocks
 from ola_jax.typing import Array, Bool, Float, Int
 
 BLOCK = 512  # queries and keys of a block; 2048 do not fit the VMEM of v4, v5e and v5p
-RESIDUALS = "attention"  # name of what the backward pass needs, for remat policies
 
 
 def padded_length(length: int) -> int:

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ola_jax.config import BeatsConfig
+from ola_jax.config import BeatsConfig, Remat
 from ola_jax.kernels.biased_attention import biased_attention
-from ola_jax.models.layers import Remat, gelu, layer_norm, linear, parameter, stack_layers
+from ola_jax.models.layers import gelu, layer_norm, linear, parameter, stack_layers
 from ola_jax.sharding import constrain, gather_weight, map_window_shards
 from ola_jax.typing import Array, Float, HostArray, Int
 

@@ -1,17 +1,17 @@
 """Parts that several models share: parameters, linear layers and norms with named axes."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
+from ola_jax.config import Remat
+from ola_jax.models.remat import checkpoint_policy
 from ola_jax.sharding import axis_size, gather_weight
 from ola_jax.typing import Array, DTypeLike, Float, Int8
-
-Remat = Literal["none", "full", "dots"]  # what the backward pass recomputes, as in OlaConfig
 
 
 def parameter(
@@ -107,8 +107,7 @@ def stack_layers(
     every layer has its own slice, or nn.broadcast if all have the same.
     """
     if remat != "none":
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
-        block = nn.remat(block, prevent_cse=False, policy=policy)
+        block = nn.remat(block, prevent_cse=False, policy=checkpoint_policy(remat))
     return nn.scan(
         block,
         variable_axes={"params": 0, "intermediates": 0},

@@ -3,10 +3,10 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ola_jax.config import OryxViTConfig
+from ola_jax.config import OryxViTConfig, Remat
 from ola_jax.kernels.attention import ENCODER_AXES, Implementation, packed_attention
 from ola_jax.kernels.attention_inputs import PackedInputs
-from ola_jax.models.layers import Remat, gelu, layer_norm, linear, parameter, stack_layers
+from ola_jax.models.layers import gelu, layer_norm, linear, parameter, stack_layers
 from ola_jax.sharding import constrain, gather_weight
 from ola_jax.typing import Array, DTypeLike, Float, Int, UInt8
 

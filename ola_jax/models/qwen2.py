@@ -6,12 +6,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct, traverse_util
+from jax.ad_checkpoint import checkpoint_name
 
-from ola_jax.config import Qwen2Config
+from ola_jax.config import Qwen2Config, Remat
 from ola_jax.kernels.attention import Implementation, cached_attention, packed_attention
 from ola_jax.kernels.attention_inputs import CachedInputs, PackedInputs
-from ola_jax.models.layers import Remat, linear, stack_layers
+from ola_jax.models.layers import linear, stack_layers
 from ola_jax.models.quantization import quantize
+from ola_jax.models.remat import GATE, PROJECTIONS
 from ola_jax.models.rotary import rope
 from ola_jax.sharding import constrain
 from ola_jax.typing import Array, Bool, DTypeLike, Float, Int, Params, Shaped
@@ -90,6 +92,7 @@ class Attention(nn.Module):
         q = turn(q.reshape(*x.shape[:2], c.num_heads, c.head_dim))
         k = turn(k.reshape(*x.shape[:2], c.num_kv_heads, c.head_dim))
         v = v.reshape(k.shape)
+        q, k, v = (checkpoint_name(y, PROJECTIONS) for y in (q, k, v))
         if isinstance(where, Packed):
             packed = PackedInputs(q, k, v, where.segments, where.segments, causal=True)
             out = packed_attention(packed, implementation=self.attention)
@@ -155,6 +158,7 @@ class MLP(nn.Module):
         c = self.config
         gate = linear(c.intermediate_size, ("embed", "mlp"), self.dtype, bias=False, name="gate_proj")(x)
         up = linear(c.intermediate_size, ("embed", "mlp"), self.dtype, bias=False, name="up_proj")(x)
+        gate = checkpoint_name(gate, GATE)
         down = linear(c.hidden_size, ("mlp", "embed"), self.dtype, bias=False, name="down_proj")
         return down(jax.nn.silu(gate) * up)
 
@@ -180,7 +184,7 @@ class Block(nn.Module):
         attention = Attention(self.config, self.dtype, self.attention, name="self_attn")
         h = norm("input_layernorm")(x).astype(self.dtype)
         h, cache = attention(h, where, cache, layer)
-        x = x + h
+        x = checkpoint_name(x + h, PROJECTIONS)
         h = norm("post_attention_layernorm")(x).astype(self.dtype)
         x = x + MLP(self.config, self.dtype, name="mlp")(h)
         self.sow("intermediates", "output", x)
@@ -268,6 +272,25 @@ def flops(config: Qwen2Config, tokens: int) -> float:
     weights = config.hidden_size * (2 * heads + 2 * kv_heads + 3 * config.intermediate_size)
     layer = 2 * tokens * weights + 4 * tokens**2 * heads / 2
     return config.num_layers * layer + logits_flops(config, tokens)
+
+
+def recomputed_flops(config: Qwen2Config, tokens: int, remat: Remat) -> float:
+    """FLOPs of a row that the backward pass of the layers repeats.
+
+    Attention counts as kept where the policy names it; attention that computes all scores at once and cuDNN's
+    are recomputed under every policy but "none".
+    """
+    heads, kv_heads = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    up = 2.0 * tokens * config.hidden_size * config.intermediate_size
+    projections = 2.0 * tokens * config.hidden_size * (2 * heads + 2 * kv_heads)
+    attention = 4 * tokens**2 * heads / 2
+    again: dict[Remat, float] = {
+        "full": 2 * up + projections + attention,
+        "attention": 2 * up + projections,
+        "projections": 2 * up,
+        "gate": up,
+    }
+    return config.num_layers * again.get(remat, 0.0)
 
 
 def logits_flops(config: Qwen2Config, tokens: int) -> float:

@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ola_jax.config import WhisperConfig
+from ola_jax.config import Remat, WhisperConfig
 from ola_jax.kernels.attention import ENCODER_AXES, Implementation, packed_attention
 from ola_jax.kernels.attention_inputs import PackedInputs
-from ola_jax.models.layers import Remat, gelu, layer_norm, linear, parameter, product, stack_layers
+from ola_jax.models.layers import gelu, layer_norm, linear, parameter, product, stack_layers
 from ola_jax.sharding import constrain, gather_weight
 from ola_jax.typing import Array, DTypeLike, Float, HostArray
 

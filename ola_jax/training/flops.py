@@ -49,15 +49,14 @@ def count_recomputed(
 ) -> float:
     """FLOPs of a step that are not the model's.
 
-    The backward pass always recomputes the logits, and the layers where `remat` is "full". With adapters, the
-    full gradients of adapted kernels are computed.
+    The backward pass recomputes what `remat` does not keep, of trained encoders everything at most. With
+    adapters, the full gradients of adapted kernels are computed.
     """
     once = ola.flops(config, budget)
     trained = _trained(config, tuple(trainable), adapters)
-    logits = qwen2.logits_flops(config.llm, budget.tokens)
-    again = logits + sum(flops * trained[part].adapted for part, flops in once.items())
-    if config.remat == "full":
-        again += once["llm"] - logits
+    again = sum(flops * trained[part].adapted for part, flops in once.items())
+    again += qwen2.recomputed_flops(config.llm, budget.tokens, config.remat)
+    if config.remat not in ("dots", "none"):
         again += sum(once.get(part, 0.0) for part in _encoders() if _trains(trained, part))
     return rows * again
 

@@ -205,9 +205,10 @@ def test_the_sharded_step_compiles_with_the_pooling_kernel_forward_and_backward(
 ) -> None:
     kernels = reports["compiled"]["kernels"]
     assert {name for name in kernels if name.startswith("local_global_pool")} == {
+        "local_global_pool_hidden",
         "local_global_pool",
         "local_global_pool_scores_gradient",
-        "local_global_pool_matrices_gradient",
+        "local_global_pool_hidden_gradient",
     }
 
 

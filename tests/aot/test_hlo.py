@@ -110,3 +110,49 @@ def test_a_compiled_program_gathers_each_layers_weights_once() -> None:
     found = hlo.count_collectives(hlo.Program(compiled.as_text()))
     assert set(found) == {"all-gather"}
     assert (found["all-gather"].count, found["all-gather"].bytes) == (layers, layers * width * width * 4)
+
+
+NESTED = """
+%sliced (s0: bf16[5,8,4], s1: s32[]) -> bf16[8,4] {
+  %s0 = bf16[5,8,4]{2,1,0} parameter(0)
+  %s1 = s32[] parameter(1)
+  %one = bf16[1,8,4]{2,1,0} dynamic-slice(%s0, %s1), dynamic_slice_sizes={1,8,4}
+  ROOT %flat = bf16[8,4]{1,0} bitcast(%one)
+}
+
+%relabelled (r0: bf16[1,4,16]) -> bf16[4,16] {
+  %r0 = bf16[1,4,16]{2,1,0} parameter(0)
+  ROOT %r1 = bf16[4,16]{1,0} bitcast(%r0)
+}
+
+%multiplied (m0: bf16[5,8,4], m1: s32[], m2: bf16[1,4,16]) -> bf16[8,16] {
+  %m0 = bf16[5,8,4]{2,1,0} parameter(0)
+  %m1 = s32[] parameter(1)
+  %m2 = bf16[1,4,16]{2,1,0} parameter(2)
+  %left = bf16[8,4]{1,0} fusion(%m0, %m1), kind=kLoop, calls=%sliced
+  %right = bf16[4,16]{1,0} fusion(%m2), kind=kLoop, calls=%relabelled
+  ROOT %product = bf16[8,16]{1,0} convolution(%left, %right), dim_labels=bf_io->bf
+}
+
+ENTRY %main (a: bf16[5,8,4], i: s32[], w: bf16[1,4,16]) -> bf16[8,16] {
+  %a = bf16[5,8,4]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %w = bf16[1,4,16]{2,1,0} parameter(2)
+  ROOT %out = bf16[8,16]{1,0} fusion(%a, %i, %w), kind=kOutput, calls=%multiplied
+}
+"""
+
+
+def test_a_stack_that_a_fusion_within_a_fusion_slices_is_not_read_whole() -> None:
+    # The slice of the stack (64 bytes), the place in it (4), the matrix (128); the product (256) is written.
+    assert hlo.count_traffic(hlo.Program(NESTED)) == 64 + 4 + 128 + 256
+
+
+def test_products_are_counted_within_fusions_and_with_their_windows() -> None:
+    assert hlo.count_products(hlo.Program(NESTED)) == 2 * 8 * 4 * 16
+    # As XLA writes batched products: of 7 positions each sees those of 4 that its window of 4 covers.
+    windowed = NESTED.replace("bf16[8,4]{1,0} fusion(%m0", "bf16[8,4,4]{2,1,0} fusion(%m0")
+    windowed = windowed.replace("bf16[4,16]{1,0} fusion(%m2", "bf16[4,16,4]{2,1,0} fusion(%m2")
+    windowed = windowed.replace("ROOT %product = bf16[8,16]{1,0}", "ROOT %product = bf16[8,16,7]{2,1,0}")
+    windowed = windowed.replace("dim_labels=bf_io->bf", "window={size=4 pad=3_3}, dim_labels=bf0_io0->bf0")
+    assert hlo.count_products(hlo.Program(windowed)) == 2 * 8 * 4 * 16 * (1 + 2 + 3 + 4 + 3 + 2 + 1)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ola_jax.kernels import local_global_pool_tpu as tpu
+from ola_jax.kernels import tpu_product
 from ola_jax.kernels.local_global_pool import SplitParams, local_global_pool
 from tests.kernels.pooling import distance, in_float64, inputs, with_gradients
 
@@ -71,29 +72,28 @@ def test_bfloat16_sums_in_float32():
     assert all(distance(a, b) < 0.02 for a, b in zip(kernel, exact, strict=True))
 
 
-@pytest.mark.parametrize("groups", [8, 24])
-def test_several_blocks_with_a_partial_last_one_equal_the_reference(groups):
+@pytest.mark.parametrize("tile", [(8, 128, 256), (24, 128, 128), (24, 256, 128)])
+def test_several_tiles_with_a_partial_last_one_equal_the_reference(tile):
     x, params, grad = inputs(53, 4, 256)
     members = jnp.swapaxes(x, 0, 1)
     split = SplitParams(*jnp.split(params.kernel1, 2), params.bias1, params.kernel2)
-    blocks = tpu.Blocks(groups=groups, hidden=128, vmem_bytes=2**24)
+    tile = tpu_product.Tile(*tile)
     expected = with_gradients(x, params, grad, "xla")
-    assert distance(tpu.pool(members, split, interpret=True, blocks=blocks), expected[0]) < 1e-5
-    x_grad, grads = tpu.pool_backward(members, split, grad, interpret=True, blocks=blocks)
+    assert distance(tpu.pool(members, split, interpret=True, tile=tile), expected[0]) < 1e-5
+    _, saved = tpu.pool_and_save(members, split, interpret=True, tile=tile)
+    x_grad, grads = tpu.pool_backward(saved, split, grad, interpret=True, tile=tile)
     kernel1_grad = jnp.concatenate([grads.local_kernel, grads.mean_kernel])
     actual = jnp.swapaxes(x_grad, 0, 1), kernel1_grad, grads.bias1, grads.kernel2
     assert all(distance(a, b) < 1e-5 for a, b in zip(actual, expected[1:], strict=True))
 
 
-@pytest.mark.parametrize("vmem", [16, 64, 128])
 @pytest.mark.parametrize("width", [1152, 3584])
-def test_blocks_grow_with_the_available_memory(vmem, width):
-    choose = lambda mib: [
-        tpu.choose_blocks((4, 4096, width), "bfloat16", backward=backward, vmem_bytes=mib * 2**20)
-        for backward in (False, True)
-    ]
-    chosen, smallest = choose(vmem), choose(1)
-    for blocks, least in zip(chosen, smallest, strict=True):
-        assert width % blocks.hidden == 0
-        assert blocks.groups >= least.groups == 16
-    assert chosen[0].groups >= chosen[1].groups
+def test_more_memory_for_tiles_moves_fewer_bytes(width):
+    problem = tpu_product.Problem(4, 4096, width, width, itemsize=2, matrices=2, tiles=2, rows=0)
+    tiles = [tpu_product.choose_tile(problem, mib * 2**20) for mib in (1, 16, 64, 128)]
+    moved = [tpu_product.moved_bytes(problem, tile) for tile in tiles]
+    assert moved == sorted(moved, reverse=True)
+    assert moved[1] < moved[0] / 2
+    for tile in tiles:
+        assert width % tile.channels == width % tile.depth == 0
+        assert tile.groups % 16 == 0

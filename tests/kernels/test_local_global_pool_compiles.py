@@ -10,7 +10,7 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ola_jax.kernels import local_global_pool_tpu as tpu
+from ola_jax.kernels import tpu_product
 from ola_jax.kernels.local_global_pool import PoolParams, local_global_pool
 
 TOPOLOGIES = {
@@ -64,8 +64,8 @@ def test_all_sizes_of_ola_compile_for(generation: str, width: int, groups: int) 
 
 
 @pytest.mark.parametrize("generation", TOPOLOGIES)
-def test_blocks_are_chosen_by_the_memory_of(generation: str) -> None:
+def test_tiles_are_chosen_by_the_memory_of(generation: str) -> None:
     with jax.sharding.use_abstract_mesh(mesh(generation).abstract_mesh):
-        blocks = tpu.choose_blocks((4, 4096, 3584), "bfloat16", backward=False)
+        vmem = tpu_product.target_vmem_bytes()
     expected = {"v4": 16, "v5e": 128, "v5p": 64, "v6e": 128, "tpu7x": 64}
-    assert blocks.vmem_bytes == expected[generation] * 2**20
+    assert vmem == expected[generation] * 2**20

@@ -88,5 +88,5 @@ def test_remat_changes_no_gradient() -> None:
         return jax.jit(jax.grad(total))(params, IDS, POSITIONS, MASK)
 
     plain = grad("none")
-    for remat in ("full", "dots"):
+    for remat in ("full", "attention", "projections", "gate", "dots"):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), grad(remat), plain)

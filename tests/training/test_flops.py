@@ -4,16 +4,33 @@ import dataclasses
 import functools
 import math
 
+import jax
+import jax.extend
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ola_jax.batch import Budget
-from ola_jax.models import ola
+from ola_jax.config import Remat
+from ola_jax.models import ola, qwen2, remat
 from ola_jax.training import flops, state
 from ola_jax.training.lora import LoraConfig
 from tests import tiny
 
 BUDGET = Budget(tokens=64, windows=3, window_patches=16, audio_chunks=2)
+TOKENS = 512  # more than attention on a CPU computes at once
+
+
+def count_products(jaxpr: jax.extend.core.Jaxpr) -> float:
+    """FLOPs of the products with weights, and of their gradients; those of attention have batch axes."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), (batched, _) = equation.params["dimension_numbers"]
+            sizes = [equation.invars[0].aval.shape[axis] for axis in contracted]
+            total += 0 if batched else 2 * math.prod(sizes) * equation.outvars[0].aval.size
+        total += sum(map(count_products, jax.extend.core.jaxprs_in_params(equation.params)))
+    return total
 
 
 @pytest.mark.parametrize(
@@ -67,13 +84,12 @@ def test_adapters_count_their_own_products_and_not_those_of_the_kernels_they_cha
         2 * shape[0] * (shape[1] + shape[2]) for p, shape in llm.items() if p.startswith("llm/layers/")
     )
     assert step["llm"] == pytest.approx(5 * (2 + 3 * narrow / weights) * once["llm"])
-    # Not the model's: the full gradient of each adapted kernel, and the logits again.
-    logits = 2 * BUDGET.tokens * tiny.CONFIG.llm.hidden_size * tiny.CONFIG.llm.vocab_size
+    # Not the model's: the full gradient of each adapted kernel.
     adapted = sum(math.prod(shape) for p, shape in llm.items() if p.startswith("llm/layers/"))
     again = flops.count_recomputed(
         tiny.CONFIG, BUDGET, rows=2, trainable=("vision_projector/",), adapters=adapters
     )
-    assert again == pytest.approx(2 * (logits + once["llm"] * adapted / weights))
+    assert again == pytest.approx(2 * once["llm"] * adapted / weights)
     # In an encoder, gradients flow through what comes after it.
     vision_adapters = LoraConfig(rank=2, pattern="vision/.*/kernel")
     step = flops.count_step(
@@ -87,11 +103,27 @@ def test_adapters_count_their_own_products_and_not_those_of_the_kernels_they_cha
     assert again > count() + once["vision"]
 
 
+@pytest.mark.parametrize("remat", remat.POLICIES)
+def test_recomputed_products_are_those_of_the_differentiated_layers(remat: Remat) -> None:
+    llm = dataclasses.replace(tiny.CONFIG.llm, num_layers=1)
+    model = qwen2.Qwen2(llm, remat=remat, attention="xla")
+    layout = jnp.zeros((1, TOKENS), jnp.int32), jnp.ones((1, TOKENS), jnp.int32)
+    x = jnp.zeros((1, TOKENS, llm.hidden_size))
+    params = jax.eval_shape(model.init, jax.random.key(0), x, *layout)
+    total = lambda params, x: model.apply(params, x, *layout).sum()
+    jaxpr = jax.make_jaxpr(jax.grad(total, (0, 1)))(params, x).jaxpr
+    attention = 4 * TOKENS**2 * llm.num_heads * llm.head_dim / 2
+    forward = qwen2.flops(llm, TOKENS) - qwen2.logits_flops(llm, TOKENS) - attention
+    again = qwen2.recomputed_flops(llm, TOKENS, remat) - (attention if remat == "full" else 0)
+    assert count_products(jaxpr) == pytest.approx(3 * forward + again)
+    # Attention in blocks is a loop forward and one backward.
+    assert str(jaxpr).count(" while[") == (3 if remat == "full" else 2)
+
+
 def test_recomputed_layers_count_apart() -> None:
-    config = dataclasses.replace(tiny.CONFIG, remat="full")
-    once = ola.flops(config, BUDGET)["llm"]
-    assert flops.count_recomputed(config, BUDGET, rows=2, trainable=("llm/",)) == pytest.approx(2 * once)
-    logits = 2 * BUDGET.tokens * config.llm.hidden_size * config.llm.vocab_size
-    assert flops.count_recomputed(tiny.CONFIG, BUDGET, rows=2, trainable=("llm/",)) == pytest.approx(
-        2 * logits
-    )
+    full = dataclasses.replace(tiny.CONFIG, remat="full")
+    assert flops.count_recomputed(tiny.CONFIG, BUDGET, rows=2, trainable=("llm/",)) == 0
+    again = flops.count_recomputed(full, BUDGET, rows=2, trainable=("llm/",))
+    assert again == 2 * qwen2.recomputed_flops(full.llm, BUDGET.tokens, "full")
+    with_encoder = flops.count_recomputed(full, BUDGET, rows=2, trainable=("llm/", "vision/"))
+    assert with_encoder == pytest.approx(again + 2 * ola.flops(full, BUDGET)["vision"])
