@@ -86,7 +86,9 @@ def make_stages(arm: Arm, data: pathlib.Path) -> tuple[Stage, ...]:
         name: str, steps: int, shares: Mapping[str, float], rate: float, *, budget: Budget, trained: str
     ) -> Stage:
         root = str(data)
-        sources = (Source(f"{root}/train/{source}.json", root, share) for source, share in shares.items())
+        sources = (
+            Source(f"{root}/train/{source}.json", root, float(share)) for source, share in shares.items()
+        )
         return Stage(
             name,
             trainable=tuple(
