@@ -175,8 +175,8 @@ class Processor:
             if count and self.config.vision and may_exceed(count, self.limits, limit, side):
                 with errors_naming_media("image", record.images):
                     sizes = self.decode(image_sizes, record.images, root, self.settings)
-                counts = image_tokens(sizes, self.limits, self.config.vision.patch_size, side)
-                check_room(shortest, counts, limit)
+                least = image_tokens(sizes, self.limits, self.config.vision.patch_size, side)
+                check_room(shortest, least, limit)
         with errors_naming_media("image" if record.images else "video", record.images or record.video):
             images, shown = self._images(record, root)
         features = [pooled_size(image.grid, self.config.token_side) for image in images]
@@ -211,8 +211,8 @@ class Processor:
         tokens, labels, source, modality = (x[:limit] for x in (tokens, labels, source, modality))
         targets = np.append(labels[1:], IGNORE).astype(np.int32)
         totals = np.bincount(modality, minlength=len(MODALITIES))
-        by_modality = dict(zip(MODALITIES, totals.tolist(), strict=True))
-        return Sample(record.id, tokens, targets, source, tuple(images), chunks, text.ids, by_modality)
+        counts = dict(zip(MODALITIES, totals.tolist(), strict=True))
+        return Sample(record.id, tokens, targets, source, tuple(images), chunks, text.ids, counts)
 
     def _encode(self, record: ParsedRecord) -> Conversation:
         text = record.turns, self.tokenizer, self.processor_config.system_prompt

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,12 +26,12 @@ VARIANTS = {
     "none_beats": dataclasses.replace(tiny.CONFIG, downsampling="none", whisper=None, beats_chunk=200),
     "conv_whisper": dataclasses.replace(tiny.CONFIG, downsampling="conv", beats=None),
 }
-PATCHES = np.random.default_rng(0).normal(size=(3, 8, 6)).astype(np.float32)
+PATCHES = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 6)), jnp.float32)
 
 
 @functools.cache
 def params(name: str) -> dict:
-    return init_params(VARIANTS[name], seed=0)
+    return jax.tree.map(np.asarray, init_params(VARIANTS[name], seed=0))
 
 
 @pytest.mark.parametrize(
@@ -41,23 +42,23 @@ def test_tokens_and_products_of_each_kind(downsampling: str, tokens: int) -> Non
     weights = model.init(jax.random.key(0), PATCHES)
     assert model.apply(weights, PATCHES).shape == (3, tokens, 10)
     flops = projectors.vision_flops(PATCHES.size // 6, 6, 10, downsampling)
-    assert flops == traced(lambda x: model.apply(weights, x), jnp.asarray(PATCHES))
+    assert flops == traced(lambda x: model.apply(weights, x), PATCHES)
 
 
 @pytest.mark.parametrize("downsampling", ["mean", "conv", "none"])
 def test_groups_are_the_four_neighbours(downsampling: str) -> None:
     model = VisionProjector(10, downsampling=downsampling)
-    weights = jax.tree.map(np.asarray, model.init(jax.random.key(1), PATCHES))
-    own = weights["params"]
-    linear = lambda x, name: x @ own[name]["kernel"].unbox() + own[name]["bias"].unbox()
+    weights = nn.unbox(model.init(jax.random.key(1), PATCHES))
+    own = jax.tree.map(np.asarray, weights["params"])
+    linear = lambda x, name: np.asarray(x) @ own[name]["kernel"] + own[name]["bias"]
     x = linear(PATCHES, "proj1")
     if downsampling == "mean":
         x = x.reshape(3, 2, 4, 10).mean(axis=2)
     elif downsampling == "conv":
         conv = own["pooler"]["conv"]
-        kernel = conv["kernel"].unbox().reshape(4, 10, 10)  # a filter of 2x2
-        x = np.einsum("bgnd,nde->bge", x.reshape(3, 2, 4, 10), kernel) + conv["bias"].unbox()
-    expected = linear(np.asarray(jax.nn.gelu(x, approximate=False)), "proj2")
+        kernel = conv["kernel"].reshape(4, 10, 10)  # a filter of 2x2
+        x = np.einsum("bgnd,nde->bge", x.reshape(3, 2, 4, 10), kernel) + conv["bias"]
+    expected = linear(jax.nn.gelu(x, approximate=False), "proj2")
     np.testing.assert_allclose(model.apply(weights, PATCHES), expected, rtol=1e-4, atol=1e-5)
 
 
