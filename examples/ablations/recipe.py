@@ -7,7 +7,7 @@ decoder, and trains the encoders where their modality comes first.
 import collections
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from configs import digits_omni as demo
 from examples.ablations.arms import Arm
@@ -22,16 +22,54 @@ from ola_jax.training.config import (
     TrainConfig,
 )
 
-SCALE = 0.25  # of the demo's number of records
+SCALE = 0.5  # of the demo's number of records
 TASKS = ("text", "image", "video", "audio", "video_audio")
 QUESTIONS = 100  # of each task, at most
 ROWS = 4  # of a batch
-TEXT_STEPS, IMAGE_STEPS, VIDEO_STEPS, OMNI_STEPS = 200, 400, 80, 400
 
-# Shares of the sources in each stage after text.
-IMAGE = {"captions": 2, "image": 3, "text": 1, "described": 1}
-VIDEO = {"video": 4, "image": 2, "text": 1, "described": 1}
-OMNI = {"video_audio": 4, "transcripts": 3, "audio": 3, "video": 2, "image": 2, "text": 1, "described": 1}
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stage of an arm, without what is the same in all."""
+
+    name: str
+    steps: int
+    shares: Mapping[str, float]  # of the sources
+    parts: tuple[str, ...]  # that are trained
+    learning_rate: float
+    tokens: int = 256  # of a row
+    # Without downsampling the same records take more: in this proportion, so that a step still trains on
+    # about as many of them.
+    tokens_without_downsampling: int = 256
+
+
+LLM, PROJECTORS = ("llm/",), ("vision_projector/", "speech_projector/")
+VISION, AUDIO = ("vision/",), ("whisper/", "beats/")
+TEXT = Phase("text", 200, {"text": 1, "described": 2}, LLM, 5e-3)
+IMAGE = Phase(
+    "image",
+    400,
+    {"captions": 2, "image": 3, "text": 1, "described": 1},
+    (*LLM, *PROJECTORS[:1], *VISION),
+    4e-3,
+    tokens_without_downsampling=312,
+)
+VIDEO = Phase(
+    "video",
+    80,
+    {"video": 4, "image": 2, "text": 1, "described": 1},
+    (*LLM, *PROJECTORS[:1]),
+    3e-3,
+    tokens_without_downsampling=376,
+)
+OMNI = Phase(
+    "omni",
+    400,
+    {"video_audio": 4, "transcripts": 3, "audio": 3, "video": 2, "image": 2, "text": 1, "described": 1},
+    (*LLM, *PROJECTORS, *AUDIO),
+    4e-3,
+    tokens_without_downsampling=336,
+)
 # The sources of each modality, which balanced sampling gives equal shares.
 MODALITIES = (
     ("text", "described"),
@@ -40,7 +78,6 @@ MODALITIES = (
     ("transcripts", "audio"),
     ("video_audio",),
 )
-PARTS = ("llm/", "vision_projector/", "speech_projector/", "vision/", "whisper/", "beats/")
 
 
 def get_config(arm: Arm, seed: int, data: pathlib.Path, output: pathlib.Path) -> TrainConfig:
@@ -77,64 +114,56 @@ def make_model(arm: Arm) -> OlaConfig:
 
 
 def make_stages(arm: Arm, data: pathlib.Path) -> tuple[Stage, ...]:
-    """Text, then the arm's stages: as many steps and rows in every arm."""
-    longer = arm.downsampling == "none"  # the same records take more tokens: about as many fit a row
-    images = Budget(tokens=384 if longer else 256, windows=4, window_patches=32)
-    everything = dataclasses.replace(images, tokens=448 if longer else 256, audio_chunks=4)
+    """Text, then the arm's phases: as many steps and rows in every arm."""
+    return tuple(_make_stage(phase, arm, str(data)) for phase in (TEXT, *choose_phases(arm)))
 
-    def stage(
-        name: str, steps: int, shares: Mapping[str, float], rate: float, *, budget: Budget, trained: str
-    ) -> Stage:
-        root = str(data)
-        sources = (
-            Source(f"{root}/train/{source}.json", root, float(share)) for source, share in shares.items()
-        )
-        return Stage(
-            name,
-            trainable=tuple(
-                part for part in PARTS if part.split("/")[0] in trained.split() and _has(arm, part)
-            ),
-            sources=tuple(sources),
-            steps=steps,
-            rows=ROWS,
-            budget=budget,
-            optimizer=demo.optimizer(rate),
-        )
 
-    omni = OMNI if arm.video_audio else _without_video_audio(OMNI)
-    text = stage("text", TEXT_STEPS, {"text": 1.0, "described": 2.0}, 5e-3, budget=Budget(256), trained="llm")
-    all_parts = "llm vision_projector speech_projector vision whisper beats"
+def choose_phases(arm: Arm) -> tuple[Phase, ...]:
+    """The phases of an arm after the one of text."""
+    omni = OMNI if arm.video_audio else dataclasses.replace(OMNI, shares=_without_video_audio(OMNI.shares))
+    phases = IMAGE, VIDEO, omni
     if arm.mixing == "progressive":
-        return (
-            text,
-            stage("image", IMAGE_STEPS, IMAGE, 4e-3, budget=images, trained="llm vision_projector vision"),
-            stage("video", VIDEO_STEPS, VIDEO, 3e-3, budget=images, trained="llm vision_projector"),
-            stage(
-                "omni",
-                OMNI_STEPS,
-                omni,
-                4e-3,
-                budget=everything,
-                trained="llm vision_projector speech_projector whisper beats",
-            ),
-        )
-    shares = sum_of_stages(omni) if arm.mixing == "direct" else balanced_shares()
-    steps = IMAGE_STEPS + VIDEO_STEPS + OMNI_STEPS
-    return text, stage("mixed", steps, shares, 4e-3, budget=everything, trained=all_parts)
+        return phases
+    shares = sum_of_phases(phases) if arm.mixing == "direct" else balanced_shares()
+    steps = sum(phase.steps for phase in phases)
+    return (Phase("mixed", steps, shares, (*LLM, *PROJECTORS, *VISION, *AUDIO), 4e-3),)
 
 
-def sum_of_stages(omni: Mapping[str, float]) -> dict[str, float]:
-    """The share of each source in all that the progressive stages train on."""
+def sum_of_phases(phases: Sequence[Phase]) -> dict[str, float]:
+    """The share of each source in all that these phases train on."""
     total: collections.Counter[str] = collections.Counter()
-    for steps, shares in ((IMAGE_STEPS, IMAGE), (VIDEO_STEPS, VIDEO), (OMNI_STEPS, omni)):
-        for source, share in shares.items():
-            total[source] += steps * share / sum(shares.values())
+    for phase in phases:
+        for source, share in phase.shares.items():
+            total[source] += phase.steps * share / sum(phase.shares.values())
     return {source: round(amount, 2) for source, amount in total.items()}
 
 
 def balanced_shares() -> dict[str, float]:
     """Equal shares for all modalities, and within each for its sources."""
-    return {source: 60 / len(sources) for sources in MODALITIES for source in sources}
+    return {source: 1 / len(sources) for sources in MODALITIES for source in sources}
+
+
+def _make_stage(phase: Phase, arm: Arm, data: str) -> Stage:
+    whole = arm.downsampling == "none"
+    is_text, has_audio = phase is TEXT, AUDIO[0] in phase.parts
+    without = {"both": "", "whisper": "beats/", "beats": "whisper/"}[arm.audio_encoders]
+    return Stage(
+        phase.name,
+        trainable=tuple(part for part in phase.parts if part != without),
+        sources=tuple(
+            Source(f"{data}/train/{source}.json", data, float(share))
+            for source, share in phase.shares.items()
+        ),
+        steps=phase.steps,
+        rows=ROWS,
+        budget=Budget(
+            phase.tokens_without_downsampling if whole else phase.tokens,
+            windows=0 if is_text else 4,
+            window_patches=0 if is_text else 32,
+            audio_chunks=4 if has_audio else 0,
+        ),
+        optimizer=demo.optimizer(phase.learning_rate),
+    )
 
 
 def _without_video_audio(shares: Mapping[str, float]) -> dict[str, float]:
@@ -142,9 +171,3 @@ def _without_video_audio(shares: Mapping[str, float]) -> dict[str, float]:
     more = shares["video_audio"] / 2
     found = {source: float(share) for source, share in shares.items() if source != "video_audio"}
     return found | {"video": found["video"] + more, "audio": found["audio"] + more}
-
-
-def _has(arm: Arm, part: str) -> bool:
-    return (
-        arm.audio_encoders == "both" or part != {"whisper": "beats/", "beats": "whisper/"}[arm.audio_encoders]
-    )

@@ -16,6 +16,7 @@ import jax
 from configs import digits_omni as demo
 from examples.ablations import recipe
 from examples.ablations.arms import ARMS, Arm
+from examples.digits_omni.build import VERSION
 from ola_jax import json_files
 from ola_jax.config import to_dict
 from ola_jax.errors import OlaError
@@ -73,7 +74,7 @@ def result_file(folder: pathlib.Path, arm: Arm, seed: int) -> pathlib.Path:
 def read_result(file: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any]:
     """A stored result. Raises OlaError if it was made with other settings."""
     result = json_files.read_object(file)
-    if result.get("settings") != settings:
+    if not _agree(result.get("settings"), settings):
         raise OlaError(f"{file}: made with other settings; remove it, or choose another --output")
     return result
 
@@ -96,10 +97,20 @@ def describe_settings(config: TrainConfig, data: pathlib.Path) -> dict[str, Any]
         "model": to_dict(config.model),
         "processor": to_dict(config.processor),
         "stages": [to_dict(stage) for stage in config.stages],
+        "dataset": VERSION,
         "scale": recipe.SCALE,
         "questions": recipe.QUESTIONS,
     }
     return json.loads(json.dumps(values).replace(f"{data}/", ""))
+
+
+def _agree(before: Any, now: Any) -> bool:
+    """True if all settings that both have are equal; a later version may have more."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return all(_agree(before[name], now[name]) for name in before.keys() & now.keys())
+    if isinstance(before, list) and isinstance(now, list):
+        return len(before) == len(now) and all(map(_agree, before, now))
+    return bool(before == now)
 
 
 def _training_figures(config: TrainConfig) -> dict[str, int | float]:

@@ -179,7 +179,12 @@ def test_a_result_of_other_settings_is_refused(
 ) -> None:
     FakeTraining(monkeypatch)
     runs.run_arm(find_arm("ola"), 0, tmp_path)
-    monkeypatch.setattr(recipe, "OMNI_STEPS", 7)
+    file = runs.result_file(tmp_path, find_arm("ola"), 0)
+    earlier = json.loads(file.read_text())
+    del earlier["settings"]["stages"][0]["lora"]["alpha"]  # a version without this setting
+    file.write_text(json.dumps(earlier))
+    assert runs.read_results(tmp_path) == [earlier]
+    monkeypatch.setattr(recipe, "SCALE", 0.1)
     for read in (lambda: runs.run_arm(find_arm("ola"), 0, tmp_path), lambda: runs.read_results(tmp_path)):
         with pytest.raises(OlaError, match=r"ola_0\.json: made with other settings"):
             read()
