@@ -214,6 +214,8 @@ def find_model_misfits(config: OlaConfig) -> Iterator[str]:
         yield f"model.llm: heads are {llm.head_dim} wide (hidden_size / num_heads), expected an even number"
     if config.vision:
         yield from divides("vision", "hidden_size", "num_heads")
+        if config.pooling == "pallas" and config.downsampling != "local_global":
+            yield f"model.pooling: 'pallas', expected 'auto': there is no kernel for {config.downsampling!r}"
     if config.whisper:
         yield from divides("whisper", "hidden_size", "num_heads")
         if config.whisper.hidden_size % 2:

@@ -227,3 +227,12 @@ def test_every_number_has_a_rule() -> None:
 def test_the_model_without_a_part_passes() -> None:
     small = Qwen2Config(vocab_size=8, hidden_size=8, num_layers=1, num_heads=2, num_kv_heads=1)
     check_config(changed(CONFIG, "model", OlaConfig(small, None, None, None)))
+    check_config(changed(CONFIG, "model.whisper", None))  # BEATs alone
+    check_config(changed(CONFIG, "model.beats", None))
+
+
+def test_pooling_kernels_are_those_of_local_global_pooling() -> None:
+    pallas = changed(CONFIG, "model.pooling", "pallas")
+    check_config(pallas)
+    assert "there is no kernel for 'conv'" in message(changed(pallas, "model.downsampling", "conv"))
+    check_config(changed(changed(pallas, "model.downsampling", "none"), "model.vision", None))
