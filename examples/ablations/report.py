@@ -103,7 +103,7 @@ def plot(results: Sequence[Mapping[str, Any]], file: pathlib.Path) -> None:
         axes.set_title(ablation.title)
         axes.set_xticks(range(len(TASKS)), TASKS)
         axes.set_ylim(0, 102)
-        axes.legend(fontsize=8, loc="lower right")
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=2, frameon=False)
     for axes in panels[:, 0]:
         axes.set_ylabel("held-out accuracy, % (dotted: chance)")
     figure.savefig(file, dpi=100)
