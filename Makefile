@@ -1,10 +1,10 @@
-# make demo | eval-demo | test | test-all | load-test | test-ui | harnesses | lint | parity | docs | clean. Python 3.11 or newer and make are all that is needed.
+# make demo | eval-demo | ablations | test | test-all | load-test | test-ui | harnesses | lint | parity | docs | clean. Python 3.11 or newer and make are all that is needed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo eval-demo test test-all load-test test-ui harnesses lint parity docs clean
+.PHONY: demo eval-demo ablations test test-all load-test test-ui harnesses lint parity docs clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/python train.py --config=configs/digits_omni.py
@@ -14,6 +14,11 @@ eval-demo: $(VENV)/installed-test
 	test -d runs/digits_omni/data/heldout -a -n "$$(ls -d runs/digits_omni/*_omni/model 2>/dev/null)" || \
 	  $(BIN)/python train.py --config=configs/digits_omni.py
 	$(BIN)/python -m examples.eval_demo
+
+# The paper's ablations in small: trains nine arms with three seeds each, and writes docs/ablations.md. What is
+# finished is not run again; make ablations ABLATIONS="--ablation pooling" runs a part.
+ablations: $(VENV)/installed-demo
+	$(BIN)/python -m examples.ablations --docs docs $(ABLATIONS)
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -1,14 +1,17 @@
-"""Scores the demo's model through `ola eval`: its held-out tasks, their perplexity, and a human recording.
+"""Scores the demo's model through `ola eval`: its held-out tasks, their perplexity, and real media.
 
     python -m examples.eval_demo
 
-`make eval-demo` trains the model first if it is not there. The recording is beckett.wav of the package
+`make eval-demo` trains the model first if it is not there. The photographs are the two of scikit-learn, which
+the demo needs anyway. The recording is beckett.wav of the package
 useful-moonshine-onnx (MIT), downloaded once without its dependencies; without a network this part is left
-out, and the output says so. The model was trained on single digits spoken by a synthetic voice: the word
-error rate on human speech is a test of the path from the file to the figure, not of the model.
+out, and the output says so. The model was trained on drawn digits, and single ones spoken by synthetic
+voices: the scores of real media are a test of the path from the file to the figure, not of the model.
 """
 
+import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -25,6 +28,7 @@ def main() -> None:
     (model,) = RUN.glob("*_omni/model")
     evaluate(model, "records", RUN / "data/heldout", "heldout")
     evaluate(model, "perplexity", RUN / "data/heldout", "perplexity")
+    evaluate(model, "records", photographs(OUTPUT / "photographs"), "photographs_scored")
     if (speech := human_speech()) is None:
         print(f"note: {PACKAGE} could not be downloaded: human speech is left out")
     else:
@@ -35,6 +39,21 @@ def evaluate(model: pathlib.Path, task: str, data: pathlib.Path, output: str, *o
     """One call of `ola eval`."""
     given = ["--checkpoint", model, "--task", task, "--data", data, "--output", OUTPUT / output]
     command.main([*map(str, given), "--length", "768", "--prefill-chunk", "64", *options])
+
+
+def photographs(folder: pathlib.Path) -> pathlib.Path:
+    """A folder with scikit-learn's two photographs and a question about each."""
+    import sklearn.datasets
+
+    folder.mkdir(parents=True, exist_ok=True)
+    records = []
+    for name, answer in (("flower", "flower"), ("china", "building")):
+        shutil.copy(pathlib.Path(sklearn.datasets.__file__).parent / f"images/{name}.jpg", folder)
+        turns = {"human": "<image>\nIs it a flower or a building?", "gpt": answer}
+        conversation = [{"from": speaker, "value": text} for speaker, text in turns.items()]
+        records.append({"id": name, "image": f"{name}.jpg", "conversations": conversation})
+    (folder / "photographs.json").write_text(json.dumps(records, indent=1) + "\n")
+    return folder
 
 
 def human_speech() -> pathlib.Path | None:

@@ -11,6 +11,10 @@ SAMPLE_RATE = 16_000  # Hz, of every waveform in the package
 HOP = 160  # samples between frames of a spectrogram (10 ms)
 WINDOW = 400  # samples of such a frame (25 ms)
 
+# How the features of a 2x2 block of patches become a token. Ola: local_global, attention pooling. The others
+# are for comparison: their mean, a strided convolution, or none, so that every patch is a token.
+Downsampling = Literal["local_global", "mean", "conv", "none"]
+
 # Field metadata of settings that change how a model is computed, but not the model.
 EXECUTION: dict[str, bool] = {"execution": True}
 
@@ -106,6 +110,8 @@ class OlaConfig:
     vision: OryxViTConfig | None = OryxViTConfig()
     whisper: WhisperConfig | None = WhisperConfig()
     beats: BeatsConfig | None = BeatsConfig()
+    downsampling: Downsampling = "local_global"
+    beats_chunk: int = 3000  # mel frames (10 ms) of an audio chunk without Whisper, which otherwise sets it
     speech_stack: int = 10  # encoder frames joined into one token
     speech_hidden_size: int = 2048  # of the speech projector
     # of matrix products, in every part (quirk T6); norms, softmax, BEATs: float32
@@ -159,9 +165,21 @@ class OlaConfig:
         )
 
     @property
+    def token_side(self) -> int:
+        """Patches along either side of the square that becomes a token of an image."""
+        return 1 if self.downsampling == "none" else 2
+
+    @property
+    def has_audio(self) -> bool:
+        """True if there is an audio encoder."""
+        return self.whisper is not None or self.beats is not None
+
+    @property
     def chunk_samples(self) -> int:
         """T: samples (at 16 kHz) of one audio chunk."""
-        return self.whisper.num_positions * 2 * HOP if self.whisper else 0
+        if self.whisper:
+            return self.whisper.num_positions * 2 * HOP
+        return self.beats_chunk * HOP if self.beats else 0
 
     @property
     def beats_frames(self) -> int:
@@ -174,9 +192,8 @@ class OlaConfig:
     @property
     def chunk_tokens(self) -> int:
         """Tokens that one audio chunk becomes, its newline mark not counted."""
-        if not self.whisper:
-            return 0
-        return max(self.whisper.num_positions, self.beats_frames) // self.speech_stack
+        whisper_frames = self.whisper.num_positions if self.whisper else 0
+        return max(whisper_frames, self.beats_frames) // self.speech_stack
 
 
 @dataclasses.dataclass(frozen=True)

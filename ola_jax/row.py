@@ -13,7 +13,7 @@ from ola_jax.config import OlaConfig, OryxViTConfig
 
 IGNORE = -100  # a target on which there is no loss
 TEXT = -1  # a `source` that means: embed the token
-POOLED = 4  # patches that become one feature: a block of 2x2
+POOLED = 4  # patches of a 2x2 block, which are pooled to one feature
 
 Modality = Literal["text", "image", "video", "audio"]
 MODALITIES: tuple[Modality, ...] = ("text", "image", "video", "audio")  # by which tokens are counted
@@ -49,7 +49,7 @@ class FeatureTable:
     order, with its own features only.
     """
 
-    patches: int = 0  # pooled patches
+    patches: int = 0  # pooled patches, or all without downsampling
     audio: int = 0  # tokens of the audio chunks
     marks: int = len(MARKS)
 
@@ -69,7 +69,7 @@ PARTS = tuple(field.name for field in dataclasses.fields(FeatureTable))  # of a 
 def feature_table(config: OlaConfig, budget: Budget) -> FeatureTable:
     """The feature table of a row of a batch."""
     return FeatureTable(
-        patches=budget.windows * budget.window_patches // POOLED,
+        patches=budget.windows * budget.window_patches // config.token_side**2,
         audio=budget.audio_chunks * config.chunk_tokens,
     )
 

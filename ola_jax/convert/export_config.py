@@ -91,6 +91,16 @@ def make_beats_cfg(config: BeatsConfig, stored: Mapping[str, Any] | None) -> dic
     }
 
 
+def find_foreign_parts(config: OlaConfig) -> list[str]:
+    """Settings of this model that the original's format has no tensors or no code for, one line each."""
+    lines = []
+    if config.vision and config.downsampling != "local_global":
+        lines.append(f"downsampling is {config.downsampling!r}, and the original has 'local_global' only")
+    if config.beats and not config.whisper:
+        lines.append("BEATs is its only audio encoder, and the original always has Whisper")
+    return lines
+
+
 def find_built_in_sizes(config: OlaConfig) -> list[str]:
     """Sizes of this model that differ from constants of the original's code, one line each."""
     fixed = OlaConfig()

@@ -73,6 +73,8 @@ def prepare_export(
     """
     source, notes = find_model(source)
     config, processor_config, generation_config = checkpoint.load_configs(source)
+    if foreign := export_config.find_foreign_parts(config):
+        raise OlaError(f"{source}: cannot be exported: {'; '.join(foreign)}")
     reader = Reader(source / "params")
     _check_leaves(source, config, reader)
     separate = speech_encoder == "separate"

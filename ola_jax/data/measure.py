@@ -79,7 +79,7 @@ def record_kind(record: object, sample: Sample | None = None) -> RecordKind:
 
 def describe_settings(processor: Processor, *, marks_are_text: bool = False) -> dict[str, Any]:
     """The settings of a processor that decide the sizes of its samples, as JSON values."""
-    config, vision, whisper = processor.config, processor.config.vision, processor.config.whisper
+    config, vision = processor.config, processor.config.vision
     media = dataclasses.asdict(processor.processor_config.media)
     del media["decode_seconds"]  # sizes do not depend on it
     return {
@@ -88,8 +88,10 @@ def describe_settings(processor: Processor, *, marks_are_text: bool = False) -> 
         "tokenizer": hashlib.sha256(processor.tokenizer.to_str().encode()).hexdigest(),
         "marks_are_text": marks_are_text,
         "patch_size": vision.patch_size if vision else 0,
-        "chunk_samples": config.chunk_samples if whisper else 0,
+        "chunk_samples": config.chunk_samples,
         "chunk_tokens": config.chunk_tokens,
+        # Left out where it is 2, as in an index that was made before it could be anything else.
+        **({"token_side": config.token_side} if config.token_side != 2 else {}),
         **{f"pixels.{name}": value for name, value in dataclasses.asdict(processor.limits).items()},
         **{f"media.{name}": value for name, value in media.items()},
     }

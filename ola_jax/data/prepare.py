@@ -236,7 +236,7 @@ def store_record(
         return new | {"video": video.file}, notes
     new["video"], notes = list(video.frames), notes + Notes(videos_as_jpeg=int(not video.is_exact))
     if parsed.has_audio and parsed.audio is None:  # frames have no sound track
-        track = call(store_sound_track, parsed.video, root, decode) if processor.config.whisper else None
+        track = call(store_sound_track, parsed.video, root, decode) if processor.config.has_audio else None
         if track is None:
             turns = parsed.without_audio().turns
             new["conversations"] = [{"from": speaker, "value": text} for speaker, text in turns]

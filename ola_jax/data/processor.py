@@ -171,13 +171,16 @@ class Processor:
         shortest = self._encode(record.without_audio()) if own_track and training else text
         if training:  # before media are decoded needlessly
             check_room(shortest, [], limit)
-            if record.images and self.config.vision and may_exceed(len(record.images), self.limits, limit):
+            side, count = self.config.token_side, len(record.images)
+            if count and self.config.vision and may_exceed(count, self.limits, limit, side):
                 with errors_naming_media("image", record.images):
                     sizes = self.decode(image_sizes, record.images, root, self.settings)
-                check_room(shortest, image_tokens(sizes, self.limits, self.config.vision.patch_size), limit)
+                least = image_tokens(sizes, self.limits, self.config.vision.patch_size, side)
+                check_room(shortest, least, limit)
         with errors_naming_media("image" if record.images else "video", record.images or record.video):
             images, shown = self._images(record, root)
-        starts = np.cumsum([0, *(pooled_size(image.grid) for image in images)]).tolist()
+        features = [pooled_size(image.grid, self.config.token_side) for image in images]
+        starts = np.cumsum([0, *features]).tolist()
         visuals = self._visuals(record, images, shown, starts, marks=0)
         if training:
             check_room(shortest, [len(rows) for rows in visuals], limit)
@@ -232,11 +235,12 @@ class Processor:
         `shown` and `images` are those of `_images`, `starts` the first row of each image, `marks` the row of
         the first mark.
         """
+        side = self.config.token_side
         if record.video is not None:
-            return [video_rows([starts[i] for i in shown], images[0].grid, marks)]
+            return [video_rows([starts[i] for i in shown], images[0].grid, marks, side)]
         views = 1 if self.limits.high_view_only else 2
         return [
-            image_rows(starts[i : i + views], [image.grid for image in images[i : i + views]], marks)
+            image_rows(starts[i : i + views], [image.grid for image in images[i : i + views]], marks, side)
             for i in range(0, len(images), views)
         ]
 
@@ -253,9 +257,9 @@ class Processor:
 
     def _waveform(self, record: ParsedRecord, root: str | None) -> Float[HostArray, "samples"] | None:
         if record.audio is not None:
-            self._require("whisper", "audio")
+            self._require("audio", "audio")
             return self.decode(decode_audio, record.audio, root, self.settings)
-        if is_media_file(record.video) and self.config.whisper:
+        if is_media_file(record.video) and self.config.has_audio:
             return self.decode(decode_sound_track, record.video, root, self.settings)
         return None
 
@@ -269,8 +273,8 @@ class Processor:
         self._require("vision", "image")
         return self.decode(decode_images, record.images, root, self.settings), []
 
-    def _require(self, encoder: Literal["vision", "whisper"], key: str) -> None:
-        if getattr(self.config, encoder) is None:
+    def _require(self, encoder: Literal["vision", "audio"], key: str) -> None:
+        if not (self.config.vision if encoder == "vision" else self.config.has_audio):
             raise OlaError(
                 f"{key!r}: this model has no {encoder} encoder; remove the {key} or use a model that has one"
             )

@@ -1,5 +1,6 @@
 """Checks that a sample has room for an answer after its media; before they are decoded, if possible."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,20 +29,26 @@ def check_room(text: Conversation, media_tokens: Sequence[int], max_length: int)
         )
 
 
-def image_tokens(sizes: Sequence[tuple[int, int]], limits: PixelLimits, patch_size: int) -> list[int]:
-    """The minimum number of tokens of each image of these widths and heights, in pixels."""
-    block = 2 * patch_size
+def image_tokens(
+    sizes: Sequence[tuple[int, int]], limits: PixelLimits, patch_size: int, side: int = 2
+) -> list[int]:
+    """The minimum number of tokens of each image of these widths and heights, in pixels.
+
+    `side`: the model's `token_side`.
+    """
+    count = functools.partial(_tokens, limits=limits, block=2 * patch_size, side=side)
     # Decoding may turn an image upright: the smaller number of both orientations.
-    return [min(_tokens(size, limits, block), _tokens(size[::-1], limits, block)) for size in sizes]
+    return [min(count(size), count(size[::-1])) for size in sizes]
 
 
-def may_exceed(images: int, limits: PixelLimits, room: int) -> bool:
+def may_exceed(images: int, limits: PixelLimits, room: int, side: int = 2) -> bool:
     """True if this many images of ordinary shape may have `room` tokens or more."""
-    return images * 2 * (limits.high_res_max_side // limits.image_multiple + 1) ** 2 >= room
+    line = 2 * limits.high_res_max_side // (side * limits.image_multiple) + 1  # a newline ends it
+    return images * 2 * line**2 >= room
 
 
-def _tokens(size: tuple[int, int], limits: PixelLimits, block: int) -> int:
+def _tokens(size: tuple[int, int], *, limits: PixelLimits, block: int, side: int) -> int:
     """Tokens of an image of this width and height, in pixels; `block` is the side of two patches."""
     views = view_sizes(size, limits)
-    grids: list[Grid] = [(2 * (side[1] // block), 2 * (side[0] // block)) for side in views]
-    return len(image_rows([0] * len(grids), grids, 0))
+    grids: list[Grid] = [(2 * (height // block), 2 * (width // block)) for width, height in views]
+    return len(image_rows([0] * len(grids), grids, 0, side))

@@ -11,7 +11,7 @@ from ola_jax.data.index import RecordSize
 from ola_jax.data.layout import block_order, pooled_size
 from ola_jax.data.sample import Sample
 from ola_jax.data.windows import assign_windows
-from ola_jax.row import PARTS, POOLED, TEXT, Budget, FeatureTable, count_limits, feature_table, padding_row
+from ola_jax.row import PARTS, TEXT, Budget, FeatureTable, count_limits, feature_table, padding_row
 
 RowFields = dict[str, Shaped[np.ndarray, "..."]]  # the fields of OlaBatch, of one row
 
@@ -83,7 +83,7 @@ def _place(
     planned = [image for size in sizes for image in size.patches]
     places = iter(assign_windows(planned, window_patches)[0])
     number_in_window = [0] * windows
-    chunk_tokens = config.chunk_tokens
+    chunk_tokens, side = config.chunk_tokens, config.token_side
     begin = first_chunk = segment = 0
     for sample, size in zip(samples, sizes, strict=True):
         starts = [next(places) for _ in size.patches]
@@ -109,7 +109,7 @@ def _place(
         # For each row of the sample's own feature table, by part: its index within that part of the row's.
         moved = {
             "patches": [
-                (window * window_patches + start) // POOLED + np.arange(pooled_size(image.grid))
+                (window * window_patches + start) // side**2 + np.arange(pooled_size(image.grid, side))
                 for image, (window, start) in zip(sample.images, starts, strict=True)
             ],
             "audio": [np.arange(first_chunk * chunk_tokens, last_chunk * chunk_tokens)],

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from ola_jax.config import OlaConfig
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImagePatches:
@@ -25,7 +27,7 @@ EncoderInput = ImagePatches | Float[np.ndarray, "T"]  # a view of an image, a vi
 class Sample:
     """One record, tokenized, its media decoded and merged by `source`.
 
-    `source` points into the sample's own feature table (a FeatureTable): the pooled patches of images[0],
+    `source` points into the sample's own feature table (a FeatureTable): the features of images[0],
     images[1], ..., the tokens of the audio chunks, the marks. Several stretches of `source` may point to the
     same rows (repeated video frames are kept once).
     """
@@ -39,12 +41,9 @@ class Sample:
     prompt_ids: Int[np.ndarray, "l"]  # before merging: -300 is an image or video, -200 audio
     counts: dict[str, int]  # merged tokens by modality: text, image, video, audio
 
-    def encoder_inputs(self, chunk_tokens: int) -> Iterator[tuple[EncoderInput, int]]:
-        """Yields the inputs of encoders in the order of the feature table, each with its number of rows.
-
-        `chunk_tokens`: rows of a chunk of audio.
-        """
+    def encoder_inputs(self, config: OlaConfig) -> Iterator[tuple[EncoderInput, int]]:
+        """Yields the inputs of encoders in the order of the feature table, each with its number of rows."""
         from ola_jax.data.layout import pooled_size  # it imports JAX
 
-        yield from ((image, pooled_size(image.grid)) for image in self.images)
-        yield from ((chunk, chunk_tokens) for chunk in self.audio)
+        yield from ((image, pooled_size(image.grid, config.token_side)) for image in self.images)
+        yield from ((chunk, config.chunk_tokens) for chunk in self.audio)

@@ -155,7 +155,7 @@ class Device:
         if model.vision:
             width = 3 * model.vision.patch_size**2
             blanks += [_blank(size, width) for size in encoding.window_sizes(most_patches)]
-        if model.whisper:
+        if model.has_audio:
             blanks.append(np.zeros(model.chunk_samples, np.float32))
         for blank in blanks:
             self.put(self.encode(blank), len(MARKS))

@@ -32,7 +32,8 @@ def window_size(patches: int) -> int:
 
 def table_rows(config: OlaConfig, length: int) -> int:
     """Rows of a table for prompts of up to `length` tokens: padding of the last part has room too."""
-    largest = window_size(4 * length) // 4 if config.vision else 0
+    patches = config.token_side**2  # of a row
+    largest = window_size(patches * length) // patches if config.vision else 0
     return len(MARKS) + length + max(largest, config.chunk_tokens)
 
 

@@ -166,7 +166,7 @@ class Engine:
         handle = Handle(self._wake)
         job = Job(
             request,
-            prompt=prompt(request.sample, self.model.config.chunk_tokens),
+            prompt=prompt(request.sample, self.model.config),
             stop_ids=with_end(request.sampling, self.processor.tokenizer).stop_ids,
             tokenizer=self.processor.tokenizer,
             listener=listener,

@@ -6,6 +6,7 @@ import hashlib
 import numpy as np
 
 from ola_jax.batch import MARKS, TEXT
+from ola_jax.config import OlaConfig
 from ola_jax.data.sample import EncoderInput, ImagePatches, Sample
 from ola_jax.typing import HostArray, Int, UInt8
 
@@ -39,10 +40,10 @@ class Prompt:
     parts: tuple[MediaPart, ...]  # in the order of their rows
 
 
-def prompt(sample: Sample, chunk_tokens: int) -> Prompt:
-    """The prompt of a sample; `chunk_tokens`: rows of a chunk of audio."""
+def prompt(sample: Sample, config: OlaConfig) -> Prompt:
+    """The prompt of a sample, for a model with this config."""
     parts, row = [], len(MARKS)
-    for content, rows in sample.encoder_inputs(chunk_tokens):
+    for content, rows in sample.encoder_inputs(config):
         parts.append(MediaPart(content, row, rows))
         row += rows
     features = row - len(MARKS)

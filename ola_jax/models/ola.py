@@ -44,14 +44,15 @@ class Ola(nn.Module):
         self.llm = Qwen2(c.llm, dtype, c.remat, c.attention)
         if c.vision:
             self.vision = OryxViT(c.vision, dtype, c.remat, c.attention)
-            self.vision_projector = VisionProjector(c.llm.hidden_size, dtype, c.pooling)
+            self.vision_projector = VisionProjector(c.llm.hidden_size, dtype, c.downsampling, c.pooling)
         if c.whisper:
             self.whisper = Whisper(c.whisper, dtype, c.remat, c.attention)
+        if c.beats:
+            self.beats = Beats(c.beats, c.remat)
+        if c.has_audio:
             self.speech_projector = SpeechProjector(
                 c.llm.hidden_size, c.speech_hidden_size, c.speech_stack, dtype
             )
-        if c.beats:
-            self.beats = Beats(c.beats, c.remat)
 
     def __call__(self, batch: OlaBatch) -> Float[Array, "B L V"]:
         """Float32 logits; position i predicts token i + 1."""
@@ -89,7 +90,7 @@ class Ola(nn.Module):
         c = self.config
         learned: dict[str, Array] = dict.fromkeys(MARKS, jnp.zeros(c.llm.hidden_size))
         learned |= self.vision_projector.marks if c.vision else {}
-        learned |= self.speech_projector.marks if c.whisper else {}
+        learned |= self.speech_projector.marks if c.has_audio else {}
         return jnp.stack([learned[name] for name in MARKS]).astype(c.dtype)
 
     def encode_images(self, batch: OlaBatch) -> Float[Array, "windows G D"]:
@@ -101,12 +102,14 @@ class Ola(nn.Module):
         return self.vision_projector(self.vision(normalize(patches), image, position))
 
     def encode_audio(self, audio: Float[Array, "chunks T"]) -> Float[Array, "chunks F D"]:
-        """Projected tokens of all audio chunks: Whisper's and BEATs' frames side by side."""
+        """Projected tokens of all audio chunks: Whisper's and BEATs' frames side by side, or those of one."""
         c = self.config
-        if c.whisper is None:
-            raise OlaError("the batch has audio chunks, and this model has no whisper encoder")
-        mel = map_window_shards(functools.partial(log_mel, num_mels=c.whisper.num_mels), audio)
-        frames = [self.whisper(mel.astype(c.dtype))]
+        if not c.has_audio:
+            raise OlaError("the batch has audio chunks, and this model has no audio encoder")
+        frames = []
+        if c.whisper:
+            mel = map_window_shards(functools.partial(log_mel, num_mels=c.whisper.num_mels), audio)
+            frames.append(self.whisper(mel.astype(c.dtype)))
         if c.beats:
             fbank = map_window_shards(functools.partial(kaldi_fbank, num_mels=c.beats.num_mels), audio)
             frames.append(self.beats(fbank))
@@ -142,7 +145,7 @@ def init_params(config: OlaConfig, seed: int, shardings: Params | None = None) -
 
 def example_batch(config: OlaConfig, rows: int = 1) -> OlaBatch:
     """The smallest batch that uses every part: for `init` and for tracing shapes."""
-    length, images, audio = 8, int(config.vision is not None), int(config.whisper is not None)
+    length, images, audio = 8, int(config.vision is not None), int(config.has_audio)
     batch = padding(config, rows, Budget(length, images, 4, audio))
     grid = np.array([[0, 0, 2, 2], [0, 1, 2, 2], [1, 0, 2, 2], [1, 1, 2, 2]], np.int32)
     return dataclasses.replace(
@@ -166,14 +169,17 @@ def flops(config: OlaConfig, budget: Budget) -> dict[str, float]:
         windows, patches = budget.windows, budget.window_patches
         found["vision"] = oryx_vit.flops(config.vision, windows, patches)
         found["vision_projector"] = projectors.vision_flops(
-            windows * patches, config.vision.hidden_size, width
+            windows * patches, config.vision.hidden_size, width, config.downsampling
         )
-    if config.whisper and (chunks := budget.audio_chunks):
-        found["whisper"] = whisper.flops(config.whisper, chunks)
-        frame = config.whisper.hidden_size + (config.beats.hidden_size if config.beats else 0)
+    if config.has_audio and (chunks := budget.audio_chunks):
+        frame = 0
+        if config.whisper:
+            found["whisper"] = whisper.flops(config.whisper, chunks)
+            frame += config.whisper.hidden_size
+        if config.beats:
+            found["beats"] = beats.flops(config.beats, chunks, config.beats_frames)
+            frame += config.beats.hidden_size
         found["speech_projector"] = projectors.speech_flops(
             chunks * config.chunk_tokens, config.speech_stack * frame, config.speech_hidden_size, width
         )
-        if config.beats:
-            found["beats"] = beats.flops(config.beats, chunks, config.beats_frames)
     return found

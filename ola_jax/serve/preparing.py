@@ -103,7 +103,7 @@ class Preparer:
     def _check_parts(self, prompt: Prompt) -> None:
         config = self.processor.config
         for part in prompt.media:
-            if (config.whisper if part.kind == "audio" else config.vision) is None:
+            if not (config.has_audio if part.kind == "audio" else config.vision):
                 raise invalid(f"this model takes no {part.kind}", part.where)
 
     def _size(self, file: StoredMedia) -> Size:
@@ -138,7 +138,7 @@ class Preparer:
             if file.part.kind == "image" and config.vision:
                 total += 3 * pixels.high_res_max_side**2
                 shape = (size.width, size.height)
-                tokens += sum(image_tokens([shape], pixels, config.vision.patch_size))
+                tokens += sum(image_tokens([shape], pixels, config.vision.patch_size, config.token_side))
             if file.part.kind == "audio":
                 seconds = config.chunk_samples / SAMPLE_RATE
                 tokens += math.floor(size.seconds / seconds) * (config.chunk_tokens + 1)

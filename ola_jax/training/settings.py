@@ -101,7 +101,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "conv_groups": COUNT,
         "predictor_classes": NATURAL,
     },
-    OlaConfig: {"speech_stack": COUNT, "speech_hidden_size": COUNT},
+    OlaConfig: {"beats_chunk": COUNT, "speech_stack": COUNT, "speech_hidden_size": COUNT},
     PixelLimits: dict.fromkeys(
         (
             "low_res_side",
@@ -214,14 +214,14 @@ def find_model_misfits(config: OlaConfig) -> Iterator[str]:
         yield f"model.llm: heads are {llm.head_dim} wide (hidden_size / num_heads), expected an even number"
     if config.vision:
         yield from divides("vision", "hidden_size", "num_heads")
-    if config.beats and not config.whisper:
-        yield "model.beats: set without whisper, expected both or whisper alone"
+        if config.pooling == "pallas" and config.downsampling != "local_global":
+            yield f"model.pooling: 'pallas', expected 'auto': there is no kernel for {config.downsampling!r}"
     if config.whisper:
         yield from divides("whisper", "hidden_size", "num_heads")
         if config.whisper.hidden_size % 2:
             yield f"model.whisper.hidden_size: {config.whisper.hidden_size}, expected an even number"
-        if config.chunk_tokens < 1:
-            yield f"model.speech_stack: {config.speech_stack}, expected at most the frames of a chunk"
+    if config.has_audio and config.chunk_tokens < 1:
+        yield f"model.speech_stack: {config.speech_stack}, expected at most the frames of a chunk"
     if config.beats:
         yield from divides("beats", "hidden_size", "num_heads")
         yield from divides("beats", "hidden_size", "conv_groups")

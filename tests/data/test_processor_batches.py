@@ -86,7 +86,7 @@ def test_media_that_the_model_has_no_encoder_for_are_errors():
         without_vision.sample(conversation("<image>\nx", "ok", image="inputs/img_tiny.png"), ROOT)
     config = dataclasses.replace(config, whisper=None, beats=None)
     without_audio = dataclasses.replace(golden_processor(), config=config)
-    with pytest.raises(OlaError, match="'audio': this model has no whisper encoder"):
+    with pytest.raises(OlaError, match="'audio': this model has no audio encoder"):
         without_audio.sample(conversation("<speech>\nx", "ok", audio="inputs/a_short.wav"), ROOT)
     sample = without_audio.sample(conversation("<speech><image>\nx", video="inputs/clip.mp4"), ROOT)
     assert sample.counts["audio"] == 0

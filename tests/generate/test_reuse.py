@@ -1,9 +1,12 @@
 import jax.numpy as jnp
 import numpy as np
 
+from ola_jax.config import OlaConfig, WhisperConfig
 from ola_jax.data.sample import ImagePatches, Sample
 from ola_jax.generate.prompts import identity, prompt
 from ola_jax.generate.reuse import KeptFeatures, Remains, SlotRemains
+
+SHORT = OlaConfig(whisper=WhisperConfig(num_positions=20), beats=None)  # two tokens in a chunk of audio
 
 
 def ident(*numbers: int) -> np.ndarray:
@@ -72,7 +75,7 @@ def sample(image: np.ndarray, grid: tuple[int, int], audio: np.ndarray) -> Sampl
 def test_media_are_what_their_bytes_shape_and_type_are() -> None:
     rng = np.random.default_rng(0)
     image, audio = rng.integers(0, 256, (16, 12)).astype(np.uint8), rng.normal(size=(1, 8)).astype(np.float32)
-    of = lambda *parts: identity(prompt(sample(*parts), chunk_tokens=2))
+    of = lambda *parts: identity(prompt(sample(*parts), SHORT))
     base = of(image, (4, 4), audio)
     np.testing.assert_array_equal(base, of(image.copy(), (4, 4), audio.copy()))
     same = lambda other: (base == other).all(axis=1).tolist()
@@ -89,6 +92,6 @@ def test_media_are_what_their_bytes_shape_and_type_are() -> None:
 
 def test_rows_of_the_table_are_marks_then_features() -> None:
     image, audio = np.zeros((16, 12), np.uint8), np.zeros((1, 8), np.float32)
-    made = prompt(sample(image, (4, 4), audio), chunk_tokens=2)
+    made = prompt(sample(image, (4, 4), audio), SHORT)
     assert made.source.tolist() == [-1, 7, 8, 9, 10, 11, 12, 0, 6, -1]
     assert [(part.row, part.rows) for part in made.parts] == [(7, 4), (11, 2)]

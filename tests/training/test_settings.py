@@ -143,7 +143,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("model.llm", Qwen2Config(hidden_size=12, num_heads=4, num_kv_heads=4), "an even number"),
     ("model.vision.num_heads", 5, "a multiple of num_heads (5)"),
     ("model.whisper", WhisperConfig(hidden_size=9, num_heads=2), "a multiple of num_heads"),
-    ("model.whisper", None, "set without whisper"),
+    ("model.beats_chunk", 0, "1 or more"),
+    ("model.downsampling", "max", "one of 'local_global', 'mean', 'conv', 'none'"),
     ("model.beats", BeatsConfig(conv_groups=7), "a multiple of conv_groups (7)"),
     ("model.speech_stack", 10_000, "at most the frames"),
     ("model.dtype", "float64", "one of 'float32', 'bfloat16'"),
@@ -226,3 +227,12 @@ def test_every_number_has_a_rule() -> None:
 def test_the_model_without_a_part_passes() -> None:
     small = Qwen2Config(vocab_size=8, hidden_size=8, num_layers=1, num_heads=2, num_kv_heads=1)
     check_config(changed(CONFIG, "model", OlaConfig(small, None, None, None)))
+    check_config(changed(CONFIG, "model.whisper", None))  # BEATs alone
+    check_config(changed(CONFIG, "model.beats", None))
+
+
+def test_pooling_kernels_are_those_of_local_global_pooling() -> None:
+    pallas = changed(CONFIG, "model.pooling", "pallas")
+    check_config(pallas)
+    assert "there is no kernel for 'conv'" in message(changed(pallas, "model.downsampling", "conv"))
+    check_config(changed(changed(pallas, "model.downsampling", "none"), "model.vision", None))

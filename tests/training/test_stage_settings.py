@@ -54,6 +54,7 @@ REFUSED = [
     ("model.llm.rms_norm_eps", 1e-5, "model.llm.rms_norm_eps: 1e-06 -> 1e-05"),
     ("model.whisper", None, "model.whisper: a part of the model -> None"),
     ("model.speech_stack", 5, "model.speech_stack: 10 -> 5"),
+    ("model.downsampling", "mean", "model.downsampling: 'local_global' -> 'mean'"),
     ("processor.system_prompt", "Be brief.", "processor.system_prompt: '' -> 'Be brief.'"),
     ("processor.max_length", 100, "processor.max_length: 16384 -> 100"),
     ("processor.train.max_frames", 4, "processor.train.max_frames: 48 -> 4"),
