@@ -5,7 +5,7 @@
 
 All three make the same rows from made-up media: 48 frames of a video of 30 s, 30 s of audio (one or two
 channels), an image of 1024x768, text; a mixed row holds a video with sound, an image and a text. "original"
-is the order of work of the original's loader, written anew: it converts, resizes and normalizes every frame
+is the order of work of the original's loader, in new code: it converts, resizes and normalizes every frame
 of a video, and keeps 48 of them afterwards; it reads audio with librosa. What it computes beyond that on the
 host (mel spectrograms), and its batches, are left out, in its favour. Figures are CPU seconds, the best of
 some rounds in which the three take turns.

@@ -87,7 +87,7 @@ class RowBuilder:
             return Failure(
                 "changed record",
                 f"{message_prefix(record)}has {change} in its index: it or its media changed, or are damaged "
-                "behind the header; `ola data check` writes the index anew",
+                "behind the header; `ola data check` writes a new index",
                 planned.size.kind,
             )
         return sample
