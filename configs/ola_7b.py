@@ -52,7 +52,7 @@ class Devices:
 # over 64 the shares of Qwen2.5's are no whole tiles, and XLA takes all-reduces for all-gathers. context=2
 # gives a device half a row, for the memory's sake.
 TOPOLOGIES = {
-    "v5e:16x16": Devices(MeshConfig(data=8, fsdp=16, context=2), rows=128, remat="attention"),
+    "v5e:16x16": Devices(MeshConfig(data=8, fsdp=16, context=2), rows=128, remat="projections"),
     "v5p:4x4x4": Devices(MeshConfig(data=2, fsdp=32), rows=64, remat="dots"),
     "v6e:16x16": Devices(MeshConfig(data=4, fsdp=32, context=2), rows=128, remat="gate"),
     "tpu7x:2x2x1": Devices(MeshConfig(fsdp=8), rows=8, remat="dots"),

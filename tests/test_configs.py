@@ -35,7 +35,7 @@ def test_the_7b_config_takes_settings_by_topology() -> None:
     assert [s.name for s in config.stages] == [s.name for s in usual.stages]
     for stage, before in zip(config.stages, usual.stages, strict=True):
         assert (stage.rows, stage.rows * stage.steps) == (128, before.rows * before.steps)
-    assert (config.mesh.context, config.model.remat) == (2, "attention")
+    assert (config.mesh.context, config.model.remat) == (2, "projections")
     (omni,) = load_config(["--config=configs/ola_7b.py:omni:tpu7x:2x2x1"]).config.stages
     assert (omni.name, omni.rows) == ("omni", 8)
     with pytest.raises(OlaError, match="no settings for 'v9:2x2'; there are v5e:16x16"):
