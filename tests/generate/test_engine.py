@@ -127,6 +127,7 @@ def test_greedy_tokens_are_the_originals_all_cases_at_once(goldens: Engine) -> N
             handles.append((name, key, goldens.submit(golden_request(goldens, name, sampling=sampling))))
     for name, key, handle in handles:
         completion, case = handle.result(600), golden.case(name)
+        assert completion.error is None, completion.error
         assert list(completion.ids) == case[key], (name, key)
         if key == "generated_ids":
             # The golden's text was stripped of outer space, after special tokens were kept.
