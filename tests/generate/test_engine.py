@@ -104,6 +104,20 @@ def test_an_answer_never_depends_on_its_neighbours(kinds: dict[str, str]) -> Non
         assert ids(other.submit(REQUESTS[1])) == alone[1]
 
 
+def test_an_answer_is_the_same_in_every_group_of_slots() -> None:
+    with new_engine(dataclasses.replace(CONFIG, slots=10)) as engine:
+        alone = [ids(engine.submit(each)) for each in REQUESTS]
+        handles = [engine.submit(each) for each in REQUESTS * 3]
+        assert [ids(handle) for handle in handles] == alone * 3
+
+
+@pytest.mark.parametrize(
+    ("count", "on", "rows"), [(1, "cpu", 1), (8, "cpu", 8), (9, "cpu", 5), (32, "cpu", 8), (32, "tpu", 32)]
+)
+def test_a_call_advances_groups_of_slots_on_cpus_and_all_elsewhere(count: int, on: str, rows: int) -> None:
+    assert slots.count_rows(count, on) == rows
+
+
 @pytest.fixture(scope="module")
 def goldens() -> Iterator[Engine]:
     r, processor = released(), parity.processor("infer")
