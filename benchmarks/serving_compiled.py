@@ -83,7 +83,7 @@ def main(args: Args) -> None:
     print(f"{args}; the decoder's weights without embeddings: {least / GIB:.2f} GiB on each device")
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         going = array(args.slots, dtype="bool")
-        answers = slots.advance.lower(model, params, state, going, args.steps)
+        answers = slots.advance.lower(model, params, state, array(), going, args.steps, args.slots)
         prompts = slots.read_chunk.lower(model, params, cache, array(), array(), array(), *chunk)
     chip = find_chip(devices[0].device_kind)
     flops = 2 * least / (1 if args.weights == "int8" else 2)  # of a token, on a device

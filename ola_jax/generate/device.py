@@ -19,6 +19,7 @@ from ola_jax.generate.requests import EngineConfig
 from ola_jax.generate.sampling import SamplingConfig
 from ola_jax.models.ola import Ola
 from ola_jax.models.qwen2 import KVCache
+from ola_jax.sharding import platform
 from ola_jax.typing import Array, Bool, Float, HostArray, Int, Params
 
 Report = Callable[[str], None]  # gets a line before a program is used, and compiled, for the first time
@@ -35,10 +36,13 @@ class Device:
         self._mesh = decoder_mesh(config, model.config)
         params = arranged(params, config, separate=bool(config.separate_layers))
         self._params = jax.device_put(params, self._parameter_places(params))
+        with self._on_mesh():
+            self.rows = slots.count_rows(config.slots, platform())  # slots that one call advances
+        whole_calls = -(-config.slots // self.rows) * self.rows
         positions = -(-config.length // config.prefill_chunk) * config.prefill_chunk  # whole chunks
 
         def empty() -> tuple[KVCache, slots.Answering]:
-            state = slots.empty_slots(self.model, config.slots, positions, jnp.dtype(config.cache or dtype))
+            state = slots.empty_slots(self.model, whole_calls, positions, jnp.dtype(config.cache or dtype))
             return state.cache, state.answering
 
         state = jax.jit(empty, out_shardings=self._slot_places())()
@@ -74,13 +78,13 @@ class Device:
         kept = jax.tree.leaves((self._cache, self._answering, self._table))
         return any(array.is_deleted() for array in kept)
 
-    def encode(self, content: ImagePatches | HostArray) -> Float[Array, "rows D"]:
-        """The features of a part of the media, and padding; waits for them."""
+    def encode(self, content: ImagePatches | HostArray) -> Iterator[Float[Array, "rows D"] | None]:
+        """The features of a part of the media, and padding, behind None for each piece; waits for each."""
         if isinstance(content, ImagePatches):
             self._first_use(f"images of up to {encoding.window_size(len(content.patches))} patches")
         else:
             self._first_use("audio")
-        return jax.block_until_ready(encoding.encode(self.model, self._params, content))
+        return encoding.encode(self.model, self._params, content)
 
     def put(self, features: Float[Array, "rows D"], row: int) -> None:
         """Write features into the table that `read` looks them up in."""
@@ -135,15 +139,23 @@ class Device:
         token.copy_to_host_async()
         return token
 
-    def advance(self, going: Bool[HostArray, "slots"]) -> Int[Array, "steps slots"]:
-        """A few new tokens for the answer of each slot, fewer where it ends (NO_ID); others are stopped.
+    def advance(self, first: int, going: Bool[HostArray, "rows"]) -> Int[Array, "steps rows"]:
+        """A few new tokens for each of the slots from `first` on, fewer where its answer ends (NO_ID).
 
-        They are not waited for.
+        Those that are not `going` are stopped. The tokens are not waited for.
         """
         self._first_use("answers")
         state = slots.Slots(cache=self._cache, answering=self._answering)
         with self._on_mesh():
-            state, made = slots.advance(self.model, self._params, state, going, self._config.steps)
+            state, made = slots.advance(
+                self.model,
+                self._params,
+                state,
+                np.asarray(first, np.int32),
+                going,
+                self._config.steps,
+                self.rows,
+            )
         self._cache, self._answering = state.cache, state.answering
         made.copy_to_host_async()
         return made
@@ -158,7 +170,8 @@ class Device:
         if model.has_audio:
             blanks.append(np.zeros(model.chunk_samples, np.float32))
         for blank in blanks:
-            self.put(self.encode(blank), len(MARKS))
+            features = [features for features in self.encode(blank) if features is not None]
+            self.put(features[-1], len(MARKS))
             yield
         nothing = np.zeros(1, np.int32)
         hidden = self.read(0, 0, nothing, nothing + TEXT)
@@ -166,7 +179,7 @@ class Device:
         # It ends with its first token.
         self.begin(0, hidden, sampling=SamplingConfig(), stop_ids=(), seed=0, places=1, new_tokens=1)
         yield
-        self.advance(np.zeros(self._config.slots, bool))
+        self.advance(0, np.zeros(self.rows, bool))
 
     def _first_use(self, program: str) -> None:
         if program not in self._used:

@@ -1,6 +1,7 @@
 """Media encoded part by part, in a few fixed sizes, into one table of features on the device."""
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,9 +12,9 @@ from ola_jax.batch import MARKS
 from ola_jax.config import OlaConfig
 from ola_jax.data.layout import block_order
 from ola_jax.data.sample import ImagePatches
+from ola_jax.generate.encoding_images import encode_in_pieces
 from ola_jax.models.ola import Ola
-from ola_jax.models.oryx_vit import normalize
-from ola_jax.typing import Array, Float, HostArray, Int, Params, UInt8
+from ola_jax.typing import Array, Float, HostArray, Int, Params
 
 # Patches of a call: squares, as images are; the smallest that holds an image is taken.
 SIDES = (8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
@@ -52,10 +53,16 @@ def put(
     return jax.lax.dynamic_update_slice_in_dim(table, features, row, 0)
 
 
-def encode(model: Ola, params: Params, content: ImagePatches | HostArray) -> Float[Array, "rows D"]:
-    """The features of one part of the media; those of padding follow."""
+def encode(
+    model: Ola, params: Params, content: ImagePatches | HostArray
+) -> Iterator[Float[Array, "rows D"] | None]:
+    """The features of one part of the media, those of padding behind them; None for each piece before.
+
+    Waits for each piece.
+    """
     if not isinstance(content, ImagePatches):
-        return _hear(model, params, content)
+        yield jax.block_until_ready(_encode_audio(model, params, content))
+        return
     count = len(content.patches)
     size = window_size(count)
     patches = np.zeros((size, content.patches.shape[1]), np.uint8)
@@ -63,26 +70,11 @@ def encode(model: Ola, params: Params, content: ImagePatches | HostArray) -> Flo
     place = np.tile(np.array([0, 0, 1, 1], np.int32), (size, 1))
     place[:count, :2] = np.stack(block_order(content.grid), axis=1)
     place[:count, 2:] = content.grid
-    return _see(model, params, patches, (np.arange(size) < count).astype(np.int32), place)
+    image = (np.arange(size) < count).astype(np.int32)
+    yield from encode_in_pieces(model, params, patches, image, place)
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _see(
-    model: Ola,
-    params: Params,
-    patches: UInt8[Array, "N P"],
-    image: Int[Array, "N"],
-    place: Int[Array, "N 4"],
-) -> Float[Array, "G D"]:
-    def features(m: Ola) -> Array:
-        seen = m.vision(normalize(patches[None]), image[None], place[None])
-        return m.vision_projector(seen)[0]
-
-    seen: Any = model.apply({"params": params}, method=features)
-    return seen
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def _hear(model: Ola, params: Params, audio: Float[Array, "T"]) -> Float[Array, "F D"]:
-    heard: Any = model.apply({"params": params}, audio[None], method="encode_audio")
-    return heard[0]
+def _encode_audio(model: Ola, params: Params, audio: Float[Array, "T"]) -> Float[Array, "F D"]:
+    found: Any = model.apply({"params": params}, audio[None], method="encode_audio")
+    return found[0]

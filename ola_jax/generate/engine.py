@@ -19,6 +19,7 @@ from ola_jax.errors import OlaError, describe
 from ola_jax.generate.device import Device, Report
 from ola_jax.generate.jobs import Job
 from ola_jax.generate.loading import load_weights
+from ola_jax.generate.pace import Call, Pace
 from ola_jax.generate.prompts import prompt
 from ola_jax.generate.requests import (
     MAX_STOP_STRINGS,
@@ -52,23 +53,25 @@ __all__ = [
 
 
 DEFAULT = EngineConfig()
-MOST_PIECES = 4  # of prompts in one turn: running answers wait for them
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Asked:
     """A call of the device that has not been waited for."""
 
-    result: Array  # tokens [steps slots], or one; or anything, if there are no jobs
-    jobs: dict[int, Job] = dataclasses.field(default_factory=dict)  # by slot, those whose tokens it makes
+    call: Call
+    result: Array  # tokens [steps rows], or one; or anything, if there are no jobs
+    jobs: dict[int, Job] = dataclasses.field(default_factory=dict)  # by column, those whose tokens it makes
+    asked: float = dataclasses.field(default_factory=time.monotonic)
 
 
 class Engine:
     """A fixed number of slots, in each of which one request is answered.
 
-    Prompts are read one at a time: media part by part, then tokens chunk by chunk, and between two of
-    these pieces all running answers advance by a few tokens. No shape depends on the requests, so that an
-    answer is the same, bit for bit, alone and among others, whenever it came and whoever was there before.
+    Prompts are read one at a time: media part by part, large images layer by layer, then tokens chunk by
+    chunk; between a few of these pieces all running answers advance by a few tokens. No shape depends on
+    other requests, so that an answer is the same, bit for bit, alone and among others, whenever it came and
+    whoever was there before.
 
     The device is asked for the next tokens before the last ones are read, so that it does not wait for the
     host. Stop ids and the number of tokens end an answer on the device; what it has made of an answer that
@@ -96,6 +99,7 @@ class Engine:
         self._reading: collections.deque[Job] = collections.deque()
         self._running: dict[int, Job] = {}  # by slot
         self._asked: collections.deque[_Asked] = collections.deque()
+        self._pace = Pace()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closing = self._finishing = False
@@ -255,27 +259,29 @@ class Engine:
             if job.handle.cancelled:
                 self._finish(job, "cancelled")
         self._admit()
+        if self._reading and self._reading[0].parts:  # whose encoding is waited for, and measured
+            while self._asked:
+                self._take(self._asked.popleft())
         earlier = len(self._asked)
-        for _ in range(self._count_pieces()):
-            job = self._reading[0]
-            with_media = bool(job.parts)
-            with self._guarded(job):
-                self._read(job)
-            if with_media or not self._reading:
-                break
-        if self._running:
-            self._advance()
+        if self._reading:
+            self._read_prompts()
+        for first, jobs in self._groups().items():
+            self._advance(first, jobs)
         for _ in range(earlier or len(self._asked)):
             self._take(self._asked.popleft())
 
-    def _count_pieces(self) -> int:
-        """The pieces of prompts to read in this turn: more while more answers wait to begin than run.
-
-        A call of `advance` costs the same for one answer as for all slots, so slots should be filled soon.
-        """
-        if not self._reading:
-            return 0
-        return min(max(len(self._reading) // max(len(self._running), 1), 1), MOST_PIECES)
+    def _read_prompts(self) -> None:
+        """Read pieces of prompts for as long as the running answers can wait, at least one."""
+        calls = len(self._groups())
+        began, share, pieces = time.monotonic(), self._pace.share(calls), self._pace.pieces(calls)
+        while self._reading:
+            job = self._reading[0]
+            with self._guarded(job):
+                if not self._encode(job):
+                    self._read(job)
+                    pieces -= 1
+            if not pieces or time.monotonic() - began > share:
+                break
 
     def _admit(self) -> None:
         """Give free slots to those who wait."""
@@ -287,10 +293,7 @@ class Engine:
                 self._reading.append(job)
 
     def _read(self, job: Job) -> None:
-        """Encode a part of the media, or read a chunk of tokens and, after the last, begin the answer."""
-        while job.parts:
-            if self._encode(job):
-                return
+        """Read a chunk of tokens and, after the last, begin the answer."""
         assert job.slot is not None, "only a request that has a slot is read"
         prompt, request = job.prompt, job.request
         start, length = job.read, len(prompt.tokens)
@@ -298,7 +301,7 @@ class Engine:
         hidden = self._device.read(job.slot, start, prompt.tokens[start:end], prompt.source[start:end])
         job.read = end
         if end < length:
-            self._asked.append(_Asked(hidden))
+            self._asked.append(_Asked("piece", hidden))
             return
         first = self._device.begin(
             job.slot,
@@ -310,48 +313,67 @@ class Engine:
             new_tokens=request.max_new_tokens,
         )
         job.asked = 1
-        self._asked.append(_Asked(first, {job.slot: job}))
+        self._asked.append(_Asked("piece", first, {0: job}))
         with self._changed:
             self._reading.remove(job)
             self._running[job.slot] = job
 
     def _encode(self, job: Job) -> bool:
-        """Put the next part of the media into the table; True if it had to be encoded."""
-        part, conversation = job.parts.popleft(), job.request.conversation
-        digest = part.digest if conversation is not None else b""
-        features = None if conversation is None else self._features.get(conversation, digest)
-        new = features is None
-        if features is None:
-            features = self._device.encode(part.content)
+        """Encode a piece of the media, and wait for it; False if there is none."""
+        if job.encoding is None:
+            self._put_known_features(job)
+            if not job.parts:
+                return False
+            job.encoding = self._device.encode(job.parts[0].content)
+        features = next(job.encoding)
+        self._stepped()
+        if features is not None:
+            job.encoding = None
+            part, conversation = job.parts.popleft(), job.request.conversation
             if conversation is not None:
-                self._features.add(conversation, digest, features)
-            self._stepped()
-        self._device.put(features, part.row)
-        return new
+                self._features.add(conversation, part.digest, features)
+            self._device.put(features, part.row)
+        return True
 
-    def _advance(self) -> None:
-        """Ask for a few tokens of every running answer that may have more."""
-        jobs = {slot: job for slot, job in self._running.items() if job.asked < job.request.max_new_tokens}
-        if not jobs:
-            return
-        going = np.zeros(self.config.slots, bool)
-        going[list(jobs)] = True
-        made = self._device.advance(going)
+    def _put_known_features(self, job: Job) -> None:
+        """Put the next parts of the media into the table for as long as an earlier turn had them encoded."""
+        conversation = job.request.conversation
+        while conversation is not None and job.parts:
+            features = self._features.get(conversation, job.parts[0].digest)
+            if features is None:
+                break
+            self._device.put(features, job.parts.popleft().row)
+
+    def _groups(self) -> dict[int, dict[int, Job]]:
+        """The running answers that may have more tokens: by the first slot of their call, and by slot."""
+        groups: dict[int, dict[int, Job]] = {}
+        for slot, job in self._running.items():
+            if job.asked < job.request.max_new_tokens:
+                groups.setdefault(slot - slot % self._device.rows, {})[slot] = job
+        return groups
+
+    def _advance(self, first: int, jobs: dict[int, Job]) -> None:
+        """Ask for a few tokens of each of these answers, the first of which may be in slot `first`."""
+        columns = {slot - first: job for slot, job in jobs.items()}
+        going = np.zeros(self._device.rows, bool)
+        going[list(columns)] = True
+        made = self._device.advance(first, going)
         for job in jobs.values():
             job.asked += self.config.steps
-        self._asked.append(_Asked(made, jobs))
+        self._asked.append(_Asked("answers", made, columns))
 
     def _take(self, asked: _Asked) -> None:
         """Wait for a call of the device, and hand its tokens to the answers that still run."""
         jax.block_until_ready(asked.result)
         self._stepped()
+        self._pace.finish(asked.call, asked.asked, self._last_step)
         if not asked.jobs:
             return
         made = np.asarray(asked.result)
-        for slot, job in asked.jobs.items():
-            if self._running.get(slot) is job:
-                column = made[:, slot] if made.ndim else made[None]
-                self._add(job, column[column != NO_ID].tolist())
+        for column, job in asked.jobs.items():
+            if job.slot is not None and self._running.get(job.slot) is job:
+                ids = made[:, column] if made.ndim else made[None]
+                self._add(job, ids[ids != NO_ID].tolist())
 
     def _add(self, job: Job, ids: list[int]) -> None:
         before = len(job.ids)

@@ -2,6 +2,7 @@
 
 import collections
 import time
+from collections.abc import Iterator
 
 from tokenizers import Tokenizer
 
@@ -9,6 +10,7 @@ from ola_jax.generate.prompts import MediaPart, Prompt, identity
 from ola_jax.generate.requests import Completion, FinishReason, Handle, Listener, Piece, Request
 from ola_jax.generate.stops import StopStrings
 from ola_jax.generate.streaming import TextStream
+from ola_jax.typing import Array
 
 
 class Job:
@@ -31,6 +33,7 @@ class Job:
         self.cached = 0  # tokens that an earlier request had read
         self.read = 0  # tokens of the prompt in the cache
         self.parts: collections.deque[MediaPart] = collections.deque()  # still to be encoded
+        self.encoding: Iterator[Array | None] | None = None  # of the first of the parts
         self.ids: list[int] = []
         self.asked = 0  # tokens that the device has been asked for, those in `ids` among them
         self._texts: list[str] = []

@@ -20,6 +20,7 @@ from ola_jax.sharding import constrain
 from ola_jax.typing import AnyArray, Array, Bool, DTypeLike, Float, Int, Params, Shaped, UInt32
 
 MAX_STOP_IDS = 64  # of one answer
+ROWS_ON_CPU = 8  # slots that one call advances
 NO_ID = -1
 
 
@@ -142,18 +143,28 @@ def begin(
     return replicated(answering), token
 
 
-@functools.partial(jax.jit, static_argnames=("model", "steps"), donate_argnames="slots")
+@functools.partial(jax.jit, static_argnames=("model", "steps", "rows"), donate_argnames="slots")
 def advance(
-    model: Ola, params: Params, slots: Slots, going: Bool[Array, "slots"], steps: int
-) -> tuple[Slots, Int[Array, "steps slots"]]:
-    """Make up to `steps` tokens for each active slot; NO_ID where none was made. `slots` is used up.
+    model: Ola,
+    params: Params,
+    slots: Slots,
+    first: Int[Array, ""],
+    going: Bool[Array, "rows"],
+    steps: int,
+    rows: int,
+) -> tuple[Slots, Int[Array, "steps rows"]]:
+    """Make up to `steps` tokens for each active slot of those from `first` on; NO_ID where none was made.
 
-    Slots that are not `going` are stopped first.
+    Slots that are not `going` are stopped first. `slots` is used up.
     """
+    if rows == len(slots.answering.token):
+        first = jnp.int32(0)
+    cut = lambda x: jax.lax.dynamic_slice_in_dim(x, first, rows)
+    paste = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, first, 0)
 
     def body(carry: tuple[KVCache, Answering], _: None) -> tuple[tuple[KVCache, Answering], Array]:
         cache, a = carry
-        where = Behind(slot=jnp.int32(0), start=jnp.where(a.active, a.places, 0), kept=a.active)
+        where = Behind(slot=first, start=jnp.where(a.active, a.places, 0), kept=a.active)
 
         def extend(m: Ola) -> tuple[Array, KVCache]:
             hidden, longer = m.llm.extend(m.llm.embed(a.token[:, None]), where, cache)
@@ -181,9 +192,20 @@ def advance(
         )
         return (longer, replicated(a)), made
 
-    answering = dataclasses.replace(slots.answering, active=slots.answering.active & going)
+    answering: Answering = jax.tree.map(cut, slots.answering)
+    answering = dataclasses.replace(answering, active=answering.active & going)
     (cache, answering), made = jax.lax.scan(body, (slots.cache, answering), None, length=steps)
+    answering = replicated(jax.tree.map(paste, slots.answering, answering))
     return Slots(cache=cache, answering=answering), made
+
+
+def count_rows(slots: int, platform: str) -> int:
+    """The slots that one call advances: on accelerators all, for then the weights are read once.
+
+    On CPUs a call takes longer with each, so that those at rest should not be among them. Any number is the
+    same for all calls, which keeps an answer the same.
+    """
+    return -(-slots // -(-slots // ROWS_ON_CPU)) if platform == "cpu" else slots
 
 
 def replicated(answering: Answering) -> Answering:

@@ -46,15 +46,21 @@ class Attention(nn.Module):
     dtype: DTypeLike
     attention: Implementation
 
-    @nn.compact
+    def setup(self) -> None:
+        width = self.config.hidden_size
+        self.qkv = linear(3 * width, ("embed", "features"), self.dtype)
+        self.proj = linear(width, ("features", "embed"), self.dtype)
+
     def __call__(self, x: Float[Array, "B N D"], image: Int[Array, "B N"]) -> Float[Array, "B N D"]:
         """Lets each patch attend to all patches of its image."""
-        c = self.config
-        qkv = linear(3 * c.hidden_size, ("embed", "features"), self.dtype, name="qkv")(x)
-        q, k, v = jnp.moveaxis(qkv.reshape(*x.shape[:2], 3, c.num_heads, -1), 2, 0)
+        q, k, v = self.heads(x)
         inputs = PackedInputs(q, k, v, image, image, causal=False)
-        out = packed_attention(inputs, axes=ENCODER_AXES, implementation=self.attention).reshape(x.shape)
-        return linear(c.hidden_size, ("features", "embed"), self.dtype, name="proj")(out)
+        out = packed_attention(inputs, axes=ENCODER_AXES, implementation=self.attention)
+        return self.proj(out.reshape(x.shape))
+
+    def heads(self, x: Float[Array, "B N D"]) -> Float[Array, "3 B N H h"]:
+        """Queries, keys and values."""
+        return jnp.moveaxis(self.qkv(x).reshape(*x.shape[:2], 3, self.config.num_heads, -1), 2, 0)
 
 
 class MLP(nn.Module):
@@ -77,19 +83,32 @@ class Block(nn.Module):
     dtype: DTypeLike
     attention: Implementation
 
-    @nn.compact
+    def setup(self) -> None:
+        c = self.config
+        self.norm1 = layer_norm(c.layer_norm_eps)
+        self.attn = Attention(c, self.dtype, self.attention)
+        self.norm2 = layer_norm(c.layer_norm_eps)
+        self.mlp = MLP(c, self.dtype)
+
     def __call__(
         self, x: Float[Array, "B N D"], image: Int[Array, "B N"]
     ) -> tuple[Float[Array, "B N D"], None]:
         """Returns (x, None), as nn.scan requires."""
-        c = self.config
         x = constrain(x, "windows", None, None)
-        h = layer_norm(c.layer_norm_eps, name="norm1")(x).astype(self.dtype)
-        x = x + Attention(c, self.dtype, self.attention, name="attn")(h, image)
-        h = layer_norm(c.layer_norm_eps, name="norm2")(x).astype(self.dtype)
-        x = x + MLP(c, self.dtype, name="mlp")(h)
+        x = self._feed(x + self.attn(self.norm1(x).astype(self.dtype), image))
         self.sow("intermediates", "output", x)
         return x, None
+
+    def heads(self, x: Float[Array, "B N D"]) -> Float[Array, "3 B N H h"]:
+        """The part of the layer before attention: queries, keys and values."""
+        return self.attn.heads(self.norm1(x).astype(self.dtype))
+
+    def finish(self, x: Float[Array, "B N D"], attended: Float[Array, "B N H h"]) -> Float[Array, "B N D"]:
+        """The part of the layer behind attention."""
+        return self._feed(x + self.attn.proj(attended.reshape(x.shape)))
+
+    def _feed(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+        return x + self.mlp(self.norm2(x).astype(self.dtype))
 
 
 class OryxViT(nn.Module):
@@ -100,7 +119,14 @@ class OryxViT(nn.Module):
     remat: Remat = "none"
     attention: Implementation = "auto"
 
-    @nn.compact
+    def setup(self) -> None:
+        c = self.config
+        init, shape = nn.initializers.normal(c.hidden_size**-0.5), (c.position_grid**2, c.hidden_size)
+        self.position_embedding = parameter(self, "position_embedding", init, (None, "embed"), shape)
+        self.patch_embed = linear(c.hidden_size, ("patch", "embed"), self.dtype)
+        blocks = stack_layers(Block, c.num_layers, self.remat, in_axes=(nn.broadcast,))
+        self.blocks = blocks(c, self.dtype, self.attention)
+
     def __call__(
         self, pixels: Float[Array, "B N P"], image: Int[Array, "B N"], position: Int[Array, "B N 4"]
     ) -> Float[Array, "B N D"]:
@@ -109,16 +135,14 @@ class OryxViT(nn.Module):
         `pixels` are from `normalize`; `image` and `position` are `patch_image` and `patch_position` of
         an OlaBatch, with the windows of all rows on one axis.
         """
-        c = self.config
-        init, axes = nn.initializers.normal(c.hidden_size**-0.5), (None, "embed")
-        table = parameter(self, "position_embedding", init, axes, (c.position_grid**2, c.hidden_size))
-        x = linear(c.hidden_size, ("patch", "embed"), self.dtype, name="patch_embed")(
-            pixels.astype(self.dtype)
-        )
+        return self.blocks(self.embed(pixels, position), image)[0]
+
+    def embed(self, pixels: Float[Array, "B N P"], position: Int[Array, "B N 4"]) -> Float[Array, "B N D"]:
+        """The input of the first layer."""
+        x = self.patch_embed(pixels.astype(self.dtype))
         self.sow("intermediates", "patch_embed_out", x)
-        x = x + resample_position_embedding(gather_weight(table, axes), position).astype(self.dtype)
-        blocks = stack_layers(Block, c.num_layers, self.remat, in_axes=(nn.broadcast,))
-        return blocks(c, self.dtype, self.attention, name="blocks")(x, image)[0]
+        table = gather_weight(self.position_embedding, (None, "embed"))
+        return x + resample_position_embedding(table, position).astype(self.dtype)
 
 
 def flops(config: OryxViTConfig, windows: int, patches: int) -> float:

@@ -104,6 +104,20 @@ def test_an_answer_never_depends_on_its_neighbours(kinds: dict[str, str]) -> Non
         assert ids(other.submit(REQUESTS[1])) == alone[1]
 
 
+def test_an_answer_is_the_same_in_every_group_of_slots() -> None:
+    with new_engine(dataclasses.replace(CONFIG, slots=10)) as engine:
+        alone = [ids(engine.submit(each)) for each in REQUESTS]
+        handles = [engine.submit(each) for each in REQUESTS * 3]
+        assert [ids(handle) for handle in handles] == alone * 3
+
+
+@pytest.mark.parametrize(
+    ("count", "on", "rows"), [(1, "cpu", 1), (8, "cpu", 8), (9, "cpu", 5), (32, "cpu", 8), (32, "tpu", 32)]
+)
+def test_a_call_advances_groups_of_slots_on_cpus_and_all_elsewhere(count: int, on: str, rows: int) -> None:
+    assert slots.count_rows(count, on) == rows
+
+
 @pytest.fixture(scope="module")
 def goldens() -> Iterator[Engine]:
     r, processor = released(), parity.processor("infer")
@@ -127,6 +141,7 @@ def test_greedy_tokens_are_the_originals_all_cases_at_once(goldens: Engine) -> N
             handles.append((name, key, goldens.submit(golden_request(goldens, name, sampling=sampling))))
     for name, key, handle in handles:
         completion, case = handle.result(600), golden.case(name)
+        assert completion.error is None, completion.error
         assert list(completion.ids) == case[key], (name, key)
         if key == "generated_ids":
             # The golden's text was stripped of outer space, after special tokens were kept.
