@@ -23,7 +23,7 @@ from ola_jax.training.state import TrainState
 from ola_jax.training.step import loss
 from tests.training import tiny_run
 from tests.training.test_settings import changed
-from tests.training.test_watch import compiled_once, lines, run_stage  # noqa: F401 - a fixture
+from tests.training.test_watch import lines, run_stage
 
 
 @pytest.fixture

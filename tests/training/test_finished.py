@@ -22,7 +22,6 @@ from ola_jax.training.finished import is_finished
 from ola_jax.training.start import stage_folder
 from tests.training import tiny_run
 from tests.training.test_settings import changed
-from tests.training.test_watch import compiled_once  # noqa: F401 - a fixture
 
 STEPS = 3
 

@@ -10,7 +10,7 @@ from PIL import Image
 from examples.digits_omni import build as build_module
 from examples.digits_omni.build import build, load_records, split_digits
 from examples.digits_omni.drawing import COLOURS
-from examples.digits_omni.questions import WORDS, parity
+from examples.digits_omni.questions import IMAGE, WORDS, parity
 from examples.digits_omni.tasks import AIDS, SPLITS, chance_level, expected_answer, question, tasks_of
 from ola_jax.errors import OlaError
 from tests.examples.digits_omni.conftest import SCALE
@@ -89,6 +89,10 @@ def test_described_records_have_in_words_all_that_the_answer_needs(dataset):
         named = {i for i, word in enumerate(WORDS) if str(i) in asked or word in asked}
         if answer in ("even", "odd"):
             assert {parity(digit) for digit in named} == {answer}
+        elif is_account(asked):
+            (digit,) = named
+            (colour,) = (name for name in COLOURS if name in asked)
+            assert answer == account(digit, colour)
         else:
             for part in answer.split(" and "):
                 assert part in asked or (part.isdigit() and int(part) in named)
@@ -128,7 +132,17 @@ def answer_from_media(task: str, asked: str, media: list[dict]) -> str:
     digit = int(media[0]["meaning"] if task in ("audio", "audio_other") else media[0]["digit"])
     if "colour" in asked:
         return media[0]["colour"]
+    if is_account(asked):
+        return account(digit, media[0]["colour"])
     return parity(digit) if "even or odd" in asked else str(digit)
+
+
+def is_account(asked: str) -> bool:
+    return any(wording.lower() in asked.lower() for wording in IMAGE["account"].wordings)
+
+
+def account(digit: int, colour: str) -> str:
+    return f"It is the digit {digit}. It is {parity(digit)}. Its colour is {colour}."
 
 
 def test_images_have_the_colour_of_the_ground_truth(dataset, truth):
