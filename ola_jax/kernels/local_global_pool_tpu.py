@@ -22,7 +22,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from ola_jax.kernels.local_global_pool import SplitParams
-from ola_jax.kernels.tpu_product import Ref, Tile, product
+from ola_jax.kernels.tpu_product import Ref, Tile, dot, product
 from ola_jax.typing import Array, Float
 
 SQRT_HALF = 0.5**0.5
@@ -104,14 +104,14 @@ def pool_backward(
     )
     exact = lambda a: a.astype(jnp.float32)
     rows = lambda a: a.reshape(-1, a.shape[-1])
-    through_mean = (_dot(sum_grad, params.mean_kernel, (1, 1)) / len(x)).astype(x.dtype)
-    through_local = _dot(rows(pre_grad), params.local_kernel, (1, 1)).reshape(x.shape)
+    through_mean = (dot(sum_grad, params.mean_kernel, (1, 1)) / len(x)).astype(x.dtype)
+    through_local = dot(rows(pre_grad), params.local_kernel, (1, 1)).reshape(x.shape)
     x_grad = (exact(weights) * exact(grad) + through_local + exact(through_mean)).astype(x.dtype)
     params_grad = SplitParams(
-        local_kernel=_dot(rows(x), rows(pre_grad), (0, 0)),
-        mean_kernel=_dot(mean, sum_grad, (0, 0)),
+        local_kernel=dot(rows(x), rows(pre_grad), (0, 0)),
+        mean_kernel=dot(mean, sum_grad, (0, 0)),
         bias1=exact(sum_grad).sum(axis=0),
-        kernel2=_dot(rows(hidden), rows(scores_grad), (0, 0)),
+        kernel2=dot(rows(hidden), rows(scores_grad), (0, 0)),
     )
     return x_grad, params_grad
 
@@ -174,10 +174,3 @@ def pre_gelu_gradient_epilogue(
     slope = cumulative + pre_gelu * jnp.exp(-0.5 * pre_gelu * pre_gelu) * INV_SQRT_2PI
     pre_grad = hidden_grad * slope
     return pre_grad, pre_gelu * cumulative, pre_grad.sum(axis=0)
-
-
-def _dot(a: Array, b: Array, contract: tuple[int, int]) -> Float[Array, "..."]:
-    """The product of two matrices along one axis of each, summed in float32."""
-    exact = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-    dimensions = (((contract[0],), (contract[1],)), ((), ()))
-    return jax.lax.dot_general(a, b, dimensions, exact, preferred_element_type=jnp.float32)

@@ -138,17 +138,17 @@ def _add_products(x: Ref, kernels: Sequence[Ref], totals: Sequence[Ref], transpo
         for total in totals:
             total[...] = jnp.zeros_like(total)
 
-    rows = x[...]
-    totals[0][...] += _dot(rows.reshape(-1, rows.shape[-1]), kernels[0][...], transposed)
+    rows, contract = x[...], (1, 1 if transposed else 0)
+    totals[0][...] += dot(rows.reshape(-1, rows.shape[-1]), kernels[0][...], contract)
     if len(kernels) == 2:
         mean = rows.astype(jnp.float32).mean(axis=0).astype(rows.dtype)
-        totals[1][...] += _dot(mean, kernels[1][...], transposed)
+        totals[1][...] += dot(mean, kernels[1][...], contract)
 
 
-def _dot(a: Array, b: Array, transposed: bool) -> Float[Array, "r h"]:
-    """The product of two matrices, summed in float32."""
+def dot(a: Array, b: Array, contract: tuple[int, int]) -> Float[Array, "..."]:
+    """The product of two matrices along one axis of each, summed in float32."""
     exact = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-    dimensions = (((1,), (1 if transposed else 0,)), ((), ()))
+    dimensions = (((contract[0],), (contract[1],)), ((), ()))
     return jax.lax.dot_general(a, b, dimensions, exact, preferred_element_type=jnp.float32)
 
 
