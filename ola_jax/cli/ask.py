@@ -70,9 +70,14 @@ def ask(args: Arguments) -> None:
     keep_compiled_programs(args.compilation_cache)
     speech = _speech(args)
     notice = CompilationNotice(args.compilation_cache)
-    assistant = Assistant.from_pretrained(
-        args.checkpoint, args.dtype, notice.begin, weights=args.weights, cache=args.cache
-    )
+    try:
+        assistant = Assistant.from_pretrained(
+            args.checkpoint, args.dtype, notice.begin, weights=args.weights, cache=args.cache
+        )
+    except BaseException:
+        if speech is not None:
+            speech.discard()
+        raise
 
     def write(text: str) -> None:
         notice.end()

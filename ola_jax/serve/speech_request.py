@@ -7,10 +7,10 @@ from ola_jax.errors import quote
 from ola_jax.serve.api_error import ApiError, invalid
 from ola_jax.serve.audio_files import AudioFormat
 from ola_jax.serve.fields import number, object_of, text
+from ola_jax.speech.voice import DEFAULT_VOICE
 
 INPUT_CHARACTERS = 4096  # of /v1/audio/speech
 NAME_CHARACTERS = 256
-DEFAULT = "default"  # names the server's voice, whatever it is
 SPEEDS = (0.25, 4.0)
 
 StreamFormat = Literal["audio", "sse"]
@@ -83,7 +83,7 @@ def read_speech_request(body: dict[str, Any], model: str) -> SpeechRequest:
 
 
 def _voice(value: Any, name: str) -> str:
-    return DEFAULT if value is None else text(value, name, NAME_CHARACTERS)
+    return DEFAULT_VOICE if value is None else text(value, name, NAME_CHARACTERS)
 
 
 def _stream_format(value: Any) -> StreamFormat:

@@ -3,8 +3,7 @@
 import dataclasses
 
 from ola_jax.serve.api_error import invalid
-from ola_jax.serve.speech_request import DEFAULT
-from ola_jax.speech.voice import AdjustableVoice, Voice
+from ola_jax.speech.voice import DEFAULT_VOICE, AdjustableVoice, Voice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +33,6 @@ def choose_voice(
     if served is None:
         message = "this server has no voice; ola serve --voice hibari (extra speech) starts it with one"
         raise invalid(message, asked_by or param, "no_voice")
-    if name not in (DEFAULT, served.name):
+    if name not in (DEFAULT_VOICE, served.name):
         raise invalid(f"no such voice; this server has {served.name}", param, "unsupported_value")
     return served

@@ -8,10 +8,9 @@ from ola_jax.speech.espeak_voice import EspeakVoice
 from ola_jax.speech.hibari_voice import HibariVoice
 from ola_jax.speech.http_voice import HttpVoice
 from ola_jax.speech.process_voice import ProcessVoice
-from ola_jax.speech.voice import Voice
+from ola_jax.speech.voice import DEFAULT_VOICE, Voice
 
 VoiceKind = Literal["auto", "hibari", "espeak", "http", "process", "none"]
-DEFAULT_VOICE = "default"  # the name of a voice that has no other
 
 
 @dataclasses.dataclass(frozen=True)

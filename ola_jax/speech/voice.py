@@ -8,6 +8,7 @@ from ola_jax.speech.language import Script
 from ola_jax.typing import Float, HostArray
 
 SPEECH_RATE = 24_000  # Hz, of all audio that is spoken
+DEFAULT_VOICE = "default"  # names the voice that there is, whatever it is
 
 Samples = Float[HostArray, "_"]  # mono, float32 in [-1, 1], at SPEECH_RATE
 
