@@ -48,9 +48,9 @@ class Devices:
     remat: Remat
 
 
-# The fastest that fit by the compiler's account (docs/performance.md). Weights are split at most 32 ways:
-# over 64 the shares of Qwen2.5's are no whole tiles, and XLA takes all-reduces for all-gathers. context=2
-# gives a device half a row, for the memory's sake.
+# Of those that were tried, the fastest that fit by the compiler's account (docs/performance.md). Weights are
+# split at most 32 ways: over 64 the shares of Qwen2.5's are no whole tiles, and XLA takes all-reduces for
+# all-gathers. context=2 gives a device half a row, for the memory's sake.
 TOPOLOGIES = {
     "v5e:16x16": Devices(MeshConfig(data=8, fsdp=16, context=2), rows=128, remat="projections"),
     "v5p:4x4x4": Devices(MeshConfig(data=2, fsdp=32), rows=64, remat="dots"),
